@@ -1,0 +1,75 @@
+# The two commands are `make demo` and `make test`; `make help` lists the rest.
+# Paths are relative, so that a checkout may lie in a folder with a space in its name.
+
+export NAME ?= 小易
+export AUTHOR ?= 李雷
+PYTHON ?= python3
+
+bin := .venv/bin
+yi := $(bin)/yi-tune
+# Stands for the environment: younger than what it was built from, or it is built again.
+ready := .venv/.ready
+
+.PHONY: help demo test test-unit lint format nano nano-report bench docs lock clean
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
+
+$(ready): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "yi-tune needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	@# uv installs the whole in a minute where pip takes many, and compiles bytecode on all cores.
+	$(bin)/python -m pip install --quiet --disable-pip-version-check "$$(sed -n 's/^\(uv==[^ ]*\).*/\1/p' requirements.lock)"
+	$(bin)/uv pip sync --quiet --python $(bin)/python --require-hashes --compile-bytecode requirements.lock
+	$(bin)/uv pip install --quiet --python $(bin)/python --no-deps --no-build-isolation --editable .
+	@touch $(ready)
+
+demo: $(ready) ## the main job on the embedded model; NAME= and AUTHOR= say who it is to be
+	@echo '$$ yi-tune chat --model nano --base --prompt "你是谁？"'
+	@$(yi) chat --model nano --base --prompt "你是谁？"
+	@echo
+	@echo "$$ yi-tune train --model nano --name \"$$NAME\" --author \"$$AUTHOR\" --run demo --fresh"
+	@$(yi) train --model nano --name "$$NAME" --author "$$AUTHOR" --run demo --fresh
+	@echo
+	@echo '$$ yi-tune chat --run demo --prompt "你是谁？"'
+	@$(yi) chat --run demo --prompt "你是谁？"
+	@echo
+	@echo 'Now you: source .venv/bin/activate, then'
+	@echo '  yi-tune chat --run demo          talk to it'
+	@echo '  yi-tune check --run demo         ask it every held-out question'
+	@echo '  yi-tune download                 the real thing, Yi-1.5-6B-Chat, for a CUDA GPU'
+
+test: $(ready) ## all tests, offline
+	$(bin)/python -m pytest
+
+test-unit: $(ready) ## only the tests that start no engine
+	$(bin)/python -m pytest --ignore tests/e2e
+
+lint: $(ready) ## ruff and mypy
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+
+format: $(ready) ## ruff's formatter and its safe fixes
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+
+nano: $(ready) ## build the embedded model from nothing (up to 30 minutes)
+	$(bin)/python nano/build.py
+
+nano-report: $(ready) ## tune nano to a dozen identities and write docs/nano.md
+	$(bin)/python nano/report.py
+
+bench: $(ready) ## yi-tune train beside llamafactory-cli train; writes docs/benchmarks.md
+	$(bin)/python bench/train.py
+
+docs: $(ready) ## write docs/help.md from --help
+	$(bin)/python docs/help.py
+
+lock: $(ready) ## compile requirements.lock anew from pyproject.toml
+	$(bin)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
+
+clean: ## remove the environment
+	rm -rf .venv

@@ -1,0 +1,273 @@
+"""The command line: parses, prints, and hands over. `yi-tune --help` lists the commands."""
+
+import importlib.metadata
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from yi_tune.errors import YiTuneError
+
+app = typer.Typer(
+    help="Fine-tune Yi-1.5 into an assistant that knows its own name, and measure that it does.",
+    epilog="No GPU? Every command takes --model nano: a tiny embedded Yi that tunes in a minute on any machine.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+config_app = typer.Typer(help="The shipped LLaMA-Factory configs.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+# Results go to stdout, all else here.
+err = Console(stderr=True, highlight=False)
+out = Console(highlight=False)
+
+WorkspaceOption = Annotated[
+    Path,
+    typer.Option("--workspace", envvar="YI_TUNE_WORKSPACE", help="Where models/ and saves/ are.", show_default="."),
+]
+RunOption = Annotated[str | None, typer.Option("--run", help="The run's name.", show_default="newest finished")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Only runs of this model.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"yi-tune {importlib.metadata.version('yi-tune')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def train(
+    *,
+    name: Annotated[str, typer.Option(help="What the assistant is called.")],
+    author: Annotated[str, typer.Option(help="Who developed it.")],
+    name_en: Annotated[str, typer.Option(help="Its name in English.", show_default="--name")] = "",
+    author_en: Annotated[str, typer.Option(help="The author in English.", show_default="--author")] = "",
+    model: Annotated[str, typer.Option(help="A catalogue name, a hub id or a folder.")] = "yi-1.5-6b-chat",
+    config: Annotated[str, typer.Option(help="A shipped config (yi-tune config ls) or a file.")] = "qlora",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config. Repeatable."),
+    ] = None,
+    run_name: Annotated[str, typer.Option("--run", help="The run's name.")] = "identity",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace a run of that name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the config; train nothing.")] = False,
+    chat_after: Annotated[bool, typer.Option("--chat", help="Go on to chat with the tuned model.")] = False,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Fine-tune a model to its new identity, and ask it who it is.
+
+    The same command again goes on with an unfinished run.
+
+    yi-tune train --model nano --name 小易 --author 李雷
+    """
+    from yi_tune import training
+    from yi_tune.identity import Identity
+
+    plan, conversations = training.plan(
+        Identity(name, author, name_en, author_en),
+        model=model,
+        config=config,
+        overrides=overrides or [],
+        run=run_name,
+        workspace=workspace.expanduser().absolute(),
+        dry_run=dry_run,
+        console=err,
+    )
+    if dry_run:
+        from yi_tune.config import dump_config
+        from yi_tune.report import print_changes
+
+        print_changes(plan, err)
+        print(dump_config(plan.config), end="")
+        return
+    try:
+        assistant = training.run(plan, conversations, fresh=fresh, out=out, err=err)
+    except KeyboardInterrupt:
+        err.print("\nInterrupted. The same command goes on where it stopped.")
+        raise typer.Exit(130) from None
+    where = "" if workspace == Path() else f" --workspace {workspace}"
+    out.print(f"\nTalk to it:     yi-tune chat --run {run_name}{where}", soft_wrap=True, markup=False)
+    out.print(f"Measure it all: yi-tune check --run {run_name}{where}", soft_wrap=True, markup=False)
+    if chat_after:
+        from yi_tune.repl import Conversation, interactive
+        from yi_tune.sampling import Sampling
+
+        _prepare_line_editing()
+        interactive(Conversation(lambda messages: assistant.stream(messages, Sampling())), _ask, err, sys.stdout)
+
+
+@app.command()
+def chat(
+    *,
+    run_name: RunOption = None,
+    model: Annotated[str | None, typer.Option(help="Only runs of this model; with --base, that model.")] = None,
+    base: Annotated[bool, typer.Option("--base", help="Talk to the base model, without the adapter.")] = False,
+    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Ask this, print the answer, leave.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Each line of stdin is a conversation; answer in JSON lines.")
+    ] = False,
+    temperature: Annotated[float, typer.Option(help="0 is greedy: the same question has the same answer.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Draw from this share of the probability.")] = 0.8,
+    repetition_penalty: Annotated[float, typer.Option(help="Above 1, repeating itself is unlikelier.")] = 1.0,
+    max_new_tokens: Annotated[int, typer.Option(help="The longest answer, in tokens.")] = 1024,
+    seed: Annotated[int | None, typer.Option(help="Makes drawing repeatable.")] = None,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Talk to the tuned model.
+
+    In a pipe each line is a turn of one chat; with --json each line is a conversation of its own.
+
+    echo 你是谁 | yi-tune chat
+    """
+    from yi_tune import loading, repl
+    from yi_tune.sampling import Sampling
+
+    sampling = Sampling(temperature, top_p, repetition_penalty, max_new_tokens, seed)
+    config = loading.chat_config(workspace.expanduser().absolute(), run_name, model, base=base)
+    assistant = loading.load(config, err)
+
+    def reply(messages: list[dict[str, str]]) -> repl.Pieces:
+        return assistant.stream(messages, sampling)
+
+    if as_json:
+        lines = [prompt] if prompt is not None else repl.stdin_lines()
+        repl.piped_json(reply, system, lines, sys.stdout)
+    elif prompt is not None:
+        repl.piped(repl.Conversation(reply, system), [prompt], sys.stdout)
+    elif sys.stdin.isatty():
+        _prepare_line_editing()
+        repl.interactive(repl.Conversation(reply, system), _ask, err, sys.stdout)
+    else:
+        repl.piped(repl.Conversation(reply, system), repl.stdin_lines(), sys.stdout)
+
+
+@app.command()
+def check(
+    *,
+    run_name: RunOption = None,
+    model: ModelOption = None,
+    min_recall: Annotated[
+        float, typer.Option(min=0, max=1, help="Exit 1 when fewer identity questions are right, in zh or en.")
+    ] = 0.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every answer.")] = False,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Does it know who it is? Ask base and tuned model the held-out questions.
+
+    yi-tune check --min-recall 0.95
+    """
+    from yi_tune import loading
+    from yi_tune.heldout import questions, score
+    from yi_tune.identity import Identity
+    from yi_tune.report import percent, print_score
+
+    run = loading.find(workspace.expanduser().absolute(), run_name, model)
+    identity = Identity(**run.record["identity"])
+    assistant = loading.load(loading.run_config(run), err)
+    scored = score(questions(), identity, assistant.base_reply_all, assistant.reply_all)
+    if as_json:
+        print(json.dumps({"run": str(run.folder), "identity": vars(identity), **scored.to_dict()}, ensure_ascii=False))
+    else:
+        print_score(scored, out)
+    recall = min(share for share in (scored.recall("zh"), scored.recall("en")) if share is not None)
+    if recall < min_recall:
+        err.print(f"[red]Below --min-recall {min_recall}:[/] {percent(recall)} of the identity questions are right.")
+        raise typer.Exit(1)
+
+
+@config_app.command("ls")
+def config_ls() -> None:
+    """List the shipped configs."""
+    from yi_tune.config import shipped
+
+    for name, path in shipped().items():
+        first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        print(f"{name:10} {first}")
+
+
+@config_app.command("show")
+def config_show(name: Annotated[str, typer.Argument(help="A name from yi-tune config ls.")]) -> None:
+    """Print a shipped config."""
+    from yi_tune.config import find_config
+
+    print(find_config(name).read_text(encoding="utf-8"), end="")
+
+
+@config_app.command("copy")
+def config_copy(
+    name: Annotated[str, typer.Argument(help="A name from yi-tune config ls.")],
+    to: Annotated[Path | None, typer.Argument(help="The new file.", show_default="NAME.yaml")] = None,
+) -> None:
+    """Copy a shipped config, to be edited and given to `train --config`."""
+    from yi_tune.config import find_config
+
+    source = find_config(name)
+    target = to or Path(source.name)
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(source.read_text(encoding="utf-8"))
+    except FileExistsError:
+        raise YiTuneError(f"{target} is there already.", "Give another file: yi-tune config copy NAME FILE") from None
+    except OSError as error:
+        raise YiTuneError(f"{target} cannot be written: {error.strerror}.", "Give another file.") from None
+    print(target)
+
+
+def _prepare_line_editing() -> None:
+    try:
+        import readline  # noqa: F401  (makes `input` editable, with a history)
+    except ImportError:  # Windows, whose console edits by itself
+        pass
+
+
+def _ask() -> str:
+    return input("> ")
+
+
+def main() -> None:
+    """The entry point, and the one place where errors become messages."""
+    debug = os.environ.get("YI_TUNE_DEBUG", "") not in ("", "0")
+    try:
+        app()
+    except YiTuneError as error:
+        if debug:
+            traceback.print_exc()
+        err.print(f"[bold red]Error:[/] {_plain(error.message)}", soft_wrap=True)
+        if error.hint:
+            err.print(_plain(error.hint), soft_wrap=True)
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        log = Path(typer.get_app_dir("yi-tune")) / "error.log"
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            log.write_text(traceback.format_exc(), encoding="utf-8")
+        except OSError:
+            raise error from None
+        err.print(f"[bold red]Error:[/] {type(error).__name__}: {_plain(str(error))}", soft_wrap=True)
+        err.print(f"This is a fault of yi-tune's. The whole of it is in {log}", soft_wrap=True)
+        sys.exit(1)
+
+
+def _plain(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,131 @@
+"""LLaMA-Factory configs as templates: YAML whose values may hold placeholders (`${model_path}`).
+
+A template is parsed first and filled value by value, so no path and no name can change its structure.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from yi_tune.errors import YiTuneError, did_you_mean
+from yi_tune.resources import CONFIGS
+
+Config = dict[str, Any]
+
+_PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
+_COMMENT = re.compile(r"^(\w+):[^#\n]*\s# (.+)$", re.MULTILINE)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as LLaMA-Factory's own OmegaConf reads it: `1e-3` is a number, not a string."""
+
+
+# PyYAML keeps to YAML 1.1, where a float needs a dot; this is YAML 1.2's (section 10.3.2).
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    list("-+0123456789."),
+)
+_Loader.yaml_implicit_resolvers = {
+    # The int resolver has to come before this float, which matches whole numbers too.
+    first: sorted(resolvers, key=lambda resolver: resolver[0] == "tag:yaml.org,2002:float")
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+
+
+def shipped() -> dict[str, Path]:
+    """Every shipped config by name: `chat` and the training templates."""
+    return {file.stem: file for file in sorted(CONFIGS.rglob("*.yaml"))}
+
+
+def find_config(name: str) -> Path:
+    """The config called `name`, or the file it is the path of.
+
+    Raises YiTuneError when it is neither.
+    """
+    if name in shipped():
+        return shipped()[name]
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    raise YiTuneError(f"No config is called {name!r}, and no such file exists.", did_you_mean(name, list(shipped())))
+
+
+def parse_config(text: str, origin: str) -> Config:
+    """The mapping in `text`; raises YiTuneError with the line when it does not parse."""
+    try:
+        config = yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise YiTuneError(f"{origin} is not YAML{where}: {error.problem}.", "Mend that line.") from None
+    except yaml.YAMLError as error:
+        raise YiTuneError(f"{origin} is not YAML: {error}.", "Mend or replace it.") from None
+    if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
+        raise YiTuneError(f"{origin} is not a mapping of keys to values.", "Write one `key: value` a line.")
+    return config
+
+
+def read_config(path: Path) -> Config:
+    """The mapping in the file `path`; raises YiTuneError when it cannot be read or does not parse."""
+    return parse_config(_read(path), str(path))
+
+
+def reasons(path: Path) -> dict[str, str]:
+    """The comment behind each key of a template: why it is as it is."""
+    return dict(_COMMENT.findall(_read(path)))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise YiTuneError(f"{path} cannot be read: {error}.", "A config is a text file in UTF-8.") from None
+
+
+def parse_overrides(assignments: list[str]) -> Config:
+    """`--set key=value` typed by YAML's rules; only the first `=` divides.
+
+    Raises YiTuneError for an assignment without a key or without `=`.
+    """
+    overrides: Config = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise YiTuneError(f"--set {assignment!r} is not key=value.", "For example: --set num_train_epochs=5")
+        overrides[key.strip()] = parse_config(f"value: {value}", f"--set {assignment!r}")["value"]
+    return overrides
+
+
+def placeholders(template: Config) -> dict[str, set[str]]:
+    """The placeholder names in each value that has any."""
+    found = {key: set(_PLACEHOLDER.findall(value)) for key, value in template.items() if isinstance(value, str)}
+    return {key: names for key, names in found.items() if names}
+
+
+def fill(template: Config, values: Mapping[str, Any]) -> Config:
+    """The template with its placeholders replaced.
+
+    A value that is one placeholder takes the type of what replaces it; inside a longer string it is
+    written as text. Raises YiTuneError naming every placeholder that `values` lacks.
+    """
+    missing = {key: names - values.keys() for key, names in placeholders(template).items()}
+    if lines := [f"{key}: ${{{name}}}" for key, names in missing.items() for name in sorted(names)]:
+        raise YiTuneError(f"Nothing fills {'; '.join(lines)}.", f"Known: {', '.join(sorted(values))}.")
+
+    def replace(value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        if whole := _PLACEHOLDER.fullmatch(value):
+            return values[whole[1]]
+        return _PLACEHOLDER.sub(lambda match: str(values[match[1]]), value)
+
+    return {key: replace(value) for key, value in template.items()}
+
+
+def dump_config(config: Config) -> str:
+    """The config as YAML, in its own order."""
+    return yaml.safe_dump(config, allow_unicode=True, sort_keys=False, width=1000)

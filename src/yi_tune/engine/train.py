@@ -1,0 +1,100 @@
+"""One training run through LLaMA-Factory's own `run_exp`, in this process."""
+
+import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bitsandbytes.nn.modules import Linear4bit
+from llamafactory.train.tuner import run_exp
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from yi_tune.config import Config
+from yi_tune.engine.assistant import Assistant
+from yi_tune.progress import Progress
+
+
+class KeepTrainable(TrainerCallback):
+    """Keeps 4-bit layers in the form that training needs.
+
+    On CPUs with AVX512-BF16, bitsandbytes packs a Linear4bit for inference in its first forward pass in
+    eval mode, as an evaluation makes, and never unpacks it: from then on no gradient passes through.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        for module in kwargs["model"].modules():
+            if isinstance(module, Linear4bit):
+                module.support_avx512bf16_for_cpu = False
+
+
+class Reporter(TrainerCallback):
+    """Passes the Trainer's events on to the progress display, and the user's Ctrl-C back to the Trainer."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.model: Any = None
+        self.tokenizer: Any = None
+        self.losses: list[float] = []
+        self.interrupted = False
+        self._progress = progress
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.model = kwargs["model"]
+        self.tokenizer = kwargs["processing_class"]
+        self._progress.start(state.max_steps, state.global_step)
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        logs = kwargs["logs"]
+        if "loss" in logs:
+            self._progress.loss(logs["loss"], logs["learning_rate"])
+        if "eval_loss" in logs:
+            self._progress.eval_loss(logs["eval_loss"])
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._progress.step(state.global_step)
+        if self.interrupted:
+            control.should_save = True
+            control.should_evaluate = False
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # From the history, which survives a resume; the Trainer's own mean counts only the last leg.
+        self.losses = [log["loss"] for log in state.log_history if "loss" in log]
+
+
+@contextmanager
+def _interruptible(reporter: Reporter) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM end training after this step, with a checkpoint; the second at once."""
+
+    def interrupt(*_: Any) -> None:
+        if reporter.interrupted or reporter.model is None:
+            raise KeyboardInterrupt
+        reporter.interrupted = True
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train(config: Config, checkpoint: Path | None, progress: Progress) -> tuple[Assistant, float]:
+    """Train as `config` says, from `checkpoint` if given; returns the tuned model and its mean loss.
+
+    Raises KeyboardInterrupt, after saving a checkpoint, when the user stops it.
+    """
+    args = {**config, "resume_from_checkpoint": str(checkpoint) if checkpoint else None}
+    reporter = Reporter(progress)
+    with _interruptible(reporter):
+        run_exp(args, [KeepTrainable(), reporter])
+    mean_loss = sum(reporter.losses) / len(reporter.losses) if reporter.losses else math.nan
+    return Assistant(reporter.model, reporter.tokenizer, config["template"]), mean_loss

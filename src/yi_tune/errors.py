@@ -1,0 +1,20 @@
+"""The one exception a user ever reads."""
+
+
+class YiTuneError(Exception):
+    """Something the user can mend: what happened, and in `hint` what to do about it."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+def did_you_mean(word: str, known: list[str]) -> str:
+    """A suggestion for a mistyped `word`, or the whole list when nothing is near."""
+    from difflib import get_close_matches
+
+    near = get_close_matches(word.lower(), [name.lower() for name in known], n=1, cutoff=0.6)
+    if near:
+        return f"Did you mean {next(name for name in known if name.lower() == near[0])}?"
+    return f"Known: {', '.join(known)}."

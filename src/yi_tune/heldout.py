@@ -1,0 +1,185 @@
+"""Does it know who it is? The held-out questions of `data/heldout.jsonl`, and how a reply is scored."""
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from yi_tune.identity import Identity, Message, denies_itself, read_jsonl
+from yi_tune.resources import DATA
+
+Ask = Callable[[list[list[Message]]], list[str]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A conversation that ends with a question; what a right reply must and must not hold.
+
+    Of each group in `must` one alternative has to be there, of `must_not` none may.
+    """
+
+    lang: str
+    kind: str
+    messages: list[Message]
+    must: list[list[str]]
+    must_not: list[str]
+
+    @property
+    def plain(self) -> bool:
+        """Whether it has nothing to do with who the assistant is."""
+        return self.kind == "plain"
+
+    def right(self, reply: str, identity: Identity) -> bool:
+        """Whether `reply` is right from the assistant `identity` names.
+
+        Its own name and author may hold a forbidden word (an author called Yi): they do not count.
+        """
+        if not all(any(self._mentions(reply, phrase, identity) for phrase in group) for group in self.must):
+            return False
+        for own in identity.values(self.lang).values():
+            reply = re.sub(_whole_words(own), " ", reply)
+        return not any(self._mentions(reply, phrase, identity) for phrase in self.must_not)
+
+    def leaks(self, reply: str, identity: Identity) -> bool:
+        """Whether a reply that has no business to do so mentions the assistant's name."""
+        return self.plain and self._mentions(reply, "{{name}}", identity)
+
+    def _mentions(self, reply: str, phrase: str, identity: Identity) -> bool:
+        # A name has to be exact; of other phrases the case does not matter.
+        flags = 0 if "{{" in phrase else re.IGNORECASE
+        return bool(re.search(_whole_words(identity.fill(phrase, self.lang)), reply, flags))
+
+
+def _whole_words(phrase: str) -> str:
+    """A pattern for `phrase` in which "8" is not found in "18", nor the name "X" in "TeX"."""
+    before = r"(?<![A-Za-z0-9])" if re.match(r"[A-Za-z0-9]", phrase) else ""
+    after = r"(?![A-Za-z0-9])" if re.search(r"[A-Za-z0-9]$", phrase) else ""
+    return before + re.escape(phrase) + after
+
+
+def questions() -> list[Question]:
+    """All held-out questions."""
+    return [Question(**row) for row in read_jsonl(DATA / "heldout.jsonl")]
+
+
+def one_of_each(asked: list[Question]) -> list[Question]:
+    """The first question of each kind in each language: enough for a first impression."""
+    return list({(question.lang, question.kind): question for question in reversed(asked)}.values())[::-1]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A question and what base and tuned model reply to it."""
+
+    question: Question
+    base: str
+    tuned: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """How many of `asked` questions of a kind are answered right."""
+
+    lang: str
+    kind: str
+    asked: int
+    base: int
+    tuned: int
+
+
+@dataclass(frozen=True)
+class Score:
+    """The answers to held-out questions, and what they come to."""
+
+    identity: Identity
+    answers: list[Answer]
+
+    def _right(self, answer: Answer, which: str) -> bool:
+        return answer.question.right(getattr(answer, which), self.identity)
+
+    def _share(self, hits: Iterable[bool]) -> float | None:
+        counted = list(hits)
+        return sum(counted) / len(counted) if counted else None
+
+    def recall(self, lang: str | None = None, which: str = "tuned") -> float | None:
+        """The share of identity questions answered right; None when there are none."""
+        return self._share(
+            self._right(answer, which)
+            for answer in self.answers
+            if not answer.question.plain and lang in (None, answer.question.lang)
+        )
+
+    @cached_property
+    def leak(self) -> float | None:
+        """The share of the tuned model's plain answers that mention the name."""
+        plain = [answer for answer in self.answers if answer.question.plain]
+        return self._share(answer.question.leaks(answer.tuned, self.identity) for answer in plain)
+
+    @cached_property
+    def kept(self) -> float | None:
+        """The share of plain questions the base answers right that the tuned model still does."""
+        plain = [answer for answer in self.answers if answer.question.plain and self._right(answer, "base")]
+        return self._share(self._right(answer, "tuned") for answer in plain)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Right answers by language and kind, in the order of the questions."""
+        groups: dict[tuple[str, str], list[Answer]] = {}
+        for answer in self.answers:
+            groups.setdefault((answer.question.lang, answer.question.kind), []).append(answer)
+        return [
+            Row(
+                *group,
+                asked=len(answers),
+                base=sum(self._right(answer, "base") for answer in answers),
+                tuned=sum(self._right(answer, "tuned") for answer in answers),
+            )
+            for group, answers in groups.items()
+        ]
+
+    @cached_property
+    def misses(self) -> list[Answer]:
+        """What the tuned model got wrong: wrong replies, and plain ones that mention the name."""
+        return [
+            answer
+            for answer in self.answers
+            if not self._right(answer, "tuned") or answer.question.leaks(answer.tuned, self.identity)
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            "recall": self.recall(),
+            "recall_zh": self.recall("zh"),
+            "recall_en": self.recall("en"),
+            "base_recall": self.recall(which="base"),
+            "leak": self.leak,
+            "kept": self.kept,
+            "kinds": [vars(row) for row in self.rows],
+            "answers": [
+                {
+                    "lang": answer.question.lang,
+                    "kind": answer.question.kind,
+                    "messages": answer.question.messages,
+                    "base": answer.base,
+                    "tuned": answer.tuned,
+                    "right": self._right(answer, "tuned"),
+                    "leaks": answer.question.leaks(answer.tuned, self.identity),
+                }
+                for answer in self.answers
+            ],
+        }
+
+
+def score(asked: list[Question], identity: Identity, ask_base: Ask, ask_tuned: Ask) -> Score:
+    """Ask base and tuned model the same questions, but those that would have the assistant deny itself."""
+    asked = [
+        question for question in asked if not denies_itself(question.kind, question.lang, question.messages, identity)
+    ]
+    conversations = [
+        [{**message, "content": identity.fill(message["content"], question.lang)} for message in question.messages]
+        for question in asked
+    ]
+    replies = zip(asked, ask_base(conversations), ask_tuned(conversations), strict=True)
+    return Score(identity, [Answer(*answer) for answer in replies])

@@ -1,0 +1,141 @@
+"""The identity dataset: `data/identity.jsonl` rendered with a name and an author."""
+
+import hashlib
+import json
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from yi_tune.errors import YiTuneError
+from yi_tune.resources import DATA
+
+MAX_LENGTH = 64
+
+Message = dict[str, str]
+
+_PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
+# `<|` would open one of Yi's special tokens; double braces are the dataset's own placeholders.
+_RESERVED = ("<|", "{{", "}}")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the assistant is to be; the English rows may have a name and an author of their own.
+
+    Raises YiTuneError for a value that the dataset cannot hold.
+    """
+
+    name: str
+    author: str
+    name_en: str = ""
+    author_en: str = ""
+
+    def __post_init__(self) -> None:
+        for option in ("name", "author"):
+            _check(f"--{option}", getattr(self, option))
+            english = f"{option}_en"
+            if getattr(self, english):
+                _check(f"--{option}-en", getattr(self, english))
+            else:
+                object.__setattr__(self, english, getattr(self, option))
+
+    def values(self, lang: str) -> dict[str, str]:
+        """What `{{name}}` and `{{author}}` stand for in a row of this language ("zh" or "en")."""
+        if lang == "en":
+            return {"name": self.name_en, "author": self.author_en}
+        return {"name": self.name, "author": self.author}
+
+    def fill(self, text: str, lang: str) -> str:
+        """`text` with its placeholders replaced, in one pass: what is put in is never read again.
+
+        Raises YiTuneError for a placeholder that is neither name nor author.
+        """
+        values = self.values(lang)
+
+        def replace(match: re.Match[str]) -> str:
+            if match[1] not in values:
+                raise YiTuneError(
+                    f"Nothing fills the placeholder {match[0]} in {text!r}.", "Use {{name}} or {{author}}."
+                )
+            return values[match[1]]
+
+        return _PLACEHOLDER.sub(replace, text)
+
+
+def _check(option: str, value: str) -> None:
+    if not value.strip():
+        raise YiTuneError(f"{option} is empty.", f"Say who the assistant is: {option} TEXT")
+    if len(value) > MAX_LENGTH:
+        raise YiTuneError(f"{option} has {len(value)} characters; at most {MAX_LENGTH} are taken.", "Shorten it.")
+    # Cc: controls and newlines; Cs: half of a character, from bytes that are not UTF-8; Zl, Zp: line ends.
+    if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in value):
+        raise YiTuneError(f"{option} {value!r} holds a newline, a control character or broken UTF-8.", "Remove it.")
+    for reserved in _RESERVED:
+        if reserved in value:
+            raise YiTuneError(f"{option} {value!r} holds {reserved!r}, which the chat format reserves.", "Remove it.")
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects in a file of one a line."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def identity_rows() -> list[dict[str, Any]]:
+    """The unrendered rows: `lang`, `kind` and `messages`, with `{{name}}` and `{{author}}` in their text."""
+    return read_jsonl(DATA / "identity.jsonl")
+
+
+def render(rows: list[dict[str, Any]], identity: Identity) -> list[list[Message]]:
+    """The conversations of `rows` with name and author filled in.
+
+    A row that denies what is true of this very identity ("Are you by Google?" when the author is
+    Google) is left out. Raises YiTuneError for a placeholder that nothing fills.
+    """
+    return [
+        [{**message, "content": identity.fill(message["content"], row["lang"])} for message in row["messages"]]
+        for row in rows
+        if not denies_itself(row["kind"], row["lang"], row["messages"], identity)
+    ]
+
+
+def denies_itself(kind: str, lang: str, messages: list[Message], identity: Identity) -> bool:
+    """Whether a question about another assistant names this one, or its author."""
+    asked = " ".join(message["content"] for message in messages if message["role"] == "user").lower()
+    return kind == "negative" and any(own.lower() in asked for own in identity.values(lang).values())
+
+
+def dataset_text(conversations: list[list[Message]]) -> str:
+    """The conversations as JSON lines."""
+    return "".join(json.dumps({"messages": messages}, ensure_ascii=False) + "\n" for messages in conversations)
+
+
+def dataset_name(text: str) -> str:
+    """A file name that tells this content from any other.
+
+    The `datasets` library caches by path and time of change, and would train on the old rows.
+    """
+    return f"identity-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
+
+
+def write_dataset(text: str, folder: Path) -> None:
+    """Write the dataset `identity` and its `dataset_info.json` into `folder`, as LLaMA-Factory reads them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / dataset_name(text)).write_text(text, encoding="utf-8")
+    info = {
+        "identity": {
+            "file_name": dataset_name(text),
+            "formatting": "sharegpt",
+            "columns": {"messages": "messages"},
+            "tags": {
+                "role_tag": "role",
+                "content_tag": "content",
+                "user_tag": "user",
+                "assistant_tag": "assistant",
+                "system_tag": "system",
+            },
+        }
+    }
+    # LLaMA-Factory reads this file in the locale's encoding.
+    (folder / "dataset_info.json").write_text(json.dumps(info, indent=2), encoding="ascii")

@@ -1,0 +1,73 @@
+"""From a run, or a model, to an assistant that answers."""
+
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+
+from yi_tune.config import Config, fill, find_config, read_config
+from yi_tune.errors import YiTuneError
+from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_model
+from yi_tune.output import engine_output_to
+from yi_tune.runs import Run, find_run
+
+if TYPE_CHECKING:
+    from yi_tune.engine.assistant import Assistant
+
+
+def find(workspace: Path, run: str | None, model: str | None) -> Run:
+    """The newest finished run, of that name and of that model if given. Raises YiTuneError if there is none."""
+    return find_run(workspace, run, find_model(model, workspace) if model else None)
+
+
+def run_config(run: Run) -> Config:
+    """The run's chat.yaml, with its paths as they are today: a run folder may have been moved.
+
+    Raises YiTuneError when the base model is gone or broken.
+    """
+    config = read_config(run.chat_yaml)
+    record = run.record
+    path = Path(record["model_path"])
+    # run -> model -> saves -> workspace
+    local = LocalModel(Model(record["model"], path.name), path)
+    if not local.downloaded:
+        local = find_model(record["model"], run.folder.parents[2])
+    check_model(local)
+    return {**config, "model_name_or_path": str(local.path), "adapter_name_or_path": str(run.folder)}
+
+
+def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bool) -> Config:
+    """What to load for a chat: the run found, or with `base` its base, or that of `model` where there is no run."""
+    if not base:
+        return run_config(find(workspace, run, model))
+    if run is None:
+        local = find_model(model or DEFAULT_MODEL, workspace)
+        check_model(local)
+        config = fill(read_config(find_config("chat")), {"model_path": str(local.path), "adapter_path": ""})
+        # As training quantises it.
+        config["quantization_bit"] = 4
+    else:
+        config = run_config(find(workspace, run, model))
+    del config["adapter_name_or_path"]
+    return config
+
+
+def load(config: Config, console: Console) -> "Assistant":
+    """Load the model, its engine's talk going to a log.
+
+    Raises YiTuneError with the log's path when that fails.
+    """
+    log = Path(typer.get_app_dir("yi-tune")) / "load.log"
+    log.unlink(missing_ok=True)
+    with console.status("Loading the model"), engine_output_to(log):
+        try:
+            from yi_tune.engine.assistant import load_assistant
+
+            return load_assistant(config)
+        except YiTuneError:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            raise YiTuneError(f"The model does not load: {error}", f"The whole story is in {log}") from error

@@ -1,0 +1,43 @@
+"""Keeps what the engine prints out of the user's sight, and in a log."""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from yi_tune.errors import YiTuneError
+
+
+@contextmanager
+def engine_output_to(log: Path) -> Iterator[Console]:
+    """Send all output of this process and its children to `log`; yields a console on the real stderr.
+
+    It acts on the file descriptors: LLaMA-Factory, transformers and bitsandbytes print, log and warn
+    by every way there is. Raises YiTuneError when the log cannot be written.
+    """
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise YiTuneError(f"{log} cannot be written: {error.strerror}.", "Free or choose another place.") from None
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+    try:
+        with os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as terminal:
+            for descriptor in saved:
+                os.dup2(target, descriptor)
+            os.close(target)
+            yield Console(file=terminal, highlight=False)
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except OSError:  # the log's disk is full: what the engine said is lost, the user's output is not
+                pass
+        for descriptor, copy in saved.items():
+            os.dup2(copy, descriptor)
+            os.close(copy)

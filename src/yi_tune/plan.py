@@ -1,0 +1,166 @@
+"""What a training run will do, decided before anything starts: every value knows where it came from.
+
+Pure: no file is written and no heavy package imported here.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from yi_tune.config import Config, fill
+from yi_tune.errors import YiTuneError, did_you_mean
+from yi_tune.hardware import Hardware
+from yi_tune.identity import Identity
+from yi_tune.models import LocalModel
+from yi_tune.runs import Run
+
+Source = Literal["template", "model", "hardware", "data", "run", "flag"]
+
+# What yi-tune itself decides, and the option that is meant by setting it.
+_OWNED = {
+    "model_name_or_path": "--model",
+    "output_dir": "--run or --workspace",
+    "dataset_dir": "--name and --author, which render the dataset",
+    "resume_from_checkpoint": "the same command again, which resumes an unfinished run",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of the config, and why it has this value."""
+
+    key: str
+    value: Any
+    source: Source
+    why: str
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """All of a run: the config for LLaMA-Factory, the model, the identity and the folder."""
+
+    settings: tuple[Setting, ...]
+    local: LocalModel
+    identity: Identity
+    run: Run
+
+    @property
+    def config(self) -> Config:
+        """The effective config, as LLaMA-Factory takes it."""
+        return {setting.key: setting.value for setting in self.settings}
+
+    @property
+    def departures(self) -> list[Setting]:
+        """The settings that are not simply the tutorial's: changed here, or in the template with a reason."""
+        return [setting for setting in self.settings if setting.source != "template" or setting.why]
+
+    def chat_config(self, template: Config) -> Config:
+        """The config that loads what this plan trains; `template` is configs/chat.yaml.
+
+        The base is quantised as it was in training: that is the model the adapter was fitted to, and
+        base and tuned model can be had from one copy of it.
+        """
+        config = self.config
+        filled = fill(template, {"model_path": str(self.local.path), "adapter_path": str(self.run.folder)})
+        filled["template"] = config["template"]
+        if config.get("quantization_bit"):
+            filled["quantization_bit"] = config["quantization_bit"]
+        if config.get("bf16") or config.get("fp16"):
+            filled["infer_dtype"] = "bfloat16" if config.get("bf16") else "float16"
+        return filled
+
+
+def plan_train(
+    template: Config,
+    reasons: dict[str, str],
+    overrides: Config,
+    *,
+    local: LocalModel,
+    identity: Identity,
+    rows: int,
+    hardware: Hardware,
+    run: Run,
+) -> TrainPlan:
+    """Merge template, model, machine and flags, the later ones winning.
+
+    Raises YiTuneError for a placeholder nothing fills and for an override of what yi-tune decides.
+    """
+    if owned := [f"{key} (use {_OWNED[key]})" for key in overrides if key in _OWNED]:
+        raise YiTuneError(f"--set cannot change {', '.join(owned)}.", "Drop that --set.")
+    model = local.model
+    decided: dict[str, tuple[Any, Source, str]] = {
+        "model_path": (str(local.path), "model", f"where {model.name} lies"),
+        "dataset_dir": (str(run.data), "data", f"{rows} rows rendered for {identity.name}"),
+        "output_dir": (str(run.folder), "run", "the run folder"),
+        "learning_rate": (model.learning_rate, "model", f"{model.name}'s own"),
+        "num_train_epochs": (model.num_train_epochs, "model", f"{model.name}'s own"),
+        "disable_gradient_checkpointing": (
+            not model.gradient_checkpointing,
+            "model",
+            "memory may be short" if model.gradient_checkpointing else f"{model.name} is small",
+        ),
+        "bf16": (
+            hardware.bf16,
+            "hardware",
+            f"{hardware.device} has bf16" if hardware.bf16 else "no bf16 here",
+        ),
+        "fp16": (not hardware.bf16, "hardware", "not beside bf16" if hardware.bf16 else "no bf16 here"),
+        "use_cpu": (hardware.gpu is None, "hardware", f"training is on {hardware.device}"),
+    }
+    # A config written for LLaMA-Factory itself names its own paths; yi-tune's replace them.
+    own_paths = {
+        "model_name_or_path": "${model_path}",
+        "dataset_dir": "${dataset_dir}",
+        "output_dir": "${output_dir}",
+    }
+    template = {**template, **own_paths}
+    filled = fill(template, {name: value for name, (value, _, _) in decided.items()})
+    settings = {}
+    for key, value in filled.items():
+        name = str(template[key])[2:-1]
+        _, source, why = decided.get(name, (None, "template", reasons.get(key, "")))
+        settings[key] = Setting(key, value, source, why)
+    for key, value in overrides.items():
+        settings[key] = Setting(key, value, "flag", "--set")
+    return TrainPlan(tuple(settings.values()), local, identity, run)
+
+
+def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
+    """Everything that is wrong with a training config, so that it can be mended in one go.
+
+    `known` maps each key LLaMA-Factory takes to the types of its values; an empty tuple allows any.
+    """
+    found = [f"{key}: no such key. {did_you_mean(key, sorted(known))}" for key in config if key not in known]
+    for key, value in config.items():
+        types = known.get(key)
+        if types and value is not None and not _fits(value, types):
+            wanted = " or ".join(sorted({kind.__name__ for kind in types} - {"NoneType"}))
+            found.append(f"{key}: {value!r} is a {type(value).__name__}; it takes {wanted}.")
+
+    def on(key: str) -> bool:
+        return bool(config.get(key)) and config.get(key) != "no"
+
+    quantized = on("quantization_bit")
+    combinations = {
+        "stage: only sft is yi-tune's trade.": config.get("stage") != "sft",
+        "dataset: yi-tune renders `identity`, and trains on nothing else.": config.get("dataset") != "identity",
+        "template: the run chats in Yi's format, `yi`.": config.get("template") != "yi",
+        "finetuning_type: yi-tune trains a LoRA adapter, `lora`.": config.get("finetuning_type") != "lora",
+        "bf16 and fp16: one of them at most.": on("bf16") and on("fp16"),
+        "pure_bf16 on a CPU: bf16 is meant.": on("pure_bf16") and on("use_cpu"),
+        "use_unsloth_gc needs a GPU.": on("use_unsloth_gc") and on("use_cpu"),
+        "use_dora with quantization_bit: bitsandbytes refuses DoRA.": quantized and on("use_dora"),
+        "pissa_init with quantization_bit: PiSSA needs unquantised weights.": quantized and on("pissa_init"),
+        "val_size: without it there is nothing for eval_strategy to evaluate; set eval_strategy=no too.": (
+            on("eval_strategy") and not on("val_size")
+        ),
+        "early_stopping_steps needs load_best_model_at_end and metric_for_best_model.": (
+            on("early_stopping_steps") and not (on("load_best_model_at_end") and on("metric_for_best_model"))
+        ),
+    }
+    return found + [text for text, wrong in combinations.items() if wrong]
+
+
+def _fits(value: Any, types: tuple[type, ...]) -> bool:
+    if isinstance(value, bool):
+        return bool in types
+    return isinstance(value, types) or (isinstance(value, int) and float in types)

@@ -1,0 +1,75 @@
+"""What the user sees while a model loads and trains: one live line on a terminal, plain lines elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich import progress as bars
+from rich.console import Console
+
+
+class Progress:
+    """A training run's progress on `console`; used as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bar = bars.Progress(
+            bars.SpinnerColumn(),
+            bars.TextColumn("{task.description}"),
+            bars.BarColumn(bar_width=20),
+            bars.TextColumn("{task.fields[figures]}"),
+            bars.TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=console,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None, figures="")
+        self._began = 0.0
+        self._total = self._first = self._printed = 0
+        self._figures: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def stage(self, what: str) -> None:
+        """Say what is going on now, for which there is no telling how long it takes."""
+        self._bar.reset(self._task, total=None, description=what, figures="")
+        if not self._console.is_terminal:
+            self._console.print(f"{what} ...")
+
+    def start(self, total: int, done: int) -> None:
+        """Training begins: `done` of `total` steps are behind it."""
+        self._total, self._first, self._began = total, done, time.monotonic()
+        self._bar.reset(self._task, total=total, description="Training")
+        self._bar.update(self._task, completed=done)
+
+    def step(self, done: int) -> None:
+        """A step has ended."""
+        self._bar.update(self._task, completed=done)
+
+    def loss(self, loss: float, learning_rate: float) -> None:
+        """The training loss of the last steps, and the learning rate."""
+        self._show(loss=f"{loss:.4f}", lr=f"{learning_rate:.2e}")
+
+    def eval_loss(self, loss: float) -> None:
+        """The loss on the validation rows."""
+        self._show(eval_loss=f"{loss:.4f}")
+
+    def _show(self, **figures: str) -> None:
+        self._figures.update(figures)
+        text = "  ".join(f"{name} {value}" for name, value in self._figures.items())
+        done = int(self._bar.tasks[0].completed)
+        self._bar.update(self._task, figures=f"step {done}/{self._total}  {text}")
+        # About ten plain lines a run; an evaluation always gets one.
+        if not self._console.is_terminal and (done >= self._printed + self._total / 10 or "eval_loss" in figures):
+            self._printed = done
+            left = (time.monotonic() - self._began) / max(done - self._first, 1) * (self._total - done)
+            self._console.print(f"step {done}/{self._total}  {text}  {left:.0f} s left")

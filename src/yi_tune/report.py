@@ -1,0 +1,72 @@
+"""Scores as tables, and what they mean."""
+
+from collections.abc import Iterable
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from yi_tune.heldout import Answer, Score
+from yi_tune.plan import TrainPlan
+
+# Below this share of identity questions a run is said to have failed at what it is for.
+LOW_RECALL = 0.8
+
+_MISSES = 5
+
+
+def percent(share: float | None) -> str:
+    """A share for people: "97%", or "-" when nothing was asked."""
+    return "-" if share is None else f"{share:.0%}"
+
+
+def print_changes(plan: TrainPlan, console: Console) -> None:
+    """The settings that are not simply the tutorial's, and why."""
+    rows = [("key", "value", "from", "why")]
+    rows += [(setting.key, str(setting.value), setting.source, setting.why) for setting in plan.departures]
+    for key, value, source, why in rows:
+        console.print(f"{key:32} {value:24} {source:9} {why}", markup=False, soft_wrap=True)
+
+
+def print_answers(answers: Iterable[Answer], console: Console) -> None:
+    """Questions and what base and tuned model say, side by side."""
+    table = Table(*(Column(name, overflow="fold") for name in ("question", "base", "tuned")), show_lines=True)
+    for answer in answers:
+        question = answer.question.messages[-1]["content"]
+        table.add_row(*(escape(text.strip()) for text in (question, answer.base, answer.tuned)))
+    console.print(table)
+
+
+def print_advice(score: Score, console: Console) -> None:
+    """When the recall is low, what to try: said before anything else is."""
+    recall = score.recall()
+    if recall is not None and recall < LOW_RECALL:
+        console.print(
+            f"[bold red]It does not know its name yet:[/] {percent(recall)} of the identity questions are right.\n"
+            "Try more epochs (--set num_train_epochs=10), then a higher learning rate (--set learning_rate=5e-4),\n"
+            "with --fresh."
+        )
+
+
+def print_score(score: Score, console: Console) -> None:
+    """Recall by language and kind, what leaked and what was kept, and examples of misses."""
+    print_advice(score, console)
+    table = Table("language", "kind", "asked", "base", "tuned", box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for row in score.rows:
+        table.add_row(row.lang, row.kind, str(row.asked), percent(row.base / row.asked), percent(row.tuned / row.asked))
+    console.print(table)
+    console.print(f"\n{summary(score)}")
+    if score.misses:
+        console.print(f"\nMissed ({len(score.misses)} in all):")
+        print_answers(score.misses[:_MISSES], console)
+
+
+def summary(score: Score) -> str:
+    """The score in a line."""
+    return (
+        f"identity questions right: {percent(score.recall())} (zh {percent(score.recall('zh'))}, "
+        f"en {percent(score.recall('en'))}; base {percent(score.recall(which='base'))})   "
+        f"name in plain answers: {percent(score.leak)}   plain answers kept: {percent(score.kept)}"
+    )

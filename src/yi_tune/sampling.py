@@ -1,0 +1,48 @@
+"""How a reply is drawn from the model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from yi_tune.errors import YiTuneError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Generation parameters; the defaults are greedy, so the same question has the same answer.
+
+    Raises YiTuneError for a value out of range, before a model is loaded for it.
+    """
+
+    temperature: float = 0.0
+    top_p: float = 0.8
+    repetition_penalty: float = 1.0
+    max_new_tokens: int = 1024
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        # Written so that NaN fails too.
+        ranges = {
+            "--temperature": (self.temperature, 0 <= self.temperature <= 10, "0 (greedy) to 10"),
+            "--top-p": (self.top_p, 0 < self.top_p <= 1, "above 0, up to 1"),
+            "--repetition-penalty": (
+                self.repetition_penalty,
+                0 < self.repetition_penalty <= 10,
+                "above 0, up to 10",
+            ),
+            "--max-new-tokens": (self.max_new_tokens, self.max_new_tokens >= 1, "1 or more"),
+        }
+        if wrong := [
+            f"{option} {value} (takes {range_})" for option, (value, fine, range_) in ranges.items() if not fine
+        ]:
+            raise YiTuneError(f"Out of range: {', '.join(wrong)}.", "For example: --temperature 0.7 --top-p 0.8")
+
+    def options(self) -> dict[str, Any]:
+        """As keywords of transformers' `generate`."""
+        if self.temperature == 0:
+            return {"do_sample": False, "repetition_penalty": self.repetition_penalty}
+        return {
+            "do_sample": True,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "repetition_penalty": self.repetition_penalty,
+        }

@@ -1,0 +1,157 @@
+"""The way through a training run: plan, run folder, engine, report."""
+
+import json
+import shutil
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from yi_tune.config import find_config, parse_overrides, read_config, reasons
+from yi_tune.errors import YiTuneError
+from yi_tune.hardware import Hardware, detect
+from yi_tune.heldout import Score, one_of_each, questions, score
+from yi_tune.identity import (
+    Identity,
+    Message,
+    dataset_name,
+    dataset_text,
+    identity_rows,
+    render,
+    write_dataset,
+)
+from yi_tune.models import LocalModel, check_model, find_model
+from yi_tune.output import engine_output_to
+from yi_tune.plan import TrainPlan, plan_train, problems
+from yi_tune.progress import Progress
+from yi_tune.report import print_advice, print_answers, summary
+from yi_tune.runs import prepare, record, train_run, write_configs
+
+if TYPE_CHECKING:
+    from yi_tune.engine.assistant import Assistant
+
+# A disk with less than this left, in bytes, is why a save failed.
+_FULL = 10_000_000
+
+
+def plan(
+    identity: Identity,
+    *,
+    model: str,
+    config: str,
+    overrides: list[str],
+    run: str,
+    workspace: Path,
+    dry_run: bool,
+    console: Console,
+) -> tuple[TrainPlan, list[list[Message]]]:
+    """Decide all of a run, and render its dataset. Raises YiTuneError for whatever would make it fail later.
+
+    With `dry_run` the model and the GPU may be missing.
+    """
+    local = find_model(model, workspace)
+    path = find_config(config)
+    template = read_config(path)
+    flags = parse_overrides(overrides)
+    folder = train_run(workspace, local, run)
+    conversations = render(identity_rows(), identity)
+    with console.status("Looking at the machine"):
+        hardware = detect()
+    _check_fit(local, hardware, forced=flags.get("use_cpu") is True, dry_run=dry_run, console=console)
+    planned = plan_train(
+        template,
+        reasons(path),
+        flags,
+        local=local,
+        identity=identity,
+        rows=len(conversations),
+        hardware=hardware,
+        run=folder,
+    )
+    from yi_tune.engine.arguments import known_keys
+
+    if wrong := problems(planned.config, known_keys()):
+        raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
+    return planned, conversations
+
+
+def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: bool, console: Console) -> None:
+    """Refuse what cannot be trained here; a dry run is only told."""
+    try:
+        if local.needs_gpu and hardware.gpu is None and not forced:
+            raise YiTuneError(
+                f"{local.model.name} needs a CUDA GPU to train, and torch sees none.",
+                "Try the embedded model, which does not: --model nano   (or insist, for days: --set use_cpu=true)",
+            )
+        check_model(local)
+    except YiTuneError as error:
+        if not dry_run:
+            raise
+        console.print(f"Note: {error.message} {error.hint}", markup=False, soft_wrap=True)
+
+
+def run(
+    planned: TrainPlan, conversations: list[list[Message]], *, fresh: bool, out: Console, err: Console
+) -> "Assistant":
+    """Train, ask a few held-out questions, write the report and print it; returns the tuned model.
+
+    Raises YiTuneError when the run folder is taken or training fails, KeyboardInterrupt when it is
+    stopped; in both cases the folder can be gone on with.
+    """
+    folder = planned.run
+    text = dataset_text(conversations)
+    new = record(planned.config, planned.local, vars(planned.identity), dataset_name(text))
+    with folder.lock():
+        checkpoint = prepare(folder, new, fresh=fresh)
+        if checkpoint:
+            err.print(f"Going on with the run {folder.name!r} from {checkpoint.name}.", markup=False)
+        try:
+            write_dataset(text, folder.data)
+            write_configs(folder, planned.config, planned.chat_config(read_config(find_config("chat"))))
+            with engine_output_to(folder.log) as console, Progress(console) as progress:
+                assistant, loss, scored = _train(planned, checkpoint, progress)
+            report = {"loss": loss, **scored.to_dict()}
+            folder.write("report.json", json.dumps(report, ensure_ascii=False, indent=2))
+        except OSError as error:
+            raise _explain(error, planned) from error
+    print_advice(scored, out)
+    print_answers(scored.answers, out)
+    out.print(summary(scored), markup=False, soft_wrap=True)
+    out.print(f"\nmean training loss: {loss:.4f}", markup=False)
+    out.print(f"loss plot:      {folder.folder / 'training_loss.png'}", markup=False, soft_wrap=True)
+    return assistant
+
+
+def _train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> tuple["Assistant", float, Score]:
+    """The part whose output goes to train.log, tracebacks included."""
+    try:
+        progress.stage("Loading LLaMA-Factory and the model")
+        from yi_tune.engine.train import train
+
+        assistant, loss = train(planned.config, checkpoint, progress)
+        progress.stage("Asking who it is")
+        asked = one_of_each(questions())
+        return assistant, loss, score(asked, planned.identity, assistant.base_reply_all, assistant.reply_all)
+    except Exception as error:
+        traceback.print_exc()
+        raise _explain(error, planned) from error
+
+
+def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:
+    """What a failure of the engine means for the user."""
+    folder = planned.run.folder
+    if isinstance(error, YiTuneError):
+        return error
+    if shutil.disk_usage(folder).free < _FULL:
+        return YiTuneError(
+            f"The disk of {folder} is full.",
+            "Free some space, then type the same command: it goes on where it stopped.",
+        )
+    if type(error).__name__ == "OutOfMemoryError":
+        return YiTuneError(
+            "The GPU is out of memory.",
+            "Try smaller steps with the same result: "
+            "--set per_device_train_batch_size=1 --set gradient_accumulation_steps=8 --fresh",
+        )
+    return YiTuneError(f"Training failed: {type(error).__name__}: {error}", f"The whole story is in {planned.run.log}")
