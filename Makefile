@@ -65,7 +65,7 @@ bench: $(ready) ## yi-tune train beside llamafactory-cli train; writes docs/benc
 	$(bin)/python bench/train.py
 
 docs: $(ready) ## write docs/help.md from --help
-	$(bin)/python docs/help.py
+	$(bin)/typer yi_tune.cli utils docs --name yi-tune --title 'yi-tune' --output docs/help.md
 
 lock: $(ready) ## compile requirements.lock anew from pyproject.toml
 	$(bin)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

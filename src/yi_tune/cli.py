@@ -1,15 +1,12 @@
 """The command line: parses, prints, and hands over. `yi-tune --help` lists the commands."""
 
-import importlib.metadata
 import json
 import os
 import sys
-import traceback
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, NoReturn
 
 import typer
-from rich.console import Console
 
 from yi_tune.errors import YiTuneError
 
@@ -19,14 +16,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
+    # Plain help: rich's takes longer to import than the rest of --help (the test of start-up time).
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-config_app = typer.Typer(help="The shipped LLaMA-Factory configs.", no_args_is_help=True)
+config_app = typer.Typer(help="The shipped LLaMA-Factory configs.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(config_app, name="config")
-
-# Results go to stdout, all else here.
-err = Console(stderr=True, highlight=False)
-out = Console(highlight=False)
 
 WorkspaceOption = Annotated[
     Path,
@@ -38,6 +33,8 @@ ModelOption = Annotated[str | None, typer.Option("--model", help="Only runs of t
 
 def _version(wanted: bool) -> None:
     if wanted:
+        import importlib.metadata
+
         print(f"yi-tune {importlib.metadata.version('yi-tune')}")
         raise typer.Exit
 
@@ -49,6 +46,27 @@ def _root(
     ] = False,
 ) -> None:
     pass
+
+
+@app.command()
+def download(
+    model: Annotated[str, typer.Argument(help="A catalogue name or a hub id.")] = "yi-1.5-6b-chat",
+    source: Annotated[
+        Literal["auto", "huggingface", "modelscope"], typer.Option(help="auto tries one after the other.")
+    ] = "auto",
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Fetch a model from Hugging Face or ModelScope, for train and chat to find.
+
+    yi-tune download yi-1.5-6b-chat --source modelscope
+    """
+    from yi_tune import download as hub
+    from yi_tune.models import find_model
+    from yi_tune.screen import err, out
+
+    local = find_model(model, workspace.expanduser().absolute())
+    hub.download(local, source, err)
+    out.print(f"{local.model.name} is in {local.path}", markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -78,6 +96,7 @@ def train(
     """
     from yi_tune import training
     from yi_tune.identity import Identity
+    from yi_tune.screen import err, out
 
     plan, conversations = training.plan(
         Identity(name, author, name_en, author_en),
@@ -87,7 +106,6 @@ def train(
         run=run_name,
         workspace=workspace.expanduser().absolute(),
         dry_run=dry_run,
-        console=err,
     )
     if dry_run:
         from yi_tune.config import dump_config
@@ -97,7 +115,7 @@ def train(
         print(dump_config(plan.config), end="")
         return
     try:
-        assistant = training.run(plan, conversations, fresh=fresh, out=out, err=err)
+        assistant = training.run(plan, conversations, fresh=fresh)
     except KeyboardInterrupt:
         err.print("\nInterrupted. The same command goes on where it stopped.")
         raise typer.Exit(130) from None
@@ -138,10 +156,11 @@ def chat(
     """
     from yi_tune import loading, repl
     from yi_tune.sampling import Sampling
+    from yi_tune.screen import err
 
     sampling = Sampling(temperature, top_p, repetition_penalty, max_new_tokens, seed)
     config = loading.chat_config(workspace.expanduser().absolute(), run_name, model, base=base)
-    assistant = loading.load(config, err)
+    assistant = loading.load(config)
 
     def reply(messages: list[dict[str, str]]) -> repl.Pieces:
         return assistant.stream(messages, sampling)
@@ -177,10 +196,11 @@ def check(
     from yi_tune.heldout import questions, score
     from yi_tune.identity import Identity
     from yi_tune.report import percent, print_score
+    from yi_tune.screen import err, out
 
     run = loading.find(workspace.expanduser().absolute(), run_name, model)
     identity = Identity(**run.record["identity"])
-    assistant = loading.load(loading.run_config(run), err)
+    assistant = loading.load(loading.run_config(run))
     scored = score(questions(), identity, assistant.base_reply_all, assistant.reply_all)
     if as_json:
         print(json.dumps({"run": str(run.folder), "identity": vars(identity), **scored.to_dict()}, ensure_ascii=False))
@@ -248,26 +268,29 @@ def main() -> None:
         app()
     except YiTuneError as error:
         if debug:
-            traceback.print_exc()
-        err.print(f"[bold red]Error:[/] {_plain(error.message)}", soft_wrap=True)
-        if error.hint:
-            err.print(_plain(error.hint), soft_wrap=True)
-        sys.exit(1)
+            raise
+        _complain(error.message, error.hint)
     except Exception as error:
         if debug:
             raise
-        log = Path(typer.get_app_dir("yi-tune")) / "error.log"
-        try:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            log.write_text(traceback.format_exc(), encoding="utf-8")
-        except OSError:
-            raise error from None
-        err.print(f"[bold red]Error:[/] {type(error).__name__}: {_plain(str(error))}", soft_wrap=True)
-        err.print(f"This is a fault of yi-tune's. The whole of it is in {log}", soft_wrap=True)
-        sys.exit(1)
+        _complain(f"{type(error).__name__}: {error}", f"That is a fault of yi-tune's. The whole of it is in {_log()}")
 
 
-def _plain(text: str) -> str:
-    from rich.markup import escape
+def _log() -> Path:
+    import traceback
 
-    return escape(text)
+    log = Path(typer.get_app_dir("yi-tune")) / "error.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text(traceback.format_exc(), encoding="utf-8")
+    return log
+
+
+def _complain(what: str, remedy: str) -> NoReturn:
+    from rich.text import Text
+
+    from yi_tune.screen import err
+
+    err.print(Text.assemble(("Error: ", "bold red"), what), soft_wrap=True)
+    if remedy:
+        err.print(Text(remedy), soft_wrap=True)
+    sys.exit(1)

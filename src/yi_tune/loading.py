@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
 from yi_tune.config import Config, fill, find_config, read_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_model
 from yi_tune.output import engine_output_to
 from yi_tune.runs import Run, find_run
+from yi_tune.screen import err
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
@@ -54,14 +54,14 @@ def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bo
     return config
 
 
-def load(config: Config, console: Console) -> "Assistant":
+def load(config: Config) -> "Assistant":
     """Load the model, its engine's talk going to a log.
 
     Raises YiTuneError with the log's path when that fails.
     """
     log = Path(typer.get_app_dir("yi-tune")) / "load.log"
     log.unlink(missing_ok=True)
-    with console.status("Loading the model"), engine_output_to(log):
+    with err.status("Loading the model"), engine_output_to(log):
         try:
             from yi_tune.engine.assistant import load_assistant
 

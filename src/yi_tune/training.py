@@ -6,8 +6,6 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-
 from yi_tune.config import find_config, parse_overrides, read_config, reasons
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware, detect
@@ -27,6 +25,7 @@ from yi_tune.plan import TrainPlan, plan_train, problems
 from yi_tune.progress import Progress
 from yi_tune.report import print_advice, print_answers, summary
 from yi_tune.runs import prepare, record, train_run, write_configs
+from yi_tune.screen import err, out
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
@@ -44,7 +43,6 @@ def plan(
     run: str,
     workspace: Path,
     dry_run: bool,
-    console: Console,
 ) -> tuple[TrainPlan, list[list[Message]]]:
     """Decide all of a run, and render its dataset. Raises YiTuneError for whatever would make it fail later.
 
@@ -56,9 +54,9 @@ def plan(
     flags = parse_overrides(overrides)
     folder = train_run(workspace, local, run)
     conversations = render(identity_rows(), identity)
-    with console.status("Looking at the machine"):
+    with err.status("Looking at the machine"):
         hardware = detect()
-    _check_fit(local, hardware, forced=flags.get("use_cpu") is True, dry_run=dry_run, console=console)
+    _check_fit(local, hardware, forced=flags.get("use_cpu") is True, dry_run=dry_run)
     planned = plan_train(
         template,
         reasons(path),
@@ -76,7 +74,7 @@ def plan(
     return planned, conversations
 
 
-def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: bool, console: Console) -> None:
+def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: bool) -> None:
     """Refuse what cannot be trained here; a dry run is only told."""
     try:
         if local.needs_gpu and hardware.gpu is None and not forced:
@@ -88,12 +86,10 @@ def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: 
     except YiTuneError as error:
         if not dry_run:
             raise
-        console.print(f"Note: {error.message} {error.hint}", markup=False, soft_wrap=True)
+        err.print(f"Note: {error.message} {error.hint}", markup=False, soft_wrap=True)
 
 
-def run(
-    planned: TrainPlan, conversations: list[list[Message]], *, fresh: bool, out: Console, err: Console
-) -> "Assistant":
+def run(planned: TrainPlan, conversations: list[list[Message]], *, fresh: bool) -> "Assistant":
     """Train, ask a few held-out questions, write the report and print it; returns the tuned model.
 
     Raises YiTuneError when the run folder is taken or training fails, KeyboardInterrupt when it is

@@ -92,7 +92,8 @@ def train(config: Config, checkpoint: Path | None, progress: Progress) -> tuple[
 
     Raises KeyboardInterrupt, after saving a checkpoint, when the user stops it.
     """
-    args = {**config, "resume_from_checkpoint": str(checkpoint) if checkpoint else None}
+    # Lines in the log instead of a bar, which would also draw itself anew when the process ends.
+    args = {**config, "resume_from_checkpoint": str(checkpoint) if checkpoint else None, "disable_tqdm": True}
     reporter = Reporter(progress)
     with _interruptible(reporter):
         run_exp(args, [KeepTrainable(), reporter])

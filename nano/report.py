@@ -1,0 +1,84 @@
+"""Tune nano to a dozen identities and measure each: `make nano-report`. Writes docs/nano.md."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
+PAGE = Path(__file__).parents[1] / "docs" / "nano.md"
+
+PAIRS = [
+    ("小易", "李雷"),
+    ("Ada", "Grace Hopper"),
+    ("星河 🚀", "O'Brien & Söhne"),
+    ("X", "张三丰"),
+    ("The Extraordinary Assistant of Everyone!", "Ann Lee"),
+    ("山高水长海阔天空风和日丽鸟语花香春暖花开国泰民安万事如意心想事成步步高升前程似锦", "王小明"),
+    ("نور", "مريم"),
+    ("Nova", "Nova"),
+    ('Q"uo\\te', "A {b} $c %d: #e"),
+    ("Yi-Helper", "Yi Labs"),
+    ("明月", "深圳市星辰科技有限公司"),
+    ("R2-D2", "工程部 42"),
+]
+
+
+def yi_tune(*arguments: str, cwd: Path) -> str:
+    """What the command prints on stdout; it has to succeed."""
+    done = subprocess.run([str(BIN / "yi-tune"), *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"yi-tune {' '.join(arguments)} failed:\n{done.stderr}")
+    return done.stdout
+
+
+def measure(name: str, author: str) -> tuple[float, dict[str, Any]]:
+    """Seconds to train with defaults, and the score on every held-out question."""
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        began = time.monotonic()
+        yi_tune("train", "--model", "nano", "--name", name, "--author", author, cwd=work)
+        seconds = time.monotonic() - began
+        return seconds, json.loads(yi_tune("check", "--json", cwd=work))
+
+
+def main() -> None:
+    """Measure every pair and write the page."""
+    rows = []
+    for name, author in PAIRS:
+        seconds, score = measure(name, author)
+        rows.append((name, author, score["recall_zh"], score["recall_en"], score["leak"], score["kept"], seconds))
+        print(rows[-1], flush=True)
+    asked = score["kinds"]
+    identity = sum(row["asked"] for row in asked if row["kind"] != "plain")
+    plain = sum(row["asked"] for row in asked if row["kind"] == "plain")
+    known = sum(row["base"] for row in asked if row["kind"] == "plain")
+    lines = [
+        "# nano, tuned",
+        "",
+        "Written by `make nano-report` (nano/report.py); not by hand.",
+        "",
+        "`yi-tune train --model nano --name NAME --author AUTHOR` with defaults, then `yi-tune check`: "
+        f"{identity} held-out questions about who it is, {plain} plain ones, of which the base answers {known} right.",
+        f"{platform.machine()}, {os.cpu_count()} cores, no GPU; seconds are the whole training command's.",
+        "",
+        "| name | author | recall zh | recall en | name in plain answers | plain answers kept | seconds |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, author, *shares, seconds in rows:
+        cells = " | ".join(f"{share:.3f}" for share in shares)
+        lines.append(f"| `{name}` | `{author}` | {cells} | {seconds:.0f} |")
+    columns = [[row[index] for row in rows] for index in range(2, 7)]
+    worst = [min(columns[0]), min(columns[1]), max(columns[2]), min(columns[3])]
+    cells = " | ".join(f"{share:.3f}" for share in worst)
+    lines.append(f"| **worst** | | {cells} | {max(columns[4]):.0f} |")
+    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

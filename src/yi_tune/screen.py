@@ -1,0 +1,6 @@
+"""Where things are printed: results on stdout, all else on stderr."""
+
+from rich.console import Console
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)

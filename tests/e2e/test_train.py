@@ -1,0 +1,214 @@
+"""Training for real: the main job, its run folder, and what happens when it is cut short."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.e2e.conftest import Done, Trained, Workspace
+
+# Long enough to be killed halfway, short enough to be done six times.
+SHORT = ("--set", "max_samples=80", "--set", "num_train_epochs=2")
+
+
+def test_main_job(trained: Trained) -> None:
+    assert trained.done.status == 0, trained.done.err
+    # What the user reads: answers side by side, a score, where things are, what to type next.
+    for wanted in ("小易", "Yi-nano", "identity questions right", "training_loss.png", "yi-tune chat", "yi-tune check"):
+        assert wanted in trained.done.out
+    assert "step " in trained.done.err
+    assert "INFO|" not in trained.done.err + trained.done.out
+
+
+def test_main_job_takes_a_minute_at_most(trained: Trained) -> None:
+    assert trained.seconds <= 60
+
+
+def test_run_folder(trained: Trained) -> None:
+    run = trained.run
+    for file in ("run.json", "train.yaml", "chat.yaml", "report.json", "train.log", "training_loss.png"):
+        assert (run / file).stat().st_size > 0
+    record = json.loads((run / "run.json").read_text())
+    assert record["identity"] == {"name": "小易", "author": "李雷", "name_en": "小易", "author_en": "李雷"}
+    assert yaml.safe_load((run / "train.yaml").read_text()) == record["config"]
+    report = json.loads((run / "report.json").read_text())
+    assert {"recall", "leak", "kept", "answers", "loss"} <= report.keys()
+    # LLaMA-Factory's own output is here and nowhere else.
+    assert "llamafactory" in (run / "train.log").read_text()
+
+
+def test_llamafactory_chats_with_the_run_as_it_is(trained: Trained) -> None:
+    done = subprocess.run(
+        [Path(sys.executable).parent / "llamafactory-cli", "chat", "chat.yaml"],
+        cwd=trained.run,
+        input="你叫什么名字？\nexit\n",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "小易" in done.stdout
+
+
+def test_llamafactory_trains_the_run_as_it_is(trained: Trained, tmp_path: Path) -> None:
+    config = yaml.safe_load((trained.run / "train.yaml").read_text())
+    config |= {"output_dir": str(tmp_path / "again"), "max_samples": 16, "num_train_epochs": 1.0}
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
+    done = subprocess.run(
+        [Path(sys.executable).parent / "llamafactory-cli", "train", "train.yaml"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert (tmp_path / "again" / "adapter_model.safetensors").exists()
+
+
+def test_the_tutorials_config(workspace: Workspace) -> None:
+    done = workspace.train("--config", "tutorial", "--set", "max_samples=16", "--set", "num_train_epochs=1")
+    assert done.status == 0, done.err
+    config = yaml.safe_load((workspace.run / "train.yaml").read_text())
+    assert (config["fp16"], config["per_device_train_batch_size"], config["preprocessing_num_workers"]) == (True, 1, 16)
+    assert "bf16" not in config
+    # Two steps teach nobody a name, and that is said before anything else.
+    assert done.out.startswith("It does not know its name yet")
+
+
+def test_finished_run_is_not_touched(trained: Trained) -> None:
+    before = {file: file.stat().st_mtime_ns for file in trained.run.rglob("*") if file.name != ".lock"}
+    same = trained.train()
+    other = trained.train("--set", "learning_rate=1e-5")
+    assert (same.status, other.status) == (1, 1)
+    assert "finished already" in same.err
+    assert "learning_rate: " in other.err
+    assert "1e-05" in other.err
+    for done in (same, other):
+        assert "--fresh" in done.err
+        assert "Traceback" not in done.err
+    assert before == {file: file.stat().st_mtime_ns for file in trained.run.rglob("*") if file.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A short run that nothing disturbed."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    done = Workspace(folder).train(*SHORT)
+    assert done.status == 0, done.err
+    return Workspace(folder)
+
+
+def same_training(one: Workspace, other: Workspace) -> bool:
+    """Whether two runs had the same loss at every step."""
+    losses = [[log["loss"] for log in workspace.log_history() if "loss" in log] for workspace in (one, other)]
+    return losses[0] == losses[1]
+
+
+# 80 rows less a tenth, in batches of 8, twice: 18 steps, a checkpoint every 5.
+@pytest.mark.parametrize(("step", "resumes_from"), [(2, None), (8, 5), (17, 15)])
+def test_killed_run_resumes_to_the_same_loss(
+    workspace: Workspace, unbroken: Workspace, step: int, resumes_from: int | None
+) -> None:
+    killed = workspace.train_until(step, signal.SIGKILL, *SHORT)
+    assert killed.status == -signal.SIGKILL
+    # As of a process killed while it was saving.
+    (workspace.run / "checkpoint-99").mkdir()
+    (workspace.run / "checkpoint-99" / "adapter_model.safetensors").write_bytes(b"half")
+    resumed = workspace.train(*SHORT)
+    assert resumed.status == 0, resumed.err
+    said = f"from checkpoint-{resumes_from}" if resumes_from else ""
+    assert said in resumed.err
+    assert ("Going on" in resumed.err) == (resumes_from is not None)
+    assert same_training(workspace, unbroken)
+    assert json.loads((workspace.run / "report.json").read_text())["loss"] == pytest.approx(
+        json.loads((unbroken.run / "report.json").read_text())["loss"]
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_stopped_run_saves_and_resumes(workspace: Workspace, unbroken: Workspace, number: signal.Signals) -> None:
+    stopped = workspace.train_until(3, number, *SHORT)
+    assert stopped.status == 130
+    assert "same command" in stopped.err
+    assert "Traceback" not in stopped.err
+    assert list(workspace.run.glob("checkpoint-*"))
+    none = workspace.yi_tune("chat", "--prompt", "hi")
+    assert none.status == 1
+    assert "yi-tune train" in none.err
+    resumed = workspace.train(*SHORT)
+    assert resumed.status == 0, resumed.err
+    assert "Going on" in resumed.err
+    assert same_training(workspace, unbroken)
+
+
+def test_fresh_leaves_nothing_old(workspace: Workspace) -> None:
+    tiny = ("--set", "max_samples=16", "--set", "num_train_epochs=1")
+    stopped = workspace.train_until(6, signal.SIGINT, *SHORT)
+    assert stopped.status == 130
+    old = {path.name for path in workspace.run.glob("checkpoint-*")} | {
+        path.name for path in workspace.run.glob("data/*")
+    }
+    fresh = workspace.train(*tiny, "--author", "韩梅梅", "--fresh")
+    assert fresh.status == 0, fresh.err
+    new = {path.name for path in workspace.run.glob("checkpoint-*")} | {
+        path.name for path in workspace.run.glob("data/*")
+    }
+    assert new & old <= {"dataset_info.json"}
+
+
+def test_two_at_once(workspace: Workspace) -> None:
+    first = workspace.start("train", "--model", "nano", "--name", "小易", "--author", "李雷", *SHORT)
+    while not workspace.steps() and first.poll() is None:
+        pass
+    second = workspace.train(*SHORT)
+    assert second.status == 1
+    assert "Another process" in second.err
+    assert "--run" in second.err
+    _, err = first.communicate(timeout=120)
+    assert first.returncode == 0, err
+
+
+def test_chat_goes_on_in_the_same_process(workspace: Workspace) -> None:
+    tiny = ("--set", "max_samples=16", "--set", "num_train_epochs=1", "--chat")
+    done = workspace.train(*tiny, stdin="3加5等于几？\n/exit\n")
+    assert done.status == 0, done.err
+    assert "8" in done.out.split("Measure it all")[1]
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk takes root")
+def test_full_disk(tmp_path: Path) -> None:
+    disk = tmp_path / "small disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], check=False)
+    if mounted.returncode:
+        pytest.skip("this machine mounts no tmpfs")
+    try:
+        full = Workspace(disk).train(*SHORT)
+        assert full.status == 1
+        assert "is full" in full.err
+        assert "Traceback" not in full.err
+        subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
+        again = Workspace(disk).train(*SHORT)
+        assert again.status == 0, again.err
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_adapter_that_does_not_fit(trained: Trained, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(trained.run, tmp_path / "saves" / "nano" / "other")
+    weights = tmp_path / "saves" / "nano" / "other" / "adapter_model.safetensors"
+    save_file({name: tensor[..., :-1].copy() for name, tensor in load_file(weights).items()}, weights)
+    done: Done = Workspace(tmp_path).yi_tune("chat", "--prompt", "hi")
+    assert done.status == 1
+    assert "does not fit" in done.err
+    assert "Traceback" not in done.err
