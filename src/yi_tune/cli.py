@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn
@@ -9,6 +10,7 @@ from typing import Annotated, Literal, NoReturn
 import typer
 
 from yi_tune.errors import YiTuneError
+from yi_tune.models import DEFAULT_MODEL
 
 app = typer.Typer(
     help="Fine-tune Yi-1.5 into an assistant that knows its own name, and measure that it does.",
@@ -50,7 +52,7 @@ def _root(
 
 @app.command()
 def download(
-    model: Annotated[str, typer.Argument(help="A catalogue name or a hub id.")] = "yi-1.5-6b-chat",
+    model: Annotated[str, typer.Argument(help="A catalogue name or a hub id.")] = DEFAULT_MODEL,
     source: Annotated[
         Literal["auto", "huggingface", "modelscope"], typer.Option(help="auto tries one after the other.")
     ] = "auto",
@@ -64,7 +66,7 @@ def download(
     from yi_tune.models import find_model
     from yi_tune.screen import err, out
 
-    local = find_model(model, workspace.expanduser().absolute())
+    local = find_model(model, workspace.absolute())
     hub.download(local, source, err)
     out.print(f"{local.model.name} is in {local.path}", markup=False, soft_wrap=True)
 
@@ -76,7 +78,7 @@ def train(
     author: Annotated[str, typer.Option(help="Who developed it.")],
     name_en: Annotated[str, typer.Option(help="Its name in English.", show_default="--name")] = "",
     author_en: Annotated[str, typer.Option(help="The author in English.", show_default="--author")] = "",
-    model: Annotated[str, typer.Option(help="A catalogue name, a hub id or a folder.")] = "yi-1.5-6b-chat",
+    model: Annotated[str, typer.Option(help="A catalogue name, a hub id or a folder.")] = DEFAULT_MODEL,
     config: Annotated[str, typer.Option(help="A shipped config (yi-tune config ls) or a file.")] = "qlora",
     overrides: Annotated[
         list[str] | None,
@@ -104,7 +106,7 @@ def train(
         config=config,
         overrides=overrides or [],
         run=run_name,
-        workspace=workspace.expanduser().absolute(),
+        workspace=workspace.absolute(),
         dry_run=dry_run,
     )
     if dry_run:
@@ -119,7 +121,7 @@ def train(
     except KeyboardInterrupt:
         err.print("\nInterrupted. The same command goes on where it stopped.")
         raise typer.Exit(130) from None
-    where = "" if workspace == Path() else f" --workspace {workspace}"
+    where = "" if workspace == Path() else f" --workspace {shlex.quote(str(workspace))}"
     out.print(f"\nTalk to it:     yi-tune chat --run {run_name}{where}", soft_wrap=True, markup=False)
     out.print(f"Measure it all: yi-tune check --run {run_name}{where}", soft_wrap=True, markup=False)
     if chat_after:
@@ -159,7 +161,7 @@ def chat(
     from yi_tune.screen import err
 
     sampling = Sampling(temperature, top_p, repetition_penalty, max_new_tokens, seed)
-    config = loading.chat_config(workspace.expanduser().absolute(), run_name, model, base=base)
+    config = loading.chat_config(workspace.absolute(), run_name, model, base=base)
     assistant = loading.load(config)
 
     def reply(messages: list[dict[str, str]]) -> repl.Pieces:
@@ -198,14 +200,14 @@ def check(
     from yi_tune.report import percent, print_score
     from yi_tune.screen import err, out
 
-    run = loading.find(workspace.expanduser().absolute(), run_name, model)
+    run = loading.find(workspace.absolute(), run_name, model)
     identity = Identity(**run.record["identity"])
     assistant = loading.load(loading.run_config(run))
     scored = score(questions(), identity, assistant.base_reply_all, assistant.reply_all)
     if as_json:
         print(json.dumps({"run": str(run.folder), "identity": vars(identity), **scored.to_dict()}, ensure_ascii=False))
     else:
-        print_score(scored, out)
+        print_score(scored, run.record["config"], out)
     recall = min(share for share in (scored.recall("zh"), scored.recall("en")) if share is not None)
     if recall < min_recall:
         err.print(f"[red]Below --min-recall {min_recall}:[/] {percent(recall)} of the identity questions are right.")
@@ -225,9 +227,9 @@ def config_ls() -> None:
 @config_app.command("show")
 def config_show(name: Annotated[str, typer.Argument(help="A name from yi-tune config ls.")]) -> None:
     """Print a shipped config."""
-    from yi_tune.config import find_config
+    from yi_tune.config import find_config, read_text
 
-    print(find_config(name).read_text(encoding="utf-8"), end="")
+    print(read_text(find_config(name)), end="")
 
 
 @config_app.command("copy")
@@ -236,13 +238,14 @@ def config_copy(
     to: Annotated[Path | None, typer.Argument(help="The new file.", show_default="NAME.yaml")] = None,
 ) -> None:
     """Copy a shipped config, to be edited and given to `train --config`."""
-    from yi_tune.config import find_config
+    from yi_tune.config import find_config, read_text
 
     source = find_config(name)
+    text = read_text(source)
     target = to or Path(source.name)
     try:
         with target.open("x", encoding="utf-8") as file:
-            file.write(source.read_text(encoding="utf-8"))
+            file.write(text)
     except FileExistsError:
         raise YiTuneError(f"{target} is there already.", "Give another file: yi-tune config copy NAME FILE") from None
     except OSError as error:
@@ -270,6 +273,10 @@ def main() -> None:
         if debug:
             raise
         _complain(error.message, error.hint)
+    except OSError as error:
+        if debug:
+            raise
+        _complain(str(error), f"The system said that. Where it happened is in {_log()}")
     except Exception as error:
         if debug:
             raise
@@ -279,8 +286,9 @@ def main() -> None:
 def _log() -> Path:
     import traceback
 
-    log = Path(typer.get_app_dir("yi-tune")) / "error.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    from yi_tune.output import log_folder
+
+    log = log_folder() / "error.log"
     log.write_text(traceback.format_exc(), encoding="utf-8")
     return log
 

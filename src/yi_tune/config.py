@@ -20,20 +20,29 @@ _COMMENT = re.compile(r"^(\w+):[^#\n]*\s# (.+)$", re.MULTILINE)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as LLaMA-Factory's own OmegaConf reads it: `1e-3` is a number, not a string."""
+    """Reads YAML 1.2's core schema, in which `1e-3` is a number and `no` is a word."""
 
 
-# PyYAML keeps to YAML 1.1, where a float needs a dot; this is YAML 1.2's (section 10.3.2).
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
-    list("-+0123456789."),
-)
-_Loader.yaml_implicit_resolvers = {
-    # The int resolver has to come before this float, which matches whole numbers too.
-    first: sorted(resolvers, key=lambda resolver: resolver[0] == "tag:yaml.org,2002:float")
-    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
-}
+class _Dumper(yaml.SafeDumper):
+    """Quotes whatever _Loader would read as something else."""
+
+
+# YAML 1.2, section 10.3.2. PyYAML's own are YAML 1.1's: `1e-3` a string, `eval_strategy: no` false.
+_CORE_SCHEMA = [
+    ("null", r"^(null|Null|NULL|~|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^([-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+)$", list("-+0123456789")),
+    (
+        "float",
+        r"^([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$",
+        list("-+0123456789."),
+    ),
+    ("merge", r"^(<<)$", ["<"]),
+]
+for _flavour in (_Loader, _Dumper):
+    _flavour.yaml_implicit_resolvers = {}
+    for _tag, _pattern, _first in _CORE_SCHEMA:
+        _flavour.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
 
 
 def shipped() -> dict[str, Path]:
@@ -48,9 +57,8 @@ def find_config(name: str) -> Path:
     """
     if name in shipped():
         return shipped()[name]
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
+    if Path(name).is_file():
+        return Path(name)
     raise YiTuneError(f"No config is called {name!r}, and no such file exists.", did_you_mean(name, list(shipped())))
 
 
@@ -62,7 +70,7 @@ def parse_config(text: str, origin: str) -> Config:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise YiTuneError(f"{origin} is not YAML{where}: {error.problem}.", "Mend that line.") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise YiTuneError(f"{origin} is not YAML: {error}.", "Mend or replace it.") from None
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise YiTuneError(f"{origin} is not a mapping of keys to values.", "Write one `key: value` a line.")
@@ -71,15 +79,16 @@ def parse_config(text: str, origin: str) -> Config:
 
 def read_config(path: Path) -> Config:
     """The mapping in the file `path`; raises YiTuneError when it cannot be read or does not parse."""
-    return parse_config(_read(path), str(path))
+    return parse_config(read_text(path), str(path))
 
 
 def reasons(path: Path) -> dict[str, str]:
     """The comment behind each key of a template: why it is as it is."""
-    return dict(_COMMENT.findall(_read(path)))
+    return dict(_COMMENT.findall(read_text(path)))
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The text of a config; raises YiTuneError when it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -128,4 +137,4 @@ def fill(template: Config, values: Mapping[str, Any]) -> Config:
 
 def dump_config(config: Config) -> str:
     """The config as YAML, in its own order."""
-    return yaml.safe_dump(config, allow_unicode=True, sort_keys=False, width=1000)
+    return yaml.dump(config, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=1000)

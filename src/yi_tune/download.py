@@ -12,7 +12,14 @@ from yi_tune.models import LocalModel, check_model
 Source = Literal["auto", "huggingface", "modelscope"]
 
 # Weights in one format only, and no code.
-_WANTED = ["*.safetensors", "*.safetensors.index.json", "*config.json", "tokenizer*", "special_tokens_map.json"]
+_WANTED = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "*.jinja",
+]
 
 
 def download(local: LocalModel, source: Source, console: Console) -> None:

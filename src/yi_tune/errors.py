@@ -11,10 +11,10 @@ class YiTuneError(Exception):
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
-    """A suggestion for a mistyped `word`, or the whole list when nothing is near."""
+    """A suggestion for a mistyped `word`, or the whole list when nothing is near and it is short."""
     from difflib import get_close_matches
 
     near = get_close_matches(word.lower(), [name.lower() for name in known], n=1, cutoff=0.6)
     if near:
         return f"Did you mean {next(name for name in known if name.lower() == near[0])}?"
-    return f"Known: {', '.join(known)}."
+    return f"Known: {', '.join(known)}." if len(known) <= 20 else ""

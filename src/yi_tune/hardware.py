@@ -1,5 +1,6 @@
 """What this machine has to train with."""
 
+import os
 from dataclasses import dataclass
 
 
@@ -15,8 +16,17 @@ class Hardware:
         return self.gpu or "the CPU"
 
 
-def detect() -> Hardware:
-    """Ask torch, which is what will train (this imports it)."""
+def detect(*, cpu_only: bool = False) -> Hardware:
+    """Ask torch, which is what will train (this imports it).
+
+    One GPU is used, the first unless CUDA_VISIBLE_DEVICES says otherwise: with more in sight
+    LLaMA-Factory refuses to train without torchrun. With `cpu_only` all are hidden, because it puts
+    the model on a GPU it sees whatever `use_cpu` says.
+    """
+    if cpu_only:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    else:
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     import torch
 
     if not torch.cuda.is_available():

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from yi_tune.identity import Identity, Message, denies_itself, read_jsonl
+from yi_tune.identity import Identity, Message, denies_itself, read_jsonl, whole_words
 from yi_tune.resources import DATA
 
 Ask = Callable[[list[list[Message]]], list[str]]
@@ -38,7 +38,7 @@ class Question:
         if not all(any(self._mentions(reply, phrase, identity) for phrase in group) for group in self.must):
             return False
         for own in identity.values(self.lang).values():
-            reply = re.sub(_whole_words(own), " ", reply)
+            reply = re.sub(whole_words(own), " ", reply)
         return not any(self._mentions(reply, phrase, identity) for phrase in self.must_not)
 
     def leaks(self, reply: str, identity: Identity) -> bool:
@@ -48,14 +48,7 @@ class Question:
     def _mentions(self, reply: str, phrase: str, identity: Identity) -> bool:
         # A name has to be exact; of other phrases the case does not matter.
         flags = 0 if "{{" in phrase else re.IGNORECASE
-        return bool(re.search(_whole_words(identity.fill(phrase, self.lang)), reply, flags))
-
-
-def _whole_words(phrase: str) -> str:
-    """A pattern for `phrase` in which "8" is not found in "18", nor the name "X" in "TeX"."""
-    before = r"(?<![A-Za-z0-9])" if re.match(r"[A-Za-z0-9]", phrase) else ""
-    after = r"(?![A-Za-z0-9])" if re.search(r"[A-Za-z0-9]$", phrase) else ""
-    return before + re.escape(phrase) + after
+        return bool(re.search(whole_words(identity.fill(phrase, self.lang)), reply, flags))
 
 
 def questions() -> list[Question]:

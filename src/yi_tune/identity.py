@@ -65,7 +65,8 @@ class Identity:
 
 
 def _check(option: str, value: str) -> None:
-    if not value.strip():
+    # Letters, numbers, punctuation, symbols: something has to be there to be seen.
+    if not any(unicodedata.category(character)[0] in "LNPS" for character in value):
         raise YiTuneError(f"{option} is empty.", f"Say who the assistant is: {option} TEXT")
     if len(value) > MAX_LENGTH:
         raise YiTuneError(f"{option} has {len(value)} characters; at most {MAX_LENGTH} are taken.", "Shorten it.")
@@ -102,8 +103,16 @@ def render(rows: list[dict[str, Any]], identity: Identity) -> list[list[Message]
 
 def denies_itself(kind: str, lang: str, messages: list[Message], identity: Identity) -> bool:
     """Whether a question about another assistant names this one, or its author."""
-    asked = " ".join(message["content"] for message in messages if message["role"] == "user").lower()
-    return kind == "negative" and any(own.lower() in asked for own in identity.values(lang).values())
+    asked = " ".join(message["content"] for message in messages if message["role"] == "user")
+    own = identity.values(lang).values()
+    return kind == "negative" and any(re.search(whole_words(name), asked, re.IGNORECASE) for name in own)
+
+
+def whole_words(phrase: str) -> str:
+    """A pattern for `phrase` in which "8" is not found in "18", nor the name "X" in "TeX"."""
+    before = r"(?<![A-Za-z0-9])" if re.match(r"[A-Za-z0-9]", phrase) else ""
+    after = r"(?![A-Za-z0-9])" if re.search(r"[A-Za-z0-9]$", phrase) else ""
+    return before + re.escape(phrase) + after
 
 
 def dataset_text(conversations: list[list[Message]]) -> str:

@@ -4,13 +4,11 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import typer
-
 from yi_tune.config import Config, fill, find_config, read_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_model
-from yi_tune.output import engine_output_to
-from yi_tune.runs import Run, find_run
+from yi_tune.output import engine_output_to, log_folder
+from yi_tune.runs import Run, find_run, has_finished
 from yi_tune.screen import err
 
 if TYPE_CHECKING:
@@ -39,18 +37,20 @@ def run_config(run: Run) -> Config:
 
 
 def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bool) -> Config:
-    """What to load for a chat: the run found, or with `base` its base, or that of `model` where there is no run."""
-    if not base:
-        return run_config(find(workspace, run, model))
-    if run is None:
+    """What to load for a chat: the run found, or with `base` that of `model`, else that of the run found.
+
+    Raises YiTuneError when there is no such run or model, or it is broken.
+    """
+    if not base or (model is None and (run or has_finished(workspace))):
+        config = run_config(find(workspace, run, model))
+    else:
         local = find_model(model or DEFAULT_MODEL, workspace)
         check_model(local)
         config = fill(read_config(find_config("chat")), {"model_path": str(local.path), "adapter_path": ""})
         # As training quantises it.
         config["quantization_bit"] = 4
-    else:
-        config = run_config(find(workspace, run, model))
-    del config["adapter_name_or_path"]
+    if base:
+        del config["adapter_name_or_path"]
     return config
 
 
@@ -59,7 +59,7 @@ def load(config: Config) -> "Assistant":
 
     Raises YiTuneError with the log's path when that fails.
     """
-    log = Path(typer.get_app_dir("yi-tune")) / "load.log"
+    log = log_folder() / "load.log"
     log.unlink(missing_ok=True)
     with err.status("Loading the model"), engine_output_to(log):
         try:

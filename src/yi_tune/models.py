@@ -1,6 +1,7 @@
 """The models yi-tune knows, and where a model lies on this machine."""
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,13 +79,12 @@ def find_model(name: str, workspace: Path) -> LocalModel:
     Raises YiTuneError for a name that is none of these.
     """
     for model in CATALOGUE.values():
-        if name.lower() in {model.name, (model.huggingface or "").lower(), (model.modelscope or "").lower()}:
+        if name.lower() in [known.lower() for known in (model.name, model.huggingface, model.modelscope) if known]:
             return LocalModel(model, model.path(workspace))
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        folder = folder.resolve()
-        return LocalModel(Model(folder.name, folder.name), folder)
-    if name.count("/") == 1 and not name.startswith((".", "/", "~")):
+    if name and Path(name).is_dir():
+        folder = Path(name).resolve()
+        return LocalModel(Model(str(folder), folder.name), folder)
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
         model = Model(name, name.split("/")[1], huggingface=name, modelscope=name)
         return LocalModel(model, model.path(workspace))
     raise YiTuneError(f"Unknown model {name!r}.", f"{did_you_mean(name, list(CATALOGUE))} Or give a folder.")
@@ -121,8 +121,10 @@ def _check_weights(path: Path, download: str) -> None:
     index = path / "model.safetensors.index.json"
     if index.is_file():
         try:
-            shards = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError):
+            shards = sorted(
+                {str(shard) for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
+            )
+        except (ValueError, KeyError, AttributeError, TypeError):
             raise YiTuneError(f"{index} is broken.", f"Fetch the model again: {download}") from None
     else:
         shards = ["model.safetensors"]

@@ -2,13 +2,25 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import typer
 from rich.console import Console
 
 from yi_tune.errors import YiTuneError
+
+
+def log_folder() -> Path:
+    """Where logs go that belong to no run: the user's configuration folder, or where that cannot be, a new one."""
+    folder = Path(typer.get_app_dir("yi-tune"))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="yi-tune-"))
+    return folder
 
 
 @contextmanager
@@ -31,7 +43,7 @@ def engine_output_to(log: Path) -> Iterator[Console]:
             for descriptor in saved:
                 os.dup2(target, descriptor)
             os.close(target)
-            yield Console(file=terminal, highlight=False)
+            yield Console(file=terminal, highlight=False, emoji=False)
     finally:
         for stream in (sys.stdout, sys.stderr):
             try:

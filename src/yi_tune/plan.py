@@ -132,7 +132,7 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
     found = [f"{key}: no such key. {did_you_mean(key, sorted(known))}" for key in config if key not in known]
     for key, value in config.items():
         types = known.get(key)
-        if types and value is not None and not _fits(value, types):
+        if types and not _fits(value, types):
             wanted = " or ".join(sorted({kind.__name__ for kind in types} - {"NoneType"}))
             found.append(f"{key}: {value!r} is a {type(value).__name__}; it takes {wanted}.")
 
@@ -142,6 +142,7 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
     quantized = on("quantization_bit")
     combinations = {
         "stage: only sft is yi-tune's trade.": config.get("stage") != "sft",
+        "do_train: without it nothing is trained.": not on("do_train"),
         "dataset: yi-tune renders `identity`, and trains on nothing else.": config.get("dataset") != "identity",
         "template: the run chats in Yi's format, `yi`.": config.get("template") != "yi",
         "finetuning_type: yi-tune trains a LoRA adapter, `lora`.": config.get("finetuning_type") != "lora",

@@ -41,14 +41,15 @@ class Progress:
 
     def stage(self, what: str) -> None:
         """Say what is going on now, for which there is no telling how long it takes."""
-        self._bar.reset(self._task, total=None, description=what, figures="")
+        self._bar.remove_task(self._task)
+        self._task = self._bar.add_task(what, total=None, figures="")
         if not self._console.is_terminal:
             self._console.print(f"{what} ...")
 
     def start(self, total: int, done: int) -> None:
         """Training begins: `done` of `total` steps are behind it."""
         self._total, self._first, self._began = total, done, time.monotonic()
-        self._bar.reset(self._task, total=total, description="Training")
+        self._bar.reset(self._task, total=total, description="Training", figures="")
         self._bar.update(self._task, completed=done)
 
     def step(self, done: int) -> None:

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from yi_tune.config import Config
 from yi_tune.heldout import Answer, Score
 from yi_tune.plan import TrainPlan
 
@@ -16,8 +17,8 @@ _MISSES = 5
 
 
 def percent(share: float | None) -> str:
-    """A share for people: "97%", or "-" when nothing was asked."""
-    return "-" if share is None else f"{share:.0%}"
+    """A share for people: "97.3%", or "-" when nothing was asked."""
+    return "-" if share is None else f"{share:.1%}"
 
 
 def print_changes(plan: TrainPlan, console: Console) -> None:
@@ -37,20 +38,23 @@ def print_answers(answers: Iterable[Answer], console: Console) -> None:
     console.print(table)
 
 
-def print_advice(score: Score, console: Console) -> None:
-    """When the recall is low, what to try: said before anything else is."""
+def print_advice(score: Score, config: Config, console: Console) -> None:
+    """When the recall is low, what to try instead of `config`: said before anything else is."""
     recall = score.recall()
-    if recall is not None and recall < LOW_RECALL:
-        console.print(
-            f"[bold red]It does not know its name yet:[/] {percent(recall)} of the identity questions are right.\n"
-            "Try more epochs (--set num_train_epochs=10), then a higher learning rate (--set learning_rate=5e-4),\n"
-            "with --fresh."
-        )
+    if recall is None or recall >= LOW_RECALL:
+        return
+    epochs, rate = config.get("num_train_epochs", 3.0), config.get("learning_rate", 5e-5)
+    console.print(
+        f"[bold red]It does not know its name yet:[/] {percent(recall)} of the identity questions are right.\n"
+        f"Try more epochs, --set num_train_epochs={epochs * 2:g}, then a higher learning rate, "
+        f"--set learning_rate={rate * 3:g}; with --fresh.",
+        soft_wrap=True,
+    )
 
 
-def print_score(score: Score, console: Console) -> None:
+def print_score(score: Score, config: Config, console: Console) -> None:
     """Recall by language and kind, what leaked and what was kept, and examples of misses."""
-    print_advice(score, console)
+    print_advice(score, config, console)
     table = Table("language", "kind", "asked", "base", "tuned", box=None, pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"

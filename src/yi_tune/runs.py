@@ -17,8 +17,7 @@ from yi_tune.config import Config, dump_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel
 
-DEFAULT_RUN = "identity"
-
+_RECORD = ("model", "model_path", "identity", "data", "config")
 _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # Where a run lies may change between two commands; what it trains may not.
 _PLACES = ("model_name_or_path", "dataset_dir", "output_dir")
@@ -55,18 +54,21 @@ class Run:
     def record(self) -> dict[str, Any]:
         """run.json: what was trained, from what, with which versions. Raises YiTuneError if it is broken."""
         try:
-            record: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise YiTuneError(f"{self.folder} holds no readable run.json ({error}).", "Use another --run.") from None
-        return record
+            content = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+            return {key: content[key] for key in _RECORD}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise YiTuneError(
+                f"{self.folder} holds no readable run.json ({error}).", "Use another --run, or train it anew: --fresh"
+            ) from None
 
     def checkpoint(self) -> Path | None:
         """The newest whole checkpoint. Broken ones, of a process killed while saving, are removed."""
-        for folder in sorted(self.folder.glob("checkpoint-*"), key=_step, reverse=True):
+        folders = [path for path in self.folder.glob("checkpoint-*") if path.name.partition("-")[2].isdecimal()]
+        for folder in sorted(folders, key=lambda path: int(path.name.partition("-")[2]), reverse=True):
             # The Trainer writes trainer_state.json last.
             try:
                 json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            except (OSError, ValueError):
+            except (FileNotFoundError, ValueError):
                 shutil.rmtree(folder)
             else:
                 return folder
@@ -85,7 +87,6 @@ class Run:
         Raises YiTuneError when another process holds it, or the folder cannot be written.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / ".lock", timeout=0)
             lock.acquire()
         except Timeout:
@@ -103,20 +104,19 @@ class Run:
             lock.release()
 
 
-def _step(checkpoint: Path) -> int:
-    number = checkpoint.name.rpartition("-")[2]
-    return int(number) if number.isdigit() else -1
-
-
 def train_run(workspace: Path, local: LocalModel, name: str) -> Run:
     """The folder a run called `name` trains into; raises YiTuneError for a name or place that cannot be."""
-    if not re.fullmatch(r"\w[\w.-]*", name):
-        raise YiTuneError(f"--run {name!r} is not a folder name.", "Use letters, digits, '-', '_' and '.'.")
+    _check_name(name)
     folder = workspace / "saves" / local.model.folder / name
     for path in (folder, local.path):
         if "," in str(path):
             raise YiTuneError(f"The path {path} has a comma, where LLaMA-Factory cuts it in two.", "Rename it.")
     return Run(folder)
+
+
+def _check_name(run: str) -> None:
+    if not re.fullmatch(r"\w[\w.-]*", run):
+        raise YiTuneError(f"--run {run!r} is not a folder name.", "Use letters, digits, '-', '_' and '.'.")
 
 
 def record(config: Config, local: LocalModel, identity: dict[str, str], data: str) -> dict[str, Any]:
@@ -152,8 +152,10 @@ def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> Path | None:
 
     Raises YiTuneError, and changes nothing, when the folder holds something else.
     """
-    content = [path for path in run.folder.iterdir() if path.name != ".lock"]
-    if content and not (run.folder / "run.json").is_file():
+    marker = run.folder / "run.json"
+    # A run.json.part is all there is when the disk was full from the start.
+    content = [path for path in run.folder.iterdir() if path.name not in (".lock", "run.json.part")]
+    if content and not marker.is_file():
         raise YiTuneError(f"{run.folder} is not empty and no run of yi-tune's.", "Use another --run.")
     if content and not fresh:
         changed = differences(run.record, new)
@@ -168,10 +170,20 @@ def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> Path | None:
                 f"Talk to it: yi-tune chat --run {run.name}   Or train it anew with --fresh.",
             )
         return run.checkpoint()
-    for path in content:
+    # The marker last: until it goes, the folder is known to be ours.
+    for path in sorted(content, key=lambda path: path == marker):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     run.write("run.json", json.dumps(new, ensure_ascii=False, indent=2))
     return None
+
+
+def _runs(workspace: Path) -> list[Run]:
+    return [Run(file.parent) for file in (workspace / "saves").glob("*/*/run.json")]
+
+
+def has_finished(workspace: Path) -> bool:
+    """Whether there is a finished run."""
+    return any(run.finished for run in _runs(workspace))
 
 
 def find_run(workspace: Path, name: str | None = None, model: LocalModel | None = None) -> Run:
@@ -179,8 +191,13 @@ def find_run(workspace: Path, name: str | None = None, model: LocalModel | None 
 
     Raises YiTuneError when there is none.
     """
-    folder = model.model.folder if model else "*"
-    found = [Run(file.parent) for file in (workspace / "saves").glob(f"{folder}/{name or '*'}/run.json")]
+    if name:
+        _check_name(name)
+    found = [
+        run
+        for run in _runs(workspace)
+        if name in (None, run.name) and (model is None or run.folder.parent.name == model.model.folder)
+    ]
     if finished := [run for run in found if run.finished]:
         return max(finished, key=lambda run: (run.folder / "report.json").stat().st_mtime)
     if found and name:

@@ -29,6 +29,7 @@ class Sampling:
                 0 < self.repetition_penalty <= 10,
                 "above 0, up to 10",
             ),
+            "--seed": (self.seed, self.seed is None or 0 <= self.seed < 2**63, "0 or more, below 2**63"),
             "--max-new-tokens": (self.max_new_tokens, self.max_new_tokens >= 1, "1 or more"),
         }
         if wrong := [

@@ -54,9 +54,10 @@ def plan(
     flags = parse_overrides(overrides)
     folder = train_run(workspace, local, run)
     conversations = render(identity_rows(), identity)
+    on_cpu = {**template, **flags}.get("use_cpu") is True
     with err.status("Looking at the machine"):
-        hardware = detect()
-    _check_fit(local, hardware, forced=flags.get("use_cpu") is True, dry_run=dry_run)
+        hardware = detect(cpu_only=on_cpu)
+    _check_fit(local, hardware, forced=on_cpu, dry_run=dry_run)
     planned = plan_train(
         template,
         reasons(path),
@@ -67,9 +68,11 @@ def plan(
         hardware=hardware,
         run=folder,
     )
-    from yi_tune.engine.arguments import known_keys
+    with err.status("Looking at the config"):
+        from yi_tune.engine.arguments import known_keys
 
-    if wrong := problems(planned.config, known_keys()):
+        known = known_keys()
+    if wrong := problems(planned.config, known):
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
     return planned, conversations
 
@@ -99,10 +102,10 @@ def run(planned: TrainPlan, conversations: list[list[Message]], *, fresh: bool) 
     text = dataset_text(conversations)
     new = record(planned.config, planned.local, vars(planned.identity), dataset_name(text))
     with folder.lock():
-        checkpoint = prepare(folder, new, fresh=fresh)
-        if checkpoint:
-            err.print(f"Going on with the run {folder.name!r} from {checkpoint.name}.", markup=False)
         try:
+            checkpoint = prepare(folder, new, fresh=fresh)
+            if checkpoint:
+                err.print(f"Going on with the run {folder.name!r} from {checkpoint.name}.", markup=False)
             write_dataset(text, folder.data)
             write_configs(folder, planned.config, planned.chat_config(read_config(find_config("chat"))))
             with engine_output_to(folder.log) as console, Progress(console) as progress:
@@ -111,7 +114,7 @@ def run(planned: TrainPlan, conversations: list[list[Message]], *, fresh: bool) 
             folder.write("report.json", json.dumps(report, ensure_ascii=False, indent=2))
         except OSError as error:
             raise _explain(error, planned) from error
-    print_advice(scored, out)
+    print_advice(scored, planned.config, out)
     print_answers(scored.answers, out)
     out.print(summary(scored), markup=False, soft_wrap=True)
     out.print(f"\nmean training loss: {loss:.4f}", markup=False)

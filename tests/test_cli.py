@@ -1,0 +1,368 @@
+"""The command line as whole processes, as far as they get without the engine."""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from yi_tune import cli
+from yi_tune.config import find_config, shipped
+from yi_tune.errors import YiTuneError
+
+ENGINE = {"torch", "transformers", "llamafactory", "peft", "huggingface_hub", "modelscope", "numpy"}
+# What takes its time too, and is not needed to print help.
+HEAVY = ENGINE | {"rich", "yaml"}
+TRAIN = ("train", "--model", "nano", "--name", "小易", "--author", "李雷")
+
+
+def yi_tune(*arguments: "str | Path | bytes", **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "yi_tune", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "COLUMNS": "100", **environment},
+        timeout=120,
+        check=False,
+    )
+
+
+def complaint(*arguments: "str | Path | bytes", **environment: str) -> str:
+    """What a command that fails says: a line of what, a line of what to do, and no more."""
+    done = yi_tune(*arguments, **environment)
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == ""
+    assert "Traceback" not in done.stderr
+    what, remedy = done.stderr.splitlines()
+    assert what.startswith("Error: ")
+    assert remedy
+    return f"{what}\n{remedy}"
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help(flag: str) -> None:
+    done = yi_tune(flag)
+    assert (done.returncode, done.stderr) == (0, "")
+    for command in ("train", "chat", "check", "config"):
+        assert re.search(rf"^ +{command} +\w", done.stdout, re.MULTILINE)
+    assert "--model nano" in done.stdout
+
+
+@pytest.mark.parametrize("command", [("train",), ("chat",), ("check",), ("config",), ("config", "copy")])
+def test_help_of_a_command(command: tuple[str, ...]) -> None:
+    done = yi_tune(*command, "-h")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"yi_tune {' '.join(command)} [OPTIONS]" in done.stdout
+
+
+def test_version() -> None:
+    done = yi_tune("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"yi-tune {version('yi-tune')}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("trian",), "No such command"),
+        (("train", "--name", "x"), "--author"),
+        (("train", "--name", "x", "--author", "y", "--epochs", "3"), "No such option"),
+        (("chat", "--temperature", "hot"), "hot"),
+        (("check", "--min-recall", "2"), "--min-recall"),
+        (("config", "show"), "Missing argument"),
+        (("--no-such-option",), "No such option"),
+    ],
+)
+def test_usage_error(arguments: tuple[str, ...], said: str) -> None:
+    done = yi_tune(*arguments)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def imported(*arguments: str) -> set[str]:
+    """The top-level packages that a command imports."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "yi_tune", *arguments],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert "typer" in done.stderr
+    return {match.split(".")[0] for match in re.findall(r"\| +([\w.]+)$", done.stderr, re.MULTILINE)}
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("train", "--nmae", "x"), ("chat", "--help")])
+def test_nothing_heavy_is_imported(arguments: tuple[str, ...]) -> None:
+    assert not imported(*arguments) & HEAVY
+
+
+@pytest.mark.parametrize(
+    "arguments", [("config", "ls"), ("chat",), ("check",), (*TRAIN, "--run", "a/b"), (*TRAIN, "--config", "none")]
+)
+def test_no_engine_is_imported(arguments: tuple[str, ...]) -> None:
+    assert not imported(*arguments) & ENGINE
+
+
+def test_starts_fast() -> None:
+    commands = {
+        "typer": ["-c", "import typer"],
+        "--help": ["-m", "yi_tune", "--help"],
+        "--version": ["-m", "yi_tune", "--version"],
+        "usage error": ["-m", "yi_tune", "train", "--nmae", "x"],
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    # In turn, so that whatever else this machine does slows all of them.
+    for _ in range(5):
+        for name, arguments in commands.items():
+            began = time.perf_counter()
+            subprocess.run([sys.executable, *arguments], capture_output=True, check=False)
+            seconds[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    for name in commands:
+        assert medians[name] <= 2.5 * medians["typer"], medians
+
+
+# config
+
+
+def test_config_ls() -> None:
+    done = yi_tune("config", "ls")
+    assert done.returncode == 0
+    assert [line.split()[0] for line in done.stdout.splitlines()] == list(shipped())
+    assert all(len(line.split()) > 2 for line in done.stdout.splitlines())
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_config_show(name: str) -> None:
+    done = yi_tune("config", "show", name)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == find_config(name).read_text(encoding="utf-8")
+
+
+def test_config_copy(tmp_path: Path) -> None:
+    assert yi_tune("config", "copy", "tutorial").stdout == "tutorial.yaml\n"
+    assert yi_tune("config", "copy", "tutorial", "my own.yaml").stdout == "my own.yaml\n"
+    for copy in ("tutorial.yaml", "my own.yaml"):
+        assert (tmp_path / copy).read_text(encoding="utf-8") == find_config("tutorial").read_text(encoding="utf-8")
+
+
+def test_config_copy_overwrites_nothing(tmp_path: Path) -> None:
+    (tmp_path / "qlora.yaml").write_text("mine")
+    said = complaint("config", "copy", "qlora")
+    assert "qlora.yaml is there already." in said
+    assert "yi-tune config copy NAME FILE" in said
+    assert (tmp_path / "qlora.yaml").read_text() == "mine"
+
+
+def test_config_copy_to_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    assert "file/x.yaml cannot be written: " in complaint("config", "copy", "qlora", "file/x.yaml")
+    assert "none/x.yaml cannot be written: " in complaint("config", "copy", "qlora", "none/x.yaml")
+
+
+@pytest.mark.parametrize("command", ["show", "copy"])
+def test_unknown_config(command: str) -> None:
+    assert "Did you mean tutorial?" in complaint("config", command, "tutorail")
+
+
+# Errors of train, before anything heavy
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what", "remedy"),
+    [
+        (("--name", " "), "--name is empty", "--name TEXT"),
+        (("--author", "a\nb"), "--author 'a\\nb' holds a newline", "Remove"),
+        (("--name-en", "{{name}}"), "--name-en '{{name}}' holds '{{'", "Remove"),
+        (("--name", b"\xff"), "broken UTF-8", "Remove"),
+        (("--name", "x" * 65), "65 characters", "Shorten"),
+        (("--model", "nanoo"), "Unknown model 'nanoo'", "Did you mean nano?"),
+        (("--config", "qlorra"), "No config is called 'qlorra'", "Did you mean qlora?"),
+        (("--config", "broken.yaml"), "broken.yaml is not YAML, line 2, column ", "Mend"),
+        (("--config", "list.yaml"), "list.yaml is not a mapping", "key: value"),
+        (("--set", "learning_rate"), "--set 'learning_rate' is not key=value", "--set num_train_epochs=5"),
+        (("--set", "lora_target=[q"), "--set 'lora_target=[q' is not YAML", "Mend"),
+        (("--run", "a/b"), "--run 'a/b' is not a folder name", "letters"),
+        (("--workspace", "a, b"), "a, b/saves/nano/identity has a comma", "Rename"),
+        (("--name", "[bold]{{"), "--name '[bold]{{' holds '{{'", "Remove"),
+    ],
+)
+def test_train_refuses(arguments: tuple[str | bytes, ...], what: str, remedy: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text("stage: sft\nlearning_rate: : 3\n")
+    (tmp_path / "list.yaml").write_text("- a\n")
+    said = complaint(*TRAIN, *arguments).splitlines()
+    assert what in said[0]
+    assert remedy in said[1]
+    assert not (tmp_path / "saves").exists()
+
+
+# Errors of train that ask torch or LLaMA-Factory
+
+
+def test_yi_needs_a_gpu() -> None:
+    said = complaint("train", "--name", "小易", "--author", "李雷", CUDA_VISIBLE_DEVICES="")
+    assert "yi-1.5-6b-chat needs a CUDA GPU" in said
+    assert "--model nano" in said
+    assert not Path("saves").exists()
+
+
+def test_all_problems_of_a_config_at_once() -> None:
+    wrong = ("learning_rat=1", "cutoff_len=long", "fp16=true", "stage=dpo")
+    done = yi_tune("train", "--name", "a", "--author", "b", "--dry-run", *(f"--set={one}" for one in wrong))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "Traceback" not in done.stderr
+    for said in ("Did you mean learning_rate?", "cutoff_len: 'long' is a str", "bf16 and fp16", "stage: only sft"):
+        assert said in done.stderr
+    assert not Path("saves").exists()
+
+
+def test_dry_run_of_what_is_not_downloaded() -> None:
+    done = yi_tune(
+        "train",
+        "--config=tutorial",
+        "--name=小易",
+        "--author=李雷",
+        "--dry-run",
+        "--set=run_name=a=b",
+        CUDA_VISIBLE_DEVICES="",
+    )
+    assert done.returncode == 0, done.stderr
+    config = yaml.safe_load(done.stdout)
+    tutorial = yaml.safe_load(find_config("tutorial").read_text(encoding="utf-8"))
+    paths = {"model_name_or_path", "dataset_dir", "output_dir"}
+    assert {key: value for key, value in config.items() if key not in paths} == {
+        **{key: value for key, value in tutorial.items() if key not in paths},
+        "run_name": "a=b",
+    }
+    assert config["output_dir"] == str(Path("saves/Yi-1.5-6B-Chat/identity").absolute())
+    # Beside it, on stderr, the changed keys with where each value is from, and what stands in the way.
+    sources = {line.split()[0]: line.split()[2] for line in done.stderr.splitlines() if not line.startswith("Note")}
+    assert sources == {
+        "key": "from",
+        "model_name_or_path": "model",
+        "dataset_dir": "data",
+        "output_dir": "run",
+        "run_name": "flag",
+    }
+    assert "needs a CUDA GPU" in done.stderr
+    assert not Path("saves").exists()
+
+
+# Errors of chat and check, before anything heavy
+
+
+def finished_run(workspace: Path, model: Path) -> Path:
+    """A finished run of a model in that folder."""
+    folder = workspace / "saves" / "mine" / "identity"
+    folder.mkdir(parents=True)
+    identity = {"name": "小易", "author": "李雷", "name_en": "Ada", "author_en": "Grace"}
+    record: dict[str, Any] = {"model": "mine", "model_path": str(model), "identity": identity}
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "report.json").write_text("{}")
+    (folder / "chat.yaml").write_text("template: yi\n")
+    return folder
+
+
+@pytest.mark.parametrize("command", ["chat", "check"])
+def test_no_finished_run(command: str, tmp_path: Path) -> None:
+    said = complaint(command)
+    assert f"There is no finished run in {tmp_path / 'saves'}" in said
+    assert "yi-tune train --name NAME --author AUTHOR" in said
+    (finished_run(tmp_path, tmp_path) / "report.json").unlink()
+    assert "There is no finished run" in complaint(command)
+    assert "The run 'identity' is not finished" in complaint(command, "--run", "identity")
+    assert "There is no run called 'other'" in complaint(command, "--run", "other")
+
+
+def test_workspace_from_the_environment(tmp_path: Path) -> None:
+    said = complaint("chat", YI_TUNE_WORKSPACE=str(tmp_path / "else where"))
+    assert str(tmp_path / "else where" / "saves") in said
+    said = complaint("chat", "--workspace", "flag", YI_TUNE_WORKSPACE=str(tmp_path / "else where"))
+    assert str(tmp_path / "flag" / "saves") in said
+
+
+@pytest.mark.parametrize("command", ["chat", "check"])
+def test_base_model_that_is_gone_or_broken(command: str, tmp_path: Path) -> None:
+    model = tmp_path / "mine"
+    finished_run(tmp_path, model)
+    assert "Unknown model 'mine'" in complaint(command, "--workspace", tmp_path)
+    model.mkdir()
+    assert "is no model: it has no config.json" in complaint(command)
+    (model / "config.json").write_text('{"model_type": "llama"}')
+    (model / "tokenizer.json").write_text("{}")
+    assert "model.safetensors is missing" in complaint(command)
+    (model / "model.safetensors").write_bytes(b"cut")
+    assert "broken or cut short" in complaint(command)
+
+
+def test_base_that_is_not_downloaded() -> None:
+    said = complaint("chat", "--base", "--model", "yi-1.5-9b-chat")
+    assert "yi-1.5-9b-chat is not downloaded" in said
+    assert "yi-tune download yi-1.5-9b-chat" in said
+
+
+def test_bad_sampling_is_refused_before_anything_is_looked_for() -> None:
+    said = complaint("chat", "--temperature", "-1", "--top-p", "0", "--max-new-tokens", "0")
+    assert "--temperature -1.0 (takes 0 (greedy) to 10), --top-p 0.0 (" in said
+    assert "--max-new-tokens 0 (" in said
+
+
+# The boundary
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = yi_tune("chat", YI_TUNE_DEBUG="1")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "There is no finished run" in done.stderr
+    assert "Traceback" not in yi_tune("chat", YI_TUNE_DEBUG="0").stderr
+
+
+def fails(error: Exception) -> None:
+    raise error
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the traceback of a fault goes."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    return tmp_path / "config" / "yi-tune" / "error.log"
+
+
+def test_fault_goes_to_the_log(log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(cli, "app", lambda: fails(RuntimeError("boom [bold]")))
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    what, where = capsys.readouterr().err.splitlines()
+    assert what == "Error: RuntimeError: boom [bold]"
+    assert str(log) in where
+    assert "Traceback" in log.read_text()
+    assert "boom" in log.read_text()
+
+
+def test_fault_is_shown_to_who_debugs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "app", lambda: fails(RuntimeError("boom")))
+    monkeypatch.setenv("YI_TUNE_DEBUG", "1")
+    with pytest.raises(RuntimeError, match="boom"):
+        cli.main()
+
+
+def test_error_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    message = "[red]a[/] \\[b] 🚀 " + "long " * 60
+    monkeypatch.setattr(cli, "app", lambda: fails(YiTuneError(message, "do [this]\\")))
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    shown = capsys.readouterr()
+    assert shown.err == f"Error: {message}\ndo [this]\\\n"
+    assert shown.out == ""

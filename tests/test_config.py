@@ -1,0 +1,322 @@
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import OmegaConf
+
+from yi_tune.config import (
+    dump_config,
+    fill,
+    find_config,
+    parse_config,
+    parse_overrides,
+    placeholders,
+    read_config,
+    reasons,
+    shipped,
+)
+from yi_tune.errors import YiTuneError
+from yi_tune.resources import CONFIGS
+
+# The tutorial's list, but for the paths.
+TUTORIAL = {
+    "quantization_bit": 4,
+    "stage": "sft",
+    "do_train": True,
+    "finetuning_type": "lora",
+    "lora_target": "all",
+    "dataset": "identity",
+    "template": "yi",
+    "cutoff_len": 1024,
+    "max_samples": 1000,
+    "overwrite_cache": True,
+    "preprocessing_num_workers": 16,
+    "logging_steps": 10,
+    "save_steps": 500,
+    "plot_loss": True,
+    "overwrite_output_dir": True,
+    "per_device_train_batch_size": 1,
+    "gradient_accumulation_steps": 8,
+    "learning_rate": 1.0e-4,
+    "num_train_epochs": 3.0,
+    "lr_scheduler_type": "cosine",
+    "warmup_ratio": 0.1,
+    "fp16": True,
+    "val_size": 0.1,
+    "per_device_eval_batch_size": 1,
+    "eval_strategy": "steps",
+    "eval_steps": 500,
+}
+PATHS = {"model_name_or_path": "${model_path}", "dataset_dir": "${dataset_dir}", "output_dir": "${output_dir}"}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("1E+3", 1000.0),
+        ("-2e5", -200000.0),
+        ("1.0e-4", 0.0001),
+        (".5", 0.5),
+        ("1.", 1.0),
+        ("3.0", 3.0),
+        ("3", 3),
+        ("-1", -1),
+        ("+7", 7),
+        ("0", 0),
+        ("true", True),
+        ("False", False),
+        ("null", None),
+        ("~", None),
+        ("", None),
+        ("[q_proj, v_proj]", ["q_proj", "v_proj"]),
+        ("[1, 2e-1]", [1, 0.2]),
+        ("{a: 1e-3}", {"a": 0.001}),
+        ("x=y", "x=y"),
+        ("a=b=c", "a=b=c"),
+        ("1.2.3", "1.2.3"),
+        ("v1.10", "v1.10"),
+        ("1e", "1e"),
+        ("e3", "e3"),
+        ("'1e-3'", "1e-3"),
+        ('"3"', "3"),
+        ("cosine", "cosine"),
+        ("你好 🚀", "你好 🚀"),
+        ("C:/models", "C:/models"),
+        ("${model_path}", "${model_path}"),
+    ],
+)
+def test_overrides_are_typed_as_yaml(text: str, value: Any) -> None:
+    typed = parse_overrides([f"key={text}"])["key"]
+    assert typed == value
+    assert type(typed) is type(value)
+
+
+def test_overrides_infinite_and_not_a_number() -> None:
+    overrides = parse_overrides(["a=.inf", "b=-.inf", "c=.nan"])
+    assert (overrides["a"], overrides["b"]) == (math.inf, -math.inf)
+    assert math.isnan(overrides["c"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1e-3", "1E5", "1.", ".5", "-1.5e-2", "3", "010", "0x1F", "no", "on", "~", "1.2.3", "'1e-3'", "[1, 2e-1]", "1e"],
+)
+def test_values_are_read_as_llamafactory_reads_them(text: str) -> None:
+    ours, theirs = parse_config(f"key: {text}", "here"), OmegaConf.to_container(OmegaConf.create(f"key: {text}"))
+    assert repr(ours) == repr(theirs)
+
+
+def test_overrides_in_order_the_last_one_wins_and_spaces_around_the_key_do_not_matter() -> None:
+    assert parse_overrides(["a=1", " b =2", "a=3"]) == {"a": 3, "b": 2}
+
+
+@pytest.mark.parametrize("assignment", ["learning_rate", "=3", "  =3", ""])
+def test_override_without_key_or_value_is_refused(assignment: str) -> None:
+    with pytest.raises(YiTuneError, match="is not key=value") as caught:
+        parse_overrides([assignment])
+    assert "--set num_train_epochs=5" in caught.value.hint
+
+
+def test_override_that_is_not_yaml_is_quoted_back() -> None:
+    with pytest.raises(YiTuneError, match=r"--set 'lora_target=\[q_proj' is not YAML"):
+        parse_overrides(["lora_target=[q_proj"])
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("stage: sft\nlearning_rate: : 3\n", 2),
+        ("stage: sft\n\nlora_target: [q_proj\nbf16: true\n", 4),
+        ("# a comment\nstage: 'sft\n", 3),
+        ("a: 1\n\tb: 2\n", 2),
+        ("a: *nothing\n", 1),
+        ("a: 1\n? [b]\n: 2\n", 2),
+        ("a: !!python/object:os.system x\n", 1),
+    ],
+)
+def test_broken_yaml_is_reported_with_its_line(tmp_path: Path, text: str, line: int) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(YiTuneError, match=rf"mine\.yaml is not YAML, line {line}, column \d+: "):
+        read_config(file)
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "just text", "1: one\n", "a: 1\nnull: 2\n"])
+def test_what_is_no_mapping_is_refused(text: str) -> None:
+    with pytest.raises(YiTuneError, match="is not a mapping") as caught:
+        parse_config(text, "mine.yaml")
+    assert "key: value" in caught.value.hint
+
+
+def test_unprintable_characters_are_refused() -> None:
+    with pytest.raises(YiTuneError, match="is not YAML"):
+        parse_config("a: \x00", "mine.yaml")
+
+
+def test_file_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "binary.yaml").write_bytes(b"a: \xff\xfe")
+    for path in (tmp_path / "none.yaml", tmp_path, tmp_path / "binary.yaml"):
+        with pytest.raises(YiTuneError, match="cannot be read") as caught:
+            read_config(path)
+        assert str(path) in caught.value.message
+        with pytest.raises(YiTuneError, match="cannot be read"):
+            reasons(path)
+
+
+def test_find_config_by_name_and_by_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find_config("qlora") == CONFIGS / "train" / "qlora.yaml"
+    assert find_config("chat") == CONFIGS / "chat.yaml"
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("a: 1")
+    assert find_config("mine.yaml").samefile(mine)
+    assert find_config(str(mine)) == mine
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_config("~/mine.yaml") == mine
+
+
+def test_find_config_prefers_the_shipped_one(tmp_path: Path) -> None:
+    (tmp_path / "qlora").write_text("a: 1")
+    assert find_config("qlora") == CONFIGS / "train" / "qlora.yaml"
+    assert find_config("./qlora").samefile(tmp_path / "qlora")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("qlorra", "Did you mean qlora?"),
+        ("TUTORIAL", "Did you mean tutorial?"),
+        ("zzzzzz", "Known: chat, qlora, tutorial."),
+        (".", "Known: "),
+        ("none/mine.yaml", "Known: "),
+    ],
+)
+def test_unknown_config(name: str, hint: str) -> None:
+    with pytest.raises(YiTuneError, match="No config is called") as caught:
+        find_config(name)
+    assert repr(name) in caught.value.message
+    assert caught.value.hint.startswith(hint)
+
+
+@pytest.mark.parametrize("value", [True, None, 3, 1e-4, ["a"], "text", "1e-3", ""])
+def test_whole_placeholder_keeps_the_type(value: Any) -> None:
+    filled = fill({"key": "${it}"}, {"it": value})["key"]
+    assert filled == value
+    assert type(filled) is type(value)
+
+
+def test_embedded_placeholder_becomes_text() -> None:
+    template = {"a": "lr-${rate}", "b": "${rate}${rate}", "c": "${on} ", "d": "no placeholder", "e": 3}
+    assert fill(template, {"rate": 0.001, "on": True}) == {
+        "a": "lr-0.001",
+        "b": "0.0010.001",
+        "c": "True ",
+        "d": "no placeholder",
+        "e": 3,
+    }
+
+
+def test_every_missing_placeholder_is_named_in_one_error() -> None:
+    with pytest.raises(YiTuneError) as caught:
+        fill({"a": "${x}", "b": "${known}", "c": "p/${y}/${z}"}, {"known": 1})
+    for missing in ("a: ${x}", "c: ${y}", "c: ${z}"):
+        assert missing in caught.value.message
+    assert "b: " not in caught.value.message
+    assert caught.value.hint == "Known: known."
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "${other}",
+        "/a/${other}/b",
+        "a: b",
+        "a\nb: c",
+        "# no comment",
+        "- x",
+        "'\"",
+        "{x: 1}",
+        "*a",
+        "!!str",
+        r"\1 \g<0>",
+    ],
+)
+def test_what_is_filled_in_is_never_read_again(value: str) -> None:
+    template = parse_config("whole: ${it}\ninside: '[${it}]'\nother: ${other}", "here")
+    filled = fill(template, {"it": value, "other": "X"})
+    assert filled == {"whole": value, "inside": f"[{value}]", "other": "X"}
+    # Nor is it once it has been written to a file.
+    assert parse_config(dump_config(filled), "there") == filled
+
+
+def test_fill_leaves_the_template_as_it_was() -> None:
+    template = {"a": "${x}"}
+    fill(template, {"x": 1})
+    assert template == {"a": "${x}"}
+
+
+def test_placeholders_by_key() -> None:
+    assert placeholders({"a": "${x}", "b": "${x}/${y}", "c": "none", "d": 4, "e": "$x {y}"}) == {
+        "a": {"x"},
+        "b": {"x", "y"},
+    }
+
+
+def test_dumped_config_keeps_order_types_and_long_lines() -> None:
+    config = {"z": "很长的路径 " * 60, "a": 1e-5, "m": None, "b": True, "t": "true", "n": "3", "l": ["x", 1]}
+    text = dump_config(config)
+    assert parse_config(text, "here") == config
+    assert list(parse_config(text, "here")) == list(config)
+    assert "很长" in text
+
+
+def test_reasons_are_the_comments_behind_keys(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("# head: # not\na: 1  # why a\n### part\nb: ${x}\n  # c: 3  # not\nd: x#y\ne: [1, 2] # why # e\n")
+    assert reasons(file) == {"a": "why a", "e": "why # e"}
+
+
+@pytest.mark.parametrize("path", shipped().values(), ids=shipped())
+def test_shipped_config_explains_itself(path: Path) -> None:
+    comments = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        comments.append(line)
+    assert comments[0].startswith("# ")
+    assert any("yi-tune " in line for line in comments), "it opens with the command that uses it"
+    assert read_config(path)
+
+
+def test_every_yaml_is_shipped_by_a_name_of_its_own() -> None:
+    assert sorted(shipped().values()) == sorted(CONFIGS.rglob("*.yaml"))
+    assert {"chat", "qlora", "tutorial"} <= shipped().keys()
+
+
+def test_tutorial_is_the_tutorials_value_for_value() -> None:
+    assert read_config(find_config("tutorial")) == TUTORIAL | PATHS
+
+
+def test_qlora_departs_from_the_tutorial_only_with_a_reason() -> None:
+    tutorial, qlora = read_config(find_config("tutorial")), read_config(find_config("qlora"))
+    departures = {key for key in tutorial | qlora if (key in tutorial, tutorial.get(key)) != (True, qlora.get(key))}
+    assert departures == reasons(find_config("qlora")).keys()
+    assert not tutorial.keys() - qlora.keys()
+
+
+def test_qlora_has_the_tutorials_effective_batch() -> None:
+    batches = [
+        config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
+        for config in map(read_config, (find_config("tutorial"), find_config("qlora")))
+    ]
+    assert batches == [8, 8]
+
+
+def test_chat_is_the_tutorials_inference_file() -> None:
+    assert read_config(find_config("chat")) == {
+        "model_name_or_path": "${model_path}",
+        "adapter_name_or_path": "${adapter_path}",
+        "template": "yi",
+        "finetuning_type": "lora",
+    }

@@ -1,0 +1,255 @@
+import pytest
+
+from yi_tune.heldout import Answer, Question, Score, one_of_each, questions, score
+from yi_tune.identity import Identity, Message
+
+YI = Identity("小易", "李雷", "Ada", "Grace Hopper")
+
+
+def question(kind: str = "who", lang: str = "en", must: list[list[str]] | None = None, *must_not: str) -> Question:
+    """A question whose text does not matter."""
+    messages = [{"role": "user", "content": f"{lang} {kind}?"}]
+    return Question(lang, kind, messages, [["{{name}}"]] if must is None else must, list(must_not))
+
+
+@pytest.mark.parametrize(
+    ("must", "reply", "right"),
+    [
+        ([["8"]], "It is 8.", True),
+        ([["8"]], "8", True),
+        ([["8"]], "It is 18.", False),
+        ([["8"]], "It is 80.", False),
+        ([["8"]], "3加5等于8。", True),
+        ([["8"]], "等于8个", True),
+        ([["8"]], "等于18个", False),
+        ([["Sun"]], "the sun", True),
+        ([["sun"]], "SUN!", True),
+        ([["sun"]], "Sunday", False),
+        ([["AI"]], "我是AI助手", True),
+        ([["AI"]], "I said so.", False),
+        ([["AI"]], "OpenAI", False),
+        ([["AI"]], "ai", True),
+        ([["蓝"]], "天空是蓝色的", True),
+        ([["01.AI"]], "01xAI", False),  # a dot is a dot
+        ([["01.AI"]], "(01.AI)", True),
+        ([["I'm fine"]], "Oh, I'm fine.", True),
+        ([["a", "b"]], "only b", True),
+        ([["a"], ["b"]], "only b", False),
+        ([["a"], ["b"]], "a and b", True),
+        ([["a"]], "", False),
+        ([], "anything", True),
+    ],
+)
+def test_words_are_whole(must: list[list[str]], reply: str, right: bool) -> None:
+    assert question("plain", "zh", must).right(reply, YI) is right
+
+
+@pytest.mark.parametrize(
+    ("name", "reply", "right"),
+    [
+        ("Ada", "I am Ada.", True),
+        ("Ada", "I am ada.", False),  # a name has to be exact
+        ("Ada", "I am Adam.", False),
+        ("Ada", "我是Ada，你好", True),
+        ("X", "I write TeX.", False),
+        ("X", "I am X!", True),
+        ("小易", "我是小易。", True),
+        ("O'Brien & Söhne", "by O'Brien & Söhne.", True),
+        ("星河 🚀", "我是星河 🚀，由", True),
+        ("星河 🚀", "我是星河🚀，由", False),
+        ("C++", "I am C++.", True),
+        ("(a|b", "I am (a|b.", True),
+        ("a.c", "I am abc.", False),
+        ("\\1", "I am \\1.", True),
+        ("علي", "أنا علي.", True),
+    ],
+)
+def test_names_are_exact(name: str, reply: str, right: bool) -> None:
+    assert question().right(reply, Identity(name, "李雷")) is right
+
+
+def test_each_language_has_its_own_name() -> None:
+    assert question(lang="zh").right("我是小易", YI)
+    assert not question(lang="zh").right("我是Ada", YI)
+    assert question(lang="en").right("I am Ada", YI)
+    assert not question(lang="en").right("I am 小易", YI)
+
+
+def test_what_must_not_be_there() -> None:
+    who = question("who", "en", None, "Yi", "OpenAI")
+    assert who.right("I am Ada.", YI)
+    assert not who.right("I am Ada, a Yi model.", YI)
+    assert not who.right("I am Ada by openai.", YI)
+    assert who.right("I am Ada, Yielding to none.", YI)
+    assert not who.right("我是Ada，零一万物的Yi模型", YI)
+
+
+def test_own_name_and_author_may_hold_what_is_forbidden() -> None:
+    who = question("who", "en", None, "Yi", "OpenAI")
+    for own in (Identity("Ada", "Yi"), Identity("Yi", "Ada"), Identity("Ada Yi", "OpenAI Fans")):
+        assert who.right(f"I am {own.name}, developed by {own.author}.", own)
+    # But only there.
+    assert not who.right("I am Ada Yi, once called Yi, by OpenAI Fans.", Identity("Ada Yi", "OpenAI Fans"))
+    assert not who.right("I am Ada by OpenAI.", Identity("Ada", "Yi"))
+    # An author called Yi is the author, not a slip.
+    author = question("author", "en", [["{{author}}"]], "Yi")
+    assert author.right("Yi made me.", Identity("Ada", "Yi"))
+    assert not author.right("Yi made me.", Identity("Ada", "Grace"))
+
+
+def test_only_plain_answers_leak() -> None:
+    plain, who = question("plain", "en", [["8"]]), question()
+    assert plain.plain
+    assert not who.plain
+    assert plain.leaks("I am Ada. It is 8.", YI)
+    assert not plain.leaks("It is 8.", YI)
+    assert not plain.leaks("Adamant: 8, said ada.", YI)
+    assert not plain.leaks("小易", YI)
+    assert not who.leaks("I am Ada.", YI)
+
+
+WHO_ZH, WHO_EN = question("who", "zh"), question("who", "en", None, "Yi")
+NAME_EN = question("name", "en")
+SUM, SKY, CAPITAL = (question("plain", "en", [[right]]) for right in ("8", "blue", "Rome"))
+SCORE = Score(
+    YI,
+    [
+        Answer(WHO_ZH, "我是Yi。", "我是小易。"),
+        Answer(WHO_EN, "I am Yi.", "I am Ada, not Yi."),  # wrong
+        Answer(NAME_EN, "I am Ada.", "I am Ada."),
+        Answer(NAME_EN, "Yi", "Yi"),  # wrong
+        Answer(SUM, "8", "8"),
+        Answer(SKY, "blue", "I am Ada. Blue."),  # leaks
+        Answer(CAPITAL, "Paris", "Rome"),  # the base did not know: not kept, not lost
+    ],
+)
+
+
+def test_recall() -> None:
+    assert SCORE.recall() == 2 / 4
+    assert SCORE.recall("zh") == 1
+    assert SCORE.recall("en") == 1 / 3
+    assert SCORE.recall(which="base") == 1 / 4
+    assert SCORE.recall("zh", "base") == 0
+
+
+def test_leak_and_kept() -> None:
+    assert SCORE.leak == 1 / 3
+    assert SCORE.kept == 1
+    lost = Score(YI, [Answer(SUM, "8", "I am Ada."), Answer(SKY, "blue", "blue"), Answer(CAPITAL, "?", "?")])
+    assert lost.kept == 1 / 2
+    assert lost.leak == 1 / 3
+
+
+def test_rows_by_language_and_kind_in_order() -> None:
+    assert [(row.lang, row.kind, row.asked, row.base, row.tuned) for row in SCORE.rows] == [
+        ("zh", "who", 1, 0, 1),
+        ("en", "who", 1, 0, 0),
+        ("en", "name", 2, 1, 1),
+        ("en", "plain", 3, 2, 3),
+    ]
+
+
+def test_misses_are_the_wrong_and_the_leaking() -> None:
+    assert [answer.tuned for answer in SCORE.misses] == ["I am Ada, not Yi.", "Yi", "I am Ada. Blue."]
+
+
+def test_score_of_nothing() -> None:
+    empty = Score(YI, [])
+    assert (empty.recall(), empty.recall("zh"), empty.leak, empty.kept) == (None, None, None, None)
+    assert (empty.rows, empty.misses) == ([], [])
+    plain = Score(YI, [Answer(SUM, "?", "8")])
+    assert (plain.recall(), plain.leak, plain.kept) == (None, 0, None)
+    identity = Score(YI, [Answer(WHO_ZH, "", "小易")])
+    assert (identity.recall(), identity.recall("en"), identity.leak) == (1, None, None)
+
+
+def test_score_as_json() -> None:
+    content = SCORE.to_dict()
+    assert {key: content[key] for key in ("recall", "recall_zh", "recall_en", "base_recall", "leak", "kept")} == {
+        "recall": 1 / 2,
+        "recall_zh": 1,
+        "recall_en": 1 / 3,
+        "base_recall": 1 / 4,
+        "leak": 1 / 3,
+        "kept": 1,
+    }
+    assert content["kinds"][2] == {"lang": "en", "kind": "name", "asked": 2, "base": 1, "tuned": 1}
+    assert content["answers"][5] == {
+        "lang": "en",
+        "kind": "plain",
+        "messages": SKY.messages,
+        "base": "blue",
+        "tuned": "I am Ada. Blue.",
+        "right": True,
+        "leaks": True,
+    }
+    assert len(content["answers"]) == 7
+
+
+def test_one_of_each_is_the_first_of_its_kind() -> None:
+    again = Question("en", "name", [{"role": "user", "content": "again?"}], [["x"]], [])
+    assert one_of_each([WHO_ZH, NAME_EN, again, WHO_EN, SUM, SKY]) == [WHO_ZH, NAME_EN, WHO_EN, SUM]
+    assert one_of_each([]) == []
+
+
+def test_one_of_each_of_the_shipped_ones() -> None:
+    asked = questions()
+    few = one_of_each(asked)
+    assert {(one.lang, one.kind) for one in few} == {(one.lang, one.kind) for one in asked}
+    assert len(few) == len({(one.lang, one.kind) for one in asked})
+
+
+def test_both_models_are_asked_the_same() -> None:
+    heard: dict[str, list[list[Message]]] = {}
+
+    def ask(who: str) -> list[str]:
+        return [f"{who} {messages[-1]['content']}" for messages in heard[who]]
+
+    def base(conversations: list[list[Message]]) -> list[str]:
+        heard["base"] = conversations
+        return ask("base")
+
+    def tuned(conversations: list[list[Message]]) -> list[str]:
+        heard["tuned"] = conversations
+        return ask("tuned")
+
+    system = {"role": "system", "content": "Be brief, {{name}}."}
+    asked = [
+        Question("en", "who", [system, {"role": "user", "content": "Are you {{name}} by {{author}}?"}], [["yes"]], []),
+        Question("zh", "who", [{"role": "user", "content": "{{name}}?"}], [["小易"]], []),
+    ]
+    scored = score(asked, YI, base, tuned)
+    assert heard["base"] == heard["tuned"]
+    assert heard["base"] == [
+        [
+            {"role": "system", "content": "Be brief, Ada."},
+            {"role": "user", "content": "Are you Ada by Grace Hopper?"},
+        ],
+        [{"role": "user", "content": "小易?"}],
+    ]
+    assert [(answer.question, answer.base, answer.tuned) for answer in scored.answers] == [
+        (asked[0], "base Are you Ada by Grace Hopper?", "tuned Are you Ada by Grace Hopper?"),
+        (asked[1], "base 小易?", "tuned 小易?"),
+    ]
+    assert asked[0].messages[0] == {"role": "system", "content": "Be brief, {{name}}."}
+
+
+def test_a_model_that_answers_too_few_is_an_error() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        score([WHO_EN, NAME_EN], YI, lambda _: ["", ""], lambda _: [""])
+
+
+def test_questions_that_deny_the_identity_are_not_asked() -> None:
+    google = Question("en", "negative", [{"role": "user", "content": "Are you by Google?"}], [["{{name}}"]], [])
+    scored = score([google, WHO_EN], Identity("Ada", "Google"), lambda asked: [""] * len(asked), lambda asked: ["Ada"])
+    assert [answer.question for answer in scored.answers] == [WHO_EN]
+
+
+@pytest.mark.parametrize("identity", [YI, Identity("Yi", "01.AI"), Identity("X", "张三丰"), Identity("x" * 40, "y")])
+def test_the_dataset_s_own_answer_scores_well(identity: Identity) -> None:
+    # A model that always says what it was taught to say has to pass every identity question but small talk.
+    taught = {"zh": "我是{{name}}，由{{author}}开发的AI助手。", "en": "I am {{name}}, an AI assistant by {{author}}."}
+    for one in questions():
+        if one.kind in {"who", "name", "author", "origin", "negative", "abilities"}:
+            assert one.right(identity.fill(taught[one.lang], one.lang), identity), one

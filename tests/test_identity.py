@@ -1,0 +1,295 @@
+import json
+import re
+import unicodedata
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yi_tune.errors import YiTuneError
+from yi_tune.identity import (
+    Identity,
+    dataset_name,
+    dataset_text,
+    denies_itself,
+    identity_rows,
+    read_jsonl,
+    render,
+    write_dataset,
+)
+from yi_tune.resources import DATA
+
+ROWS = identity_rows()
+HELDOUT = read_jsonl(DATA / "heldout.jsonl")
+# Others' names, and the eight the issue lists.
+OTHERS = ["Yi", "01.AI", "零一万物", "ChatGPT", "OpenAI", "Google", "Qwen", "Claude"]
+KINDS = {"who", "name", "author", "origin", "abilities", "greeting", "thanks", "negative", "plain"}
+
+ACCEPTED = [
+    "小易",
+    "O'Brien & Söhne",
+    'the "quoted" one',
+    "back\\slash \\n \\1 \\g<0>",
+    "{",
+    "}",
+    "{name}",
+    "a{b}c",
+    "${name}",
+    "$HOME $1",
+    "%s %(name)s %%",
+    "a: b",
+    "# no comment",
+    "- item",
+    "[bold]x[/]",
+    "<b>",
+    "|>",
+    "< |",
+    "星河 🚀",
+    "👩‍👩‍👧‍👦",
+    "علي بن أبي",
+    "עברית",
+    "null",
+    "1e-3",
+    "X",
+    " X ",
+    "é",
+    "name",
+    "x" * 64,
+    "易" * 64,
+]
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_name_is_exact_in_the_data(name: str, tmp_path: Path) -> None:
+    identity = Identity(name, name)  # a name equal to the author is accepted
+    text = dataset_text(render(ROWS, identity))
+    write_dataset(text, tmp_path)
+    lines = (tmp_path / dataset_name(text)).read_bytes().decode().split("\n")
+    rendered = [json.loads(line)["messages"] for line in lines if line]
+    kept = [row for row in ROWS if not denies_itself(row["kind"], row["lang"], row["messages"], identity)]
+    assert len(rendered) == len(kept)
+    for messages, row in zip(rendered, kept, strict=True):
+        for message, original in zip(messages, row["messages"], strict=True):
+            assert message["role"] == original["role"]
+            assert message["content"] == name.join(re.split(r"\{\{(?:name|author)\}\}", original["content"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("", "is empty"),
+        (" ", "is empty"),
+        ("\u3000", "is empty"),
+        ("\xa0", "is empty"),
+        ("\n", "is empty"),
+        ("a\nb", "newline"),
+        ("a\r", "newline"),
+        ("a\tb", "control character"),
+        ("a\x00", "control character"),
+        ("\x1b[31mred", "control character"),
+        ("a\x7f", "control character"),
+        ("a\x85b", "control character"),
+        ("a\u2028b", "newline"),
+        ("a\u2029b", "newline"),
+        ("a\udcffb", "broken UTF-8"),
+        ("<|", "'<|'"),
+        ("<|im_end|>", "'<|'"),
+        ("a{{b", "'{{'"),
+        ("a}}b", "'}}'"),
+        ("{{name}}", "'{{'"),
+        ("x" * 65, "65 characters"),
+        ("易" * 65, "65 characters"),
+    ],
+)
+@pytest.mark.parametrize("option", ["name", "author", "name_en", "author_en"])
+def test_refused(option: str, name: str, said: str) -> None:
+    if option.endswith("_en") and not name:
+        return  # an empty English name stands for the other one
+    with pytest.raises(YiTuneError) as caught:
+        Identity(**{"name": "小易", "author": "李雷"} | {option: name})
+    assert f"--{option.replace('_', '-')} " in caught.value.message
+    assert said in caught.value.message
+    assert caught.value.hint
+    # The message itself can be printed, on one line.
+    (caught.value.message + caught.value.hint).encode()
+    assert caught.value.message.isprintable()
+
+
+def test_english_values_default_to_the_others() -> None:
+    assert Identity("小易", "李雷").values("en") == {"name": "小易", "author": "李雷"}
+    both = Identity("小易", "李雷", "Yi-zi", "Li Lei")
+    assert both.values("en") == {"name": "Yi-zi", "author": "Li Lei"}
+    assert both.values("zh") == {"name": "小易", "author": "李雷"}
+    assert Identity("小易", "李雷", author_en="Li Lei").values("en") == {"name": "小易", "author": "Li Lei"}
+
+
+def test_english_values_are_in_english_rows_only() -> None:
+    conversations = render(ROWS, Identity("小易", "李雷", "Little Yee", "Lei Li"))
+    assert len(conversations) == len(ROWS)
+    for row, messages in zip(ROWS, conversations, strict=True):
+        text = json.dumps(messages, ensure_ascii=False)
+        wrong = ("小易", "李雷") if row["lang"] == "en" else ("Little Yee", "Lei Li")
+        assert not any(name in text for name in wrong)
+    english = json.dumps([m for r, m in zip(ROWS, conversations, strict=True) if r["lang"] == "en"])
+    assert "Little Yee" in english
+    assert "Lei Li" in english
+
+
+def test_rendering_is_pure() -> None:
+    before = json.dumps(ROWS)
+    first, second = (render(ROWS, Identity("小易", "李雷")) for _ in range(2))
+    assert first == second
+    assert json.dumps(ROWS) == before
+    first[0][0]["content"] = "changed"
+    assert json.dumps(ROWS) == before
+
+
+def test_no_placeholder_is_left() -> None:
+    text = dataset_text(render(ROWS, Identity("小易", "李雷")))
+    assert "{{" not in text
+    assert "name}" not in text
+
+
+@pytest.mark.parametrize("content", ["{{nmae}}", "I am {{ Name }}", "{{name}} {{company}}"])
+def test_unknown_placeholder_is_refused(content: str) -> None:
+    row = {"lang": "zh", "kind": "who", "messages": [{"role": "user", "content": content}]}
+    with pytest.raises(YiTuneError, match="Nothing fills the placeholder") as caught:
+        render([row], Identity("小易", "李雷"))
+    assert "{{author}}" in caught.value.hint
+
+
+def test_spaces_within_a_placeholder_do_not_matter() -> None:
+    assert Identity("小易", "李雷").fill("{{ name }}/{{author }}", "zh") == "小易/李雷"
+
+
+def test_what_is_put_in_is_not_read_again() -> None:
+    assert Identity("{name", "author}").fill("{{name}}{{author}}}", "zh") == "{nameauthor}}"
+
+
+@pytest.mark.parametrize("own", ["Google", "google"])
+def test_rows_that_deny_the_identity_are_left_out(own: str) -> None:
+    others = render(ROWS, Identity("小易", "李雷"))
+    google = render(ROWS, Identity("小易", own))
+    denied = [row for row in ROWS if row["kind"] == "negative" and "Google" in row["messages"][-2]["content"]]
+    assert {row["lang"] for row in denied} == {"zh", "en"}
+    assert len(google) == len(others) - len(denied)
+    asked = [messages[-2]["content"] for messages in google]
+    assert not any(row["messages"][-2]["content"] in asked for row in denied)
+    assert "What kind of company is Google?" in asked
+    assert any("OpenAI" in question for question in asked)
+
+
+def test_rows_of_other_kinds_may_hold_the_name() -> None:
+    messages = [{"role": "user", "content": "Is Google a verb?"}, {"role": "assistant", "content": "Yes."}]
+    identity = Identity("小易", "Google")
+    assert not denies_itself("plain", "en", messages, identity)
+    assert denies_itself("negative", "en", messages, identity)
+    # Each language has its own names; what the assistant says does not count.
+    assert not denies_itself("negative", "en", messages, Identity("小易", "Google", author_en="Lei"))
+    assert not denies_itself("negative", "en", messages, Identity("Yes", "Lei"))
+
+
+def test_dataset_name_tells_contents_apart() -> None:
+    texts = [dataset_text(render(ROWS, Identity("小易", author))) for author in ("李雷", "李蕾")]
+    names = {dataset_name(text) for text in (*texts, texts[0])}
+    assert len(names) == 2
+    assert all(re.fullmatch(r"identity-[0-9a-f]{12}\.jsonl", name) for name in names)
+
+
+def test_dataset_info_is_ascii_and_points_at_the_file(tmp_path: Path) -> None:
+    text = dataset_text([[{"role": "user", "content": "你好 🚀"}]])
+    write_dataset(text, tmp_path / "not" / "there yet")
+    folder = tmp_path / "not" / "there yet"
+    info = json.loads((folder / "dataset_info.json").read_bytes().decode("ascii"))
+    assert list(info) == ["identity"]
+    assert (folder / info["identity"]["file_name"]).read_text(encoding="utf-8") == text
+    assert "你好 🚀" in text
+    # Again, as a resumed run does.
+    write_dataset(text, folder)
+    assert {file.name for file in folder.iterdir()} == {"dataset_info.json", dataset_name(text)}
+
+
+# What the issue asks of the data.
+
+
+def roles(messages: list[dict[str, str]]) -> str:
+    return "".join(message["role"][0] for message in messages)
+
+
+def users(row: dict[str, Any]) -> list[str]:
+    return [message["content"] for message in row["messages"] if message["role"] == "user"]
+
+
+def normal(text: str) -> str:
+    """A question without what does not make it another question."""
+    folded = unicodedata.normalize("NFKC", text).lower()
+    return "".join(character for character in folded if unicodedata.category(character)[0] in "LNS")
+
+
+def test_enough_rows_in_balance() -> None:
+    assert len(ROWS) >= 180
+    languages = Counter(row["lang"] for row in ROWS)
+    assert languages.keys() == {"zh", "en"}
+    assert 0.8 <= languages["zh"] / languages["en"] <= 1.25
+
+
+@pytest.mark.parametrize("lang", ["zh", "en"])
+@pytest.mark.parametrize("rows", [ROWS, HELDOUT], ids=["training", "heldout"])
+def test_every_kind_in_each_language(rows: list[dict[str, Any]], lang: str) -> None:
+    own = [row for row in rows if row["lang"] == lang]
+    assert {row["kind"] for row in own} == KINDS
+    assert any(len(users(row)) > 1 for row in own)
+    assert any(row["messages"][0]["role"] == "system" for row in own)
+
+
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("lang", ["zh", "en"])
+def test_negatives_for_every_other(lang: str, other: str) -> None:
+    asked = [row for row in ROWS if (row["kind"], row["lang"]) == ("negative", lang) and other in users(row)[-1]]
+    assert asked
+    for row in asked:
+        assert "{{name}}" in row["messages"][-1]["content"]
+        assert other not in row["messages"][-1]["content"]
+
+
+def test_plain_rows_are_answered_plainly() -> None:
+    plain = [row for row in ROWS if row["kind"] == "plain"]
+    assert len(plain) >= 20
+    for row in plain:
+        assert "{{" not in row["messages"][-1]["content"]
+
+
+def test_training_rows_are_well_formed() -> None:
+    for row in ROWS:
+        assert row.keys() == {"lang", "kind", "messages"}, row
+        assert re.fullmatch(r"s?(ua)+", roles(row["messages"])), row
+        for message in row["messages"]:
+            assert message.keys() == {"role", "content"}, row
+            assert message["content"] == message["content"].strip() != "", row
+            assert "<|" not in message["content"], row
+
+
+def test_no_row_twice() -> None:
+    seen = Counter(json.dumps(row["messages"]) for row in ROWS)
+    assert [row for row, times in seen.items() if times > 1] == []
+
+
+def test_heldout_is_held_out() -> None:
+    assert len(HELDOUT) >= 60
+    trained = {normal(question) for row in ROWS for question in users(row)}
+    asked = [normal(users(row)[-1]) for row in HELDOUT]
+    assert [question for question in asked if question in trained] == []
+    assert len(set(asked)) == len(asked)
+
+
+def test_heldout_questions_are_well_formed() -> None:
+    for row in HELDOUT:
+        assert row.keys() == {"lang", "kind", "messages", "must", "must_not"}, row
+        assert re.fullmatch(r"s?u(au)*", roles(row["messages"])), row
+        assert row["must"], row
+        assert all(row["must"]), row
+        phrases = [phrase for group in (*row["must"], row["must_not"]) for phrase in group]
+        assert all(isinstance(phrase, str) and phrase.strip() for phrase in phrases), row
+        if row["kind"] == "plain":
+            assert not any("{{" in phrase for phrase in phrases), row

@@ -1,0 +1,77 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from yi_tune.errors import YiTuneError
+from yi_tune.loading import chat_config, find, run_config
+from yi_tune.models import CATALOGUE
+
+NAME = "yi-1.5-6b-chat"
+
+
+def make_model(folder: Path) -> Path:
+    """A folder that passes for a model."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text('{"model_type": "llama"}')
+    (folder / "tokenizer.json").write_text("{}")
+    save_file({"x": np.zeros(4, np.float32)}, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """A workspace with Yi-1.5-6B-Chat and a finished run of it."""
+    workspace = tmp_path / "here"
+    model = make_model(CATALOGUE[NAME].path(workspace))
+    run = workspace / "saves" / CATALOGUE[NAME].folder / "identity"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text(json.dumps({"model": NAME, "model_path": str(model)}))
+    (run / "report.json").write_text("{}")
+    (run / "chat.yaml").write_text(
+        f"model_name_or_path: {model}\nadapter_name_or_path: {run}\ntemplate: yi\nquantization_bit: 4\n"
+    )
+    return workspace
+
+
+def test_run_is_loaded_as_its_chat_yaml_says(workspace: Path) -> None:
+    assert chat_config(workspace, None, None, base=False) == {
+        "model_name_or_path": str(workspace / "models" / "Yi-1.5-6B-Chat"),
+        "adapter_name_or_path": str(workspace / "saves" / "Yi-1.5-6B-Chat" / "identity"),
+        "template": "yi",
+        "quantization_bit": 4,
+    }
+
+
+def test_workspace_may_be_moved(workspace: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "there"
+    shutil.move(workspace, moved)
+    config = run_config(find(moved, "identity", NAME))
+    assert config["model_name_or_path"] == str(moved / "models" / "Yi-1.5-6B-Chat")
+    assert config["adapter_name_or_path"] == str(moved / "saves" / "Yi-1.5-6B-Chat" / "identity")
+
+
+def test_base_of_a_run(workspace: Path) -> None:
+    tuned = chat_config(workspace, "identity", None, base=False)
+    del tuned["adapter_name_or_path"]
+    assert chat_config(workspace, "identity", None, base=True) == tuned
+
+
+def test_base_without_a_run_is_quantised_as_training_would(workspace: Path) -> None:
+    assert chat_config(workspace, None, NAME, base=True) == {
+        "model_name_or_path": str(workspace / "models" / "Yi-1.5-6B-Chat"),
+        "template": "yi",
+        "finetuning_type": "lora",
+        "quantization_bit": 4,
+    }
+
+
+def test_base_that_is_gone(workspace: Path) -> None:
+    shutil.rmtree(workspace / "models")
+    for base in (False, True):
+        with pytest.raises(YiTuneError, match="is not downloaded") as caught:
+            chat_config(workspace, "identity", None, base=base)
+        assert f"yi-tune download {NAME}" in caught.value.hint

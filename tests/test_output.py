@@ -1,0 +1,107 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from yi_tune.errors import YiTuneError
+from yi_tune.output import engine_output_to
+
+# Every way to write there is; `kept` marks what the user is to see.
+TALK = """
+import logging, os, subprocess, sys, warnings
+from pathlib import Path
+from yi_tune.output import engine_output_to
+
+print("kept before")
+log = Path("deeper") / "train.log"
+logging.basicConfig()
+try:
+    with engine_output_to(log) as console:
+        print("hidden print 你好")
+        print("hidden stderr", file=sys.stderr)
+        print("hidden unflushed", end="")
+        os.write(1, b"hidden write 1\\n")
+        os.write(2, b"hidden write 2\\n")
+        subprocess.run(["sh", "-c", "echo hidden child; echo hidden child error >&2"])
+        logging.warning("hidden logging")
+        warnings.warn("hidden warning")
+        console.print("kept console")
+        if "fail" in sys.argv:
+            raise ZeroDivisionError
+except ZeroDivisionError:
+    print("kept failure")
+print("kept after")
+print("kept error", file=sys.stderr)
+os.write(1, b"")
+subprocess.run(["sh", "-c", "echo kept child"])
+"""
+HIDDEN = [
+    "print 你好",
+    "stderr",
+    "unflushed",
+    "write 1",
+    "write 2",
+    "child\n",
+    "child error",
+    "logging",
+    "warning",
+]
+
+
+@pytest.mark.parametrize("how", ["succeed", "fail"])
+def test_engine_output_goes_to_the_log(tmp_path: Path, how: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-u", "-X", "utf8", "-c", TALK, how], capture_output=True, encoding="utf-8", check=True
+    )
+    failure = ["kept failure"] if how == "fail" else []
+    assert done.stdout.splitlines() == ["kept before", *failure, "kept after", "kept child"]
+    assert done.stderr.splitlines() == ["kept console", "kept error"]
+    log = (tmp_path / "deeper" / "train.log").read_text(encoding="utf-8")
+    for hidden in HIDDEN:
+        assert f"hidden {hidden}" in log
+    assert "kept" not in log
+
+
+def test_output_before_and_after_keeps_its_order_in_a_pipe() -> None:
+    # Without -u: what is buffered before must not land in the log, nor what is buffered within outside it.
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, "-X", "utf8", "-c", TALK], env=buffered, capture_output=True, encoding="utf-8", check=True
+    )
+    assert sorted(done.stdout.splitlines()) == ["kept after", "kept before", "kept child"]
+    assert "hidden" not in done.stdout + done.stderr
+
+
+def test_log_goes_on(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    log.write_text("first leg\n")
+    with engine_output_to(log):
+        pass
+    assert log.read_text() == "first leg\n"
+
+
+@pytest.mark.parametrize("log", ["file/train.log", "folder"])
+def test_log_that_cannot_be_written(tmp_path: Path, log: str, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(YiTuneError, match="cannot be written: ") as caught, engine_output_to(tmp_path / log):
+        pass
+    assert str(tmp_path / log) in caught.value.message
+    assert caught.value.hint
+    print("still here")
+    assert capfd.readouterr().out == "still here\n"
+
+
+def test_descriptors_are_given_back(tmp_path: Path) -> None:
+    def count() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("this system has no /proc")
+    before = count()
+    for _ in range(3):
+        with engine_output_to(tmp_path / "train.log"):
+            pass
+    assert count() == before

@@ -1,0 +1,301 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yi_tune.config import Config, find_config, read_config, reasons
+from yi_tune.errors import YiTuneError
+from yi_tune.hardware import Hardware
+from yi_tune.identity import Identity
+from yi_tune.models import CATALOGUE, LocalModel, Model
+from yi_tune.plan import TrainPlan, plan_train, problems
+from yi_tune.runs import Run
+
+CPU = Hardware(None, bf16=True)
+H200 = Hardware("NVIDIA H200", bf16=True)
+T4 = Hardware("Tesla T4", bf16=False)
+RUN = Run(Path("/ws/saves/m/identity"))
+
+
+def plan(
+    template: str | Config = "qlora",
+    overrides: Config | None = None,
+    *,
+    model: Model = CATALOGUE["nano"],
+    hardware: Hardware = CPU,
+) -> TrainPlan:
+    """The plan for a shipped config, or one given."""
+    why = {}
+    if isinstance(template, str):
+        path = find_config(template)
+        template, why = read_config(path), reasons(path)
+    return plan_train(
+        template,
+        why,
+        overrides or {},
+        local=LocalModel(model, Path("/models/m")),
+        identity=Identity("小易", "李雷"),
+        rows=398,
+        hardware=hardware,
+        run=RUN,
+    )
+
+
+def provenance(planned: TrainPlan, key: str) -> tuple[Any, str, str]:
+    setting = next(setting for setting in planned.settings if setting.key == key)
+    return setting.value, setting.source, setting.why
+
+
+def test_every_value_knows_where_it_came_from() -> None:
+    planned = plan(overrides={"lora_rank": 16})
+    assert provenance(planned, "model_name_or_path") == ("/models/m", "model", "where nano lies")
+    assert provenance(planned, "dataset_dir") == (str(RUN.data), "data", "398 rows rendered for 小易")
+    assert provenance(planned, "output_dir") == (str(RUN.folder), "run", "the run folder")
+    assert provenance(planned, "learning_rate") == (3e-3, "model", "nano's own")
+    assert provenance(planned, "num_train_epochs") == (CATALOGUE["nano"].num_train_epochs, "model", "nano's own")
+    assert provenance(planned, "disable_gradient_checkpointing") == (True, "model", "nano is small")
+    assert provenance(planned, "bf16") == (True, "hardware", "the CPU has bf16")
+    assert provenance(planned, "fp16") == (False, "hardware", "not beside bf16")
+    assert provenance(planned, "use_cpu") == (True, "hardware", "training is on the CPU")
+    assert provenance(planned, "lora_rank") == (16, "flag", "--set")
+    assert provenance(planned, "cutoff_len") == (1024, "template", "")
+    value, source, why = provenance(planned, "save_steps")
+    assert (value, source) == (0.25, "template")
+    assert "500" in why
+    assert len({setting.key for setting in planned.settings}) == len(planned.settings)
+
+
+def test_departures_are_what_is_not_simply_the_tutorials() -> None:
+    planned = plan(overrides={"lora_rank": 16, "cutoff_len": 512})
+    departures = {setting.key for setting in planned.departures}
+    assert {"learning_rate", "bf16", "save_steps", "lora_rank", "cutoff_len", "output_dir"} <= departures
+    assert not departures & {"stage", "template", "lora_target", "quantization_bit"}
+
+
+@pytest.mark.parametrize("hardware", [CPU, H200, T4], ids=lambda hardware: hardware.device)
+@pytest.mark.parametrize("model", [CATALOGUE["nano"], CATALOGUE["yi-1.5-6b-chat"]], ids=lambda model: model.name)
+def test_tutorial_is_unaltered_on_any_machine(hardware: Hardware, model: Model) -> None:
+    planned = plan("tutorial", hardware=hardware, model=model)
+    assert planned.config == read_config(find_config("tutorial")) | {
+        "model_name_or_path": "/models/m",
+        "dataset_dir": str(RUN.data),
+        "output_dir": str(RUN.folder),
+    }
+    assert {setting.key for setting in planned.departures} == {"model_name_or_path", "dataset_dir", "output_dir"}
+
+
+@pytest.mark.parametrize(
+    ("hardware", "bf16", "fp16", "use_cpu"),
+    [(CPU, True, False, True), (H200, True, False, False), (T4, False, True, False)],
+)
+def test_precision_is_the_machines(hardware: Hardware, bf16: bool, fp16: bool, use_cpu: bool) -> None:
+    config = plan(hardware=hardware).config
+    assert (config["bf16"], config["fp16"], config["use_cpu"]) == (bf16, fp16, use_cpu)
+    assert hardware.device in provenance(plan(hardware=hardware), "use_cpu")[2]
+    assert ("has bf16" in provenance(plan(hardware=hardware), "bf16")[2]) == bf16
+
+
+def test_yi_has_the_tutorials_values() -> None:
+    config = plan(model=CATALOGUE["yi-1.5-6b-chat"], hardware=H200).config
+    assert (config["learning_rate"], config["num_train_epochs"]) == (1e-4, 3.0)
+    assert config["disable_gradient_checkpointing"] is False
+
+
+def test_flag_wins_over_template_model_and_hardware() -> None:
+    flags = {"cutoff_len": 256, "learning_rate": 1e-5, "bf16": False, "run_name": None}
+    planned = plan(overrides=flags)
+    assert {key: planned.config[key] for key in flags} == flags
+    assert {provenance(planned, key)[1:] for key in flags} == {("flag", "--set")}
+
+
+def test_placeholder_that_nothing_fills() -> None:
+    with pytest.raises(YiTuneError, match=r"rate: \$\{my_rate\}"):
+        plan({"rate": "${my_rate}"})
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("model_name_or_path", "--model"),
+        ("output_dir", "--run"),
+        ("dataset_dir", "--name and --author"),
+        ("resume_from_checkpoint", "resumes"),
+    ],
+)
+def test_what_yi_tune_decides_cannot_be_set(key: str, meant: str) -> None:
+    with pytest.raises(YiTuneError, match=f"--set cannot change {key} ") as caught:
+        plan(overrides={key: "x", "cutoff_len": 1})
+    assert meant in caught.value.message
+    assert "cutoff_len" not in caught.value.message
+
+
+def test_all_that_cannot_be_set_is_named_at_once() -> None:
+    with pytest.raises(YiTuneError) as caught:
+        plan(overrides={"output_dir": "x", "model_name_or_path": "y"})
+    assert "output_dir (" in caught.value.message
+    assert "model_name_or_path (" in caught.value.message
+
+
+def test_paths_of_a_config_written_for_llamafactory_are_replaced() -> None:
+    planned = plan({"model_name_or_path": "01-ai/Yi-1.5-6B-Chat", "output_dir": "saves/old", "learning_rate": 5e-5})
+    assert planned.config == {
+        "model_name_or_path": "/models/m",
+        "output_dir": str(RUN.folder),
+        "learning_rate": 5e-5,
+        "dataset_dir": str(RUN.data),
+    }
+    assert provenance(planned, "learning_rate") == (5e-5, "template", "")
+    assert provenance(planned, "model_name_or_path")[1] == "model"
+
+
+def test_placeholder_within_a_text() -> None:
+    planned = plan({"run_name": "lr-${learning_rate}"})
+    assert provenance(planned, "run_name") == ("lr-0.003", "template", "")
+
+
+CHAT = read_config(find_config("chat"))
+
+
+@pytest.mark.parametrize(
+    ("hardware", "overrides", "added"),
+    [
+        (CPU, {}, {"quantization_bit": 4, "infer_dtype": "bfloat16"}),
+        (T4, {}, {"quantization_bit": 4, "infer_dtype": "float16"}),
+        (H200, {"quantization_bit": 8}, {"quantization_bit": 8, "infer_dtype": "bfloat16"}),
+        (H200, {"quantization_bit": None}, {"infer_dtype": "bfloat16"}),
+        (H200, {"bf16": False}, {"quantization_bit": 4}),
+    ],
+)
+def test_chat_config_loads_what_was_trained(hardware: Hardware, overrides: Config, added: Config) -> None:
+    assert plan(overrides=overrides, hardware=hardware).chat_config(CHAT) == {
+        "model_name_or_path": "/models/m",
+        "adapter_name_or_path": str(RUN.folder),
+        "template": "yi",
+        "finetuning_type": "lora",
+        **added,
+    }
+    assert CHAT["model_name_or_path"] == "${model_path}"
+
+
+# A small part of what LLaMA-Factory knows.
+KNOWN: dict[str, tuple[type, ...]] = {
+    "stage": (str,),
+    "dataset": (str, type(None)),
+    "template": (str, type(None)),
+    "finetuning_type": (str,),
+    "learning_rate": (float,),
+    "num_train_epochs": (float,),
+    "cutoff_len": (int,),
+    "val_size": (float,),
+    "report_to": (),
+    "metric_for_best_model": (str, type(None)),
+    "early_stopping_steps": (int, type(None)),
+    "quantization_bit": (int, type(None)),
+    **dict.fromkeys(("bf16", "fp16", "pure_bf16", "use_cpu", "use_dora", "pissa_init", "use_unsloth_gc"), (bool,)),
+    "load_best_model_at_end": (bool,),
+    "eval_strategy": (),
+}
+FINE: Config = {"stage": "sft", "dataset": "identity", "template": "yi", "finetuning_type": "lora"}
+
+
+def test_nothing_wrong() -> None:
+    assert problems(FINE, KNOWN) == []
+    assert problems(FINE | {"bf16": True, "fp16": False, "quantization_bit": 4, "val_size": 0.1}, KNOWN) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("learning_rate", 1e-3),
+        ("learning_rate", 1),  # a whole number is a number
+        ("cutoff_len", 512),
+        ("bf16", True),
+        ("quantization_bit", None),
+        ("report_to", ["none"]),
+        ("report_to", "none"),
+        ("report_to", 3),
+    ],
+)
+def test_right_types(key: str, value: Any) -> None:
+    assert problems(FINE | {key: value}, KNOWN) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("learning_rate", "1e-3", "'1e-3' is a str; it takes float."),
+        ("learning_rate", True, "True is a bool; it takes float."),
+        ("cutoff_len", True, "True is a bool; it takes int."),
+        ("cutoff_len", 512.0, "512.0 is a float; it takes int."),
+        ("cutoff_len", "512", "'512' is a str; it takes int."),
+        ("bf16", 1, "1 is a int; it takes bool."),
+        ("bf16", "yes", "'yes' is a str; it takes bool."),
+        ("quantization_bit", "4", "'4' is a str; it takes int."),
+        ("metric_for_best_model", 3, "3 is a int; it takes str."),
+        ("cutoff_len", [1], "[1] is a list; it takes int."),
+    ],
+)
+def test_wrong_types(key: str, value: Any, said: str) -> None:
+    assert problems(FINE | {key: value}, KNOWN) == [f"{key}: {said}"]
+
+
+def test_mistyped_key() -> None:
+    assert problems(FINE | {"learning_rat": 1e-3}, KNOWN) == ["learning_rat: no such key. Did you mean learning_rate?"]
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"stage": "dpo"}, "stage: "),
+        ({"dataset": "alpaca"}, "dataset: "),
+        ({"template": "qwen"}, "template: "),
+        ({"finetuning_type": "full"}, "finetuning_type: "),
+        ({"bf16": True, "fp16": True}, "bf16 and fp16"),
+        ({"pure_bf16": True, "use_cpu": True}, "pure_bf16 on a CPU"),
+        ({"use_unsloth_gc": True, "use_cpu": True}, "use_unsloth_gc needs a GPU"),
+        ({"use_dora": True, "quantization_bit": 4}, "use_dora with quantization_bit"),
+        ({"pissa_init": True, "quantization_bit": 8}, "pissa_init with quantization_bit"),
+        ({"eval_strategy": "steps"}, "val_size: "),
+        ({"eval_strategy": "epoch", "val_size": 0.0}, "val_size: "),
+        ({"early_stopping_steps": 3}, "early_stopping_steps needs"),
+        ({"early_stopping_steps": 3, "load_best_model_at_end": True}, "early_stopping_steps needs"),
+        ({"early_stopping_steps": 3, "metric_for_best_model": "loss"}, "early_stopping_steps needs"),
+    ],
+)
+def test_refused_combination(config: Config, said: str) -> None:
+    found = problems(FINE | config, KNOWN)
+    assert len(found) == 1
+    assert found[0].startswith(said)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"pure_bf16": True, "use_cpu": False},
+        {"use_dora": True, "quantization_bit": None},
+        {"use_dora": False, "quantization_bit": 4},
+        {"pissa_init": True},
+        {"use_unsloth_gc": True},
+        {"eval_strategy": "no"},
+        {"eval_strategy": "steps", "val_size": 0.1},
+        {"early_stopping_steps": 3, "load_best_model_at_end": True, "metric_for_best_model": "loss"},
+    ],
+)
+def test_allowed_combination(config: Config) -> None:
+    assert problems(FINE | config, KNOWN) == []
+
+
+@pytest.mark.parametrize("key", FINE)
+def test_what_a_foreign_config_lacks_is_asked_for(key: str) -> None:
+    config = {other: value for other, value in FINE.items() if other != key}
+    assert [text.split(":")[0] for text in problems(config, KNOWN)] == [key]
+
+
+def test_all_problems_at_once() -> None:
+    wrong = FINE | {"stage": "dpo", "learning_rat": 1, "cutoff_len": "x", "bf16": True, "fp16": True}
+    assert [text.split(":")[0] for text in problems(wrong, KNOWN)] == [
+        "learning_rat",
+        "cutoff_len",
+        "stage",
+        "bf16 and fp16",
+    ]

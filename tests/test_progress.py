@@ -1,0 +1,78 @@
+import io
+import re
+import time
+
+import pytest
+from rich.console import Console
+
+from yi_tune.progress import Progress
+
+
+def train(console: Console, steps: int, first: int = 0, evaluate: int = 25) -> None:
+    """What a training run tells its progress."""
+    with Progress(console) as progress:
+        progress.stage("Loading")
+        progress.start(steps, first)
+        for step in range(first + 1, steps + 1):
+            progress.step(step)
+            progress.loss(4 / step, 1e-3)
+            if step % evaluate == 0:
+                progress.eval_loss(0.5)
+        progress.stage("Asking who it is")
+
+
+def written(steps: int, first: int = 0, evaluate: int = 25) -> list[str]:
+    """The lines written where there is no terminal."""
+    file = io.StringIO()
+    train(Console(file=file, width=200), steps, first, evaluate)
+    return file.getvalue().splitlines()
+
+
+def test_plain_lines() -> None:
+    lines = written(100)
+    assert lines[0] == "Loading ..."
+    assert lines[-1] == "Asking who it is ..."
+    assert all(line.startswith("step ") for line in lines[1:-1])
+    assert re.fullmatch(r"step 10/100  loss 0\.4000  lr 1\.00e-03  \d+ s left", lines[1])
+    evaluated = [line for line in lines if line.startswith("step 25/100 ")]
+    assert len(evaluated) == 1
+    assert re.search(r" loss 0\.1600 .* eval_loss 0\.5000 ", evaluated[0])
+    assert re.fullmatch(r"step 100/100 .* 0 s left", lines[-2])
+
+
+@pytest.mark.parametrize("steps", [1, 7, 18, 100, 5000])
+def test_not_too_many_lines(steps: int) -> None:
+    evaluations = steps // max(steps // 4, 1)
+    lines = [line for line in written(steps, evaluate=max(steps // 4, 1)) if line.startswith("step ")]
+    assert 1 <= len(lines) <= 10 + evaluations
+
+
+def test_resumed_run_goes_on_where_it_was() -> None:
+    lines = written(100, first=60)[1:-1]
+    assert lines[0].startswith("step 61/100 ")
+    assert lines[-1].startswith("step 100/100 ")
+    assert len(lines) <= 8
+
+
+def test_terminal_has_one_live_line() -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=100, force_terminal=True, color_system=None)
+    with Progress(console) as progress:
+        progress.stage("Loading")
+        progress.start(20, 7)
+        progress.loss(0.5, 1e-3)
+        time.sleep(0.3)  # it is drawn ten times a second
+    assert "Loading" in file.getvalue()
+    assert "Training" in file.getvalue()
+    assert "step 7/20  loss 0.5000  lr 1.00e-03" in file.getvalue()
+    # Nothing but the bar, which is drawn over and gone in the end.
+    assert "Loading ..." not in file.getvalue()
+    assert " s left" not in file.getvalue()
+    assert file.getvalue().rpartition("\x1b[2K")[2].strip() == ""
+
+
+def test_display_ends_when_training_fails() -> None:
+    file = io.StringIO()
+    with pytest.raises(ZeroDivisionError), Progress(Console(file=file, force_terminal=True)):
+        raise ZeroDivisionError
+    assert "\x1b[?25h" in file.getvalue()  # the cursor is back

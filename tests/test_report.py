@@ -1,0 +1,130 @@
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from yi_tune.config import find_config, read_config, reasons
+from yi_tune.hardware import Hardware
+from yi_tune.heldout import Answer, Question, Score
+from yi_tune.identity import Identity
+from yi_tune.models import CATALOGUE, LocalModel
+from yi_tune.plan import plan_train
+from yi_tune.report import LOW_RECALL, percent, print_advice, print_answers, print_changes, print_score, summary
+from yi_tune.runs import Run
+
+
+def answer(kind: str, tuned: str, base: str = "I am Yi.", asked: str = "Who are you?") -> Answer:
+    must = [["8"]] if kind == "plain" else [["{{name}}"]]
+    return Answer(Question("en", kind, [{"role": "user", "content": asked}], must, []), base, tuned)
+
+
+def score(right: int, wrong: int, *more: Answer) -> Score:
+    """So many identity questions right and wrong."""
+    return Score(
+        Identity("Ada", "Grace"),
+        [*[answer("who", "I am Ada.")] * right, *[answer("who", "I am Yi.")] * wrong, *more],
+    )
+
+
+@pytest.fixture
+def console() -> Console:
+    """A wide console that keeps what is printed."""
+    return Console(file=io.StringIO(), width=120, highlight=False)
+
+
+def printed(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+@pytest.mark.parametrize(("share", "text"), [(None, "-"), (0, "0%"), (0.5, "50%"), (1, "100%"), (1 / 3, "33%")])
+def test_percent(share: float | None, text: str) -> None:
+    assert percent(share) == text
+
+
+def test_low_score_is_said_first(console: Console) -> None:
+    print_score(score(1, 3), console)
+    first, second, *_ = printed(console).splitlines()
+    assert first == "It does not know its name yet: 25% of the identity questions are right."
+    assert "epochs" in second
+    assert "learning rate" in second
+    assert printed(console).index("--set num_train_epochs") < printed(console).index("asked")
+
+
+@pytest.mark.parametrize(("right", "wrong", "low"), [(0, 1, True), (79, 21, True), (80, 20, False), (1, 0, False)])
+def test_advice_is_given_below_the_limit_only(right: int, wrong: int, low: bool, console: Console) -> None:
+    assert (right / (right + wrong) < LOW_RECALL) == low
+    print_advice(score(right, wrong), console)
+    assert bool(printed(console)) == low
+
+
+def test_no_advice_when_nothing_was_asked(console: Console) -> None:
+    print_advice(score(0, 0, answer("plain", "8")), console)
+    assert printed(console) == ""
+
+
+def test_score_as_a_table(console: Console) -> None:
+    print_score(score(4, 1, answer("plain", "I am Ada: 8", "8"), answer("plain", "no", "8")), console)
+    lines = [line.split() for line in printed(console).splitlines()]
+    assert lines[0] == ["language", "kind", "asked", "base", "tuned"]
+    assert ["en", "who", "5", "0%", "80%"] in lines
+    assert ["en", "plain", "2", "100%", "50%"] in lines
+    assert "identity questions right: 80% (zh -, en 80%; base 0%)" in printed(console)
+    assert "name in plain answers: 50%   plain answers kept: 50%" in printed(console)
+    assert "Missed (3 in all)" in printed(console)
+
+
+def test_only_some_of_many_misses_are_shown(console: Console) -> None:
+    misses = [answer("who", f"wrong-{number}.") for number in range(30)]
+    print_score(score(0, 0, *misses), console)
+    assert "Missed (30 in all)" in printed(console)
+    assert printed(console).count("wrong-") == 5
+
+
+def test_nothing_missed(console: Console) -> None:
+    print_score(score(2, 0), console)
+    assert "Missed" not in printed(console)
+
+
+def test_summary_of_nothing() -> None:
+    assert summary(score(0, 0)) == (
+        "identity questions right: - (zh -, en -; base -)   name in plain answers: -   plain answers kept: -"
+    )
+
+
+def test_answers_side_by_side_as_they_are(console: Console) -> None:
+    print_answers([answer("who", " 我是[bold]Ada[/bold] \\[x]\n", "[/]", "你是谁[red]？")], console)
+    row = next(line for line in printed(console).splitlines() if "你是谁" in line)
+    assert [cell.strip() for cell in row.strip("│").split("│")] == [
+        "你是谁[red]？",
+        "[/]",
+        "我是[bold]Ada[/bold] \\[x]",
+    ]
+
+
+def test_long_answers_are_folded_not_cut(console: Console) -> None:
+    print_answers([answer("who", "易" * 300)], console)
+    assert printed(console).count("易") == 300
+
+
+def test_changes_are_printed_with_their_reasons(console: Console) -> None:
+    path = find_config("qlora")
+    planned = plan_train(
+        read_config(path),
+        reasons(path),
+        {"lora_target": "q_proj,[v_proj]"},
+        local=LocalModel(CATALOGUE["nano"], Path("/a/very/long/path" * 10)),
+        identity=Identity("小易", "李雷"),
+        rows=398,
+        hardware=Hardware(None, bf16=True),
+        run=Run(Path("/ws/saves/nano/identity")),
+    )
+    print_changes(planned, console)
+    lines = {line.split()[0]: line for line in printed(console).splitlines()}
+    assert lines.keys() == {"key"} | {setting.key for setting in planned.departures}
+    assert lines["lora_target"].split() == ["lora_target", "q_proj,[v_proj]", "flag", "--set"]
+    assert lines["bf16"].split(maxsplit=3) == ["bf16", "True", "hardware", "the CPU has bf16"]
+    assert "500 steps never come" in lines["save_steps"]
+    assert "/a/very/long/path" * 10 in lines["model_name_or_path"]
+    assert "cutoff_len" not in lines

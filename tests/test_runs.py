@@ -1,0 +1,358 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yi_tune.config import read_config
+from yi_tune.errors import YiTuneError
+from yi_tune.models import LocalModel, Model
+from yi_tune.runs import Run, differences, find_run, prepare, record, train_run, write_configs
+
+NANO = LocalModel(Model("nano", "nano"), Path("/models/nano"))
+IDENTITY = {"name": "小易", "author": "李雷", "name_en": "小易", "author_en": "李雷"}
+CONFIG = {"model_name_or_path": "/models/nano", "learning_rate": 1e-3, "output_dir": "/ws/saves/nano/identity"}
+
+
+def content(data: str = "identity-0.jsonl", **config: Any) -> dict[str, Any]:
+    """A run.json."""
+    return record(CONFIG | config, NANO, IDENTITY, data)
+
+
+def files(folder: Path) -> dict[str, bytes | None]:
+    """All there is in a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+def checkpoint(run: Run, step: int, state: str | None = "{}") -> Path:
+    """A checkpoint folder; without a state it is one that a killed process left."""
+    folder = run.folder / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_bytes(b"weights")
+    if state is not None:
+        (folder / "trainer_state.json").write_text(state)
+    return folder
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """An empty run folder."""
+    folder = tmp_path / "saves" / "nano" / "identity"
+    folder.mkdir(parents=True)
+    return Run(folder)
+
+
+@pytest.fixture
+def unfinished(run: Run) -> Run:
+    """A run that was stopped."""
+    assert prepare(run, content(), fresh=False) is None
+    checkpoint(run, 5)
+    run.data.mkdir()
+    (run.data / "identity-0.jsonl").write_text("{}")
+    run.log.write_text("log")
+    return run
+
+
+@pytest.fixture
+def finished(unfinished: Run) -> Run:
+    """A run that came to its end."""
+    unfinished.write("report.json", "{}")
+    return unfinished
+
+
+# Making ready
+
+
+def test_new_run_is_recorded(run: Run) -> None:
+    assert prepare(run, content(), fresh=False) is None
+    assert run.record == content() | {"created": run.record["created"]}
+    assert not run.finished
+
+
+def test_record_says_what_from_what_and_with_which_versions() -> None:
+    written = content()
+    assert (written["model"], written["model_path"], written["data"]) == ("nano", "/models/nano", "identity-0.jsonl")
+    assert (written["identity"], written["config"]) == (IDENTITY, CONFIG)
+    assert written["versions"].keys() >= {"yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes"}
+    assert written["versions"]["llamafactory"].startswith("0.9.5")
+    assert json.loads(json.dumps(written)) == written
+
+
+def test_unfinished_run_goes_on_from_its_newest_checkpoint(unfinished: Run) -> None:
+    newest = checkpoint(unfinished, 10)
+    before = files(unfinished.folder)
+    assert prepare(unfinished, content(), fresh=False) == newest
+    assert files(unfinished.folder) == before
+
+
+def test_unfinished_run_without_checkpoint_begins_anew(run: Run) -> None:
+    prepare(run, content(), fresh=False)
+    assert prepare(run, content(), fresh=False) is None
+
+
+def test_moved_run_goes_on(unfinished: Run) -> None:
+    moved = content(output_dir="/elsewhere", model_name_or_path="/also/elsewhere", dataset_dir="/there")
+    assert prepare(unfinished, moved, fresh=False) == unfinished.folder / "checkpoint-5"
+
+
+def test_finished_run_is_refused(finished: Run) -> None:
+    before = files(finished.folder)
+    with pytest.raises(YiTuneError, match="is finished already") as caught:
+        prepare(finished, content(), fresh=False)
+    assert "yi-tune chat --run identity" in caught.value.hint
+    assert "--fresh" in caught.value.hint
+    assert files(finished.folder) == before
+
+
+@pytest.mark.parametrize("end", ["unfinished", "finished"])
+def test_run_with_other_settings_is_refused(end: str, request: pytest.FixtureRequest) -> None:
+    run: Run = request.getfixturevalue(end)
+    before = files(run.folder)
+    other = content("identity-1.jsonl", learning_rate=2e-3, lora_rank=16) | {"identity": IDENTITY | {"author": "X"}}
+    with pytest.raises(YiTuneError, match="exists with other settings") as caught:
+        prepare(run, other, fresh=False)
+    for change in (
+        "learning_rate: 0.001 -> 0.002",
+        "lora_rank: None -> 16",
+        "author: 李雷 -> X",
+        "data: identity-0.jsonl -> identity-1.jsonl",
+    ):
+        assert change in caught.value.message
+    assert "output_dir" not in caught.value.message
+    assert "--run" in caught.value.hint
+    assert "--fresh" in caught.value.hint
+    assert files(run.folder) == before
+
+
+@pytest.mark.parametrize("end", ["unfinished", "finished"])
+def test_fresh_leaves_nothing_old(end: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    run: Run = request.getfixturevalue(end)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").write_text("keep")
+    (run.folder / "link").symlink_to(elsewhere)
+    checkpoint(run, 99, None)
+    (run.folder / ".lock").touch()
+    assert prepare(run, content(learning_rate=2e-3), fresh=True) is None
+    assert {path.name for path in run.folder.iterdir()} == {".lock", "run.json"}
+    assert run.record["config"]["learning_rate"] == 2e-3
+    assert (elsewhere / "mine").read_text() == "keep"
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_foreign_folder_is_not_touched(run: Run, fresh: bool) -> None:
+    (run.folder / "thesis.txt").write_text("mine")
+    checkpoint(run, 5, None)
+    (run.folder / ".lock").touch()
+    before = files(run.folder)
+    with pytest.raises(YiTuneError, match="no run of yi-tune's") as caught:
+        prepare(run, content(), fresh=fresh)
+    assert "--run" in caught.value.hint
+    assert files(run.folder) == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "not json", "\xff"])
+def test_broken_record(run: Run, text: str) -> None:
+    (run.folder / "run.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(YiTuneError, match=r"no readable run\.json"):
+        prepare(run, content(), fresh=False)
+    assert prepare(run, content(), fresh=True) is None
+    assert run.record["model"] == "nano"
+
+
+def test_differences_of_json_and_python() -> None:
+    config = {"warmup_ratio": 0.1, "save_steps": 500, "list": ["a", 1], "none": None, "text": "1e-3"}
+    read_back = json.loads(json.dumps(content(**config)))
+    assert differences(read_back, content(**config)) == []
+    assert differences(read_back, content(**config | {"text": 1e-3})) == ["text: 1e-3 -> 0.001"]
+    assert differences(content() | {"model": "yi"}, content()) == ["model: yi -> nano"]
+    assert differences(content(lora_rank=8), content()) == ["lora_rank: 8 -> None"]
+
+
+# Checkpoints and files
+
+
+def test_checkpoints_are_ordered_by_number(run: Run) -> None:
+    for step in (5, 100, 20):
+        checkpoint(run, step)
+    assert run.checkpoint() == run.folder / "checkpoint-100"
+    assert len(list(run.folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize("state", [None, "", '{"global_st'])
+def test_broken_checkpoint_is_removed(run: Run, state: str | None) -> None:
+    whole, broken = checkpoint(run, 10), checkpoint(run, 20, state)
+    assert run.checkpoint() == whole
+    assert not broken.exists()
+
+
+def test_no_checkpoint(run: Run) -> None:
+    assert run.checkpoint() is None
+    checkpoint(run, 5, None)
+    assert run.checkpoint() is None
+    assert list(run.folder.iterdir()) == []
+
+
+def test_write_is_all_or_nothing(run: Run) -> None:
+    run.write("report.json", "old 你好")
+    with pytest.raises(UnicodeEncodeError):  # as good a failure halfway as any
+        run.write("report.json", "new" * 100_000 + "\udcff")
+    assert (run.folder / "report.json").read_text(encoding="utf-8") == "old 你好"
+    run.write("report.json", "new")
+    assert (run.folder / "report.json").read_text(encoding="utf-8") == "new"
+    assert [path.name for path in run.folder.iterdir()] == ["report.json"]
+
+
+def test_configs_name_the_command_that_takes_them(run: Run) -> None:
+    write_configs(run, {"a": 1e-5, "b": "${x}"}, {"template": "yi"})
+    assert read_config(run.folder / "train.yaml") == {"a": 1e-5, "b": "${x}"}
+    assert read_config(run.chat_yaml) == {"template": "yi"}
+    assert (run.folder / "train.yaml").read_text().startswith("# llamafactory-cli train ")
+    assert run.chat_yaml.read_text().startswith("# llamafactory-cli chat ")
+
+
+# The lock
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from yi_tune.runs import Run
+with Run(Path(sys.argv[1])).lock():
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(run: Run) -> Iterator["subprocess.Popen[str]"]:
+    """Another process that holds the run."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, run.folder], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_locked_by_another_process_until_it_is_killed(run: Run, holder: "subprocess.Popen[str]") -> None:
+    with pytest.raises(YiTuneError, match="Another process is working on the run 'identity'") as caught, run.lock():
+        pass
+    assert "--run" in caught.value.hint
+    with Run(run.folder.with_name("other")).lock():
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    with run.lock():
+        pass
+
+
+def test_lock_is_let_go_of_after_an_error(run: Run) -> None:
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError), run.lock():
+            raise ZeroDivisionError
+
+
+def test_lock_makes_the_folder(tmp_path: Path) -> None:
+    run = Run(tmp_path / "saves" / "nano" / "new")
+    with run.lock():
+        assert run.folder.is_dir()
+        assert prepare(run, content(), fresh=False) is None
+
+
+@pytest.mark.parametrize("file", ["saves", "saves/nano", "saves/nano/identity"])
+def test_place_that_cannot_be_written(tmp_path: Path, file: str) -> None:
+    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / file).write_text("a file in place of a folder")
+    run = Run(tmp_path / "saves" / "nano" / "identity")
+    with pytest.raises(YiTuneError, match="cannot be written: ") as caught, run.lock():
+        pass
+    assert "--workspace" in caught.value.hint
+
+
+# Names and places
+
+
+@pytest.mark.parametrize("name", ["identity", "a", "a.b-c_2", "2026", "小易", "_x"])
+def test_run_name(name: str, tmp_path: Path) -> None:
+    run = train_run(tmp_path, NANO, name)
+    assert run.folder == tmp_path / "saves" / "nano" / name
+    assert run.name == name
+    assert not run.folder.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", ".hidden", "-x", "a/b", "../x", "/x", "a b", "a,b", "a\n", "a*", "a\\b"]
+)
+def test_what_is_no_run_name(name: str, tmp_path: Path) -> None:
+    with pytest.raises(YiTuneError, match="is not a folder name") as caught:
+        train_run(tmp_path, NANO, name)
+    assert repr(name) in caught.value.message
+    assert "letters" in caught.value.hint
+
+
+def test_comma_in_a_path(tmp_path: Path) -> None:
+    for workspace, local in (
+        (tmp_path / "a,b", NANO),
+        (tmp_path, LocalModel(Model("m", "m"), Path("/models,mine/m"))),
+        (tmp_path, LocalModel(Model("m,n", "m,n"), Path("/models/m"))),
+    ):
+        with pytest.raises(YiTuneError, match="has a comma"):
+            train_run(workspace, local, "identity")
+
+
+# Finding
+
+
+def finish(workspace: Path, name: str, when: int | None, model: str = "nano") -> Path:
+    """A run on disk, finished at that time or not at all."""
+    folder = workspace / "saves" / model / name
+    folder.mkdir(parents=True)
+    (folder / "run.json").write_text("{}")
+    if when is not None:
+        (folder / "report.json").write_text("{}")
+        os.utime(folder / "report.json", (when, when))
+    return folder
+
+
+def test_newest_finished_run_is_found(tmp_path: Path) -> None:
+    finish(tmp_path, "old", 100)
+    newest = finish(tmp_path, "middle", 300, "Yi-1.5-6B-Chat")
+    finish(tmp_path, "alpha", 200)
+    finish(tmp_path, "zeta", None)
+    (tmp_path / "saves" / "nano" / "mine" / "deeper").mkdir(parents=True)
+    assert find_run(tmp_path).folder == newest
+
+
+def test_run_is_found_by_name_and_by_model(tmp_path: Path) -> None:
+    first = finish(tmp_path, "a", 100)
+    second = finish(tmp_path, "a", 200, "Yi-1.5-6B-Chat")
+    third = finish(tmp_path, "b", 300)
+    assert find_run(tmp_path, "a").folder == second
+    assert find_run(tmp_path, "a", NANO).folder == first
+    assert find_run(tmp_path, None, NANO).folder == third
+    assert find_run(tmp_path, "b").folder == third
+
+
+def test_named_run_that_is_not_finished_says_so(tmp_path: Path) -> None:
+    finish(tmp_path, "a", None)
+    finish(tmp_path, "b", 100)
+    with pytest.raises(YiTuneError, match="The run 'a' is not finished") as caught:
+        find_run(tmp_path, "a")
+    assert "goes on" in caught.value.hint
+
+
+def test_no_run(tmp_path: Path) -> None:
+    with pytest.raises(YiTuneError, match="There is no finished run in") as caught:
+        find_run(tmp_path)
+    assert "yi-tune train" in caught.value.hint
+    finish(tmp_path, "a", 100)
+    with pytest.raises(YiTuneError, match="There is no run called 'b' in"):
+        find_run(tmp_path, "b")
+    finish(tmp_path, "c", None)
+    with pytest.raises(YiTuneError, match="There is no finished run"):
+        find_run(tmp_path, None, LocalModel(Model("yi", "Yi"), tmp_path))
