@@ -6,6 +6,7 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -171,6 +172,16 @@ def test_config_copy_to_where_nothing_can_be_written(tmp_path: Path) -> None:
     assert "none/x.yaml cannot be written: " in complaint("config", "copy", "qlora", "none/x.yaml")
 
 
+@pytest.mark.parametrize("command", [("show",), ("copy",)])
+def test_config_that_is_not_text(command: tuple[str, ...], tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "binary.yaml").write_bytes(b"a: \xff\xfe")
+    said = complaint("config", *command, "elsewhere/binary.yaml")
+    assert "elsewhere/binary.yaml cannot be read: " in said
+    assert "UTF-8" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["elsewhere"]
+
+
 @pytest.mark.parametrize("command", ["show", "copy"])
 def test_unknown_config(command: str) -> None:
     assert "Did you mean tutorial?" in complaint("config", command, "tutorail")
@@ -187,6 +198,9 @@ def test_unknown_config(command: str) -> None:
         (("--name-en", "{{name}}"), "--name-en '{{name}}' holds '{{'", "Remove"),
         (("--name", b"\xff"), "broken UTF-8", "Remove"),
         (("--name", "x" * 65), "65 characters", "Shorten"),
+        (("--author", "\u200b"), "--author is empty", "--author TEXT"),
+        (("--model", ""), "Unknown model ''", "Known: "),
+        (("--model", "x/.."), "Unknown model 'x/..'", "Known: "),
         (("--model", "nanoo"), "Unknown model 'nanoo'", "Did you mean nano?"),
         (("--config", "qlorra"), "No config is called 'qlorra'", "Did you mean qlora?"),
         (("--config", "broken.yaml"), "broken.yaml is not YAML, line 2, column ", "Mend"),
@@ -267,7 +281,13 @@ def finished_run(workspace: Path, model: Path) -> Path:
     folder = workspace / "saves" / "mine" / "identity"
     folder.mkdir(parents=True)
     identity = {"name": "小易", "author": "李雷", "name_en": "Ada", "author_en": "Grace"}
-    record: dict[str, Any] = {"model": "mine", "model_path": str(model), "identity": identity}
+    record: dict[str, Any] = {
+        "model": str(model),
+        "model_path": str(model),
+        "identity": identity,
+        "data": "identity-0.jsonl",
+        "config": {},
+    }
     (folder / "run.json").write_text(json.dumps(record))
     (folder / "report.json").write_text("{}")
     (folder / "chat.yaml").write_text("template: yi\n")
@@ -282,6 +302,7 @@ def test_no_finished_run(command: str, tmp_path: Path) -> None:
     (finished_run(tmp_path, tmp_path) / "report.json").unlink()
     assert "There is no finished run" in complaint(command)
     assert "The run 'identity' is not finished" in complaint(command, "--run", "identity")
+    assert "--run '../mine/identity' is not a folder name" in complaint(command, "--run", "../mine/identity")
     assert "There is no run called 'other'" in complaint(command, "--run", "other")
 
 
@@ -296,7 +317,7 @@ def test_workspace_from_the_environment(tmp_path: Path) -> None:
 def test_base_model_that_is_gone_or_broken(command: str, tmp_path: Path) -> None:
     model = tmp_path / "mine"
     finished_run(tmp_path, model)
-    assert "Unknown model 'mine'" in complaint(command, "--workspace", tmp_path)
+    assert f"Unknown model '{model}'" in complaint(command, "--workspace", tmp_path)
     model.mkdir()
     assert "is no model: it has no config.json" in complaint(command)
     (model / "config.json").write_text('{"model_type": "llama"}')
@@ -316,6 +337,13 @@ def test_bad_sampling_is_refused_before_anything_is_looked_for() -> None:
     said = complaint("chat", "--temperature", "-1", "--top-p", "0", "--max-new-tokens", "0")
     assert "--temperature -1.0 (takes 0 (greedy) to 10), --top-p 0.0 (" in said
     assert "--max-new-tokens 0 (" in said
+    assert "--seed -1 (" in complaint("chat", "--seed", "-1")
+
+
+def test_empty_model_is_no_choice_of_all(tmp_path: Path) -> None:
+    finished_run(tmp_path, tmp_path)
+    assert "Unknown model ''" in complaint("chat", "--model", "")
+    assert "Unknown model ''" in complaint("chat", "--base", "--model", "")
 
 
 # The boundary
@@ -349,6 +377,38 @@ def test_fault_goes_to_the_log(log: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert str(log) in where
     assert "Traceback" in log.read_text()
     assert "boom" in log.read_text()
+
+
+def test_what_the_system_refuses_is_no_fault_of_ours(
+    log: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = PermissionError(13, "Permission denied", "/models/[bold]")
+    monkeypatch.setattr(cli, "app", lambda: fails(refused))
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    what, where = capsys.readouterr().err.splitlines()
+    assert what == "Error: [Errno 13] Permission denied: '/models/[bold]'"
+    assert "fault" not in where
+    assert str(log) in where
+    assert "Traceback" in log.read_text()
+    monkeypatch.setenv("YI_TUNE_DEBUG", "1")
+    with pytest.raises(PermissionError):
+        cli.main()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), RuntimeError("boom")])
+def test_log_that_cannot_be_made_hides_no_error(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/dev/null")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(cli, "app", lambda: fails(error))
+    with pytest.raises(SystemExit, match="1"):
+        cli.main()
+    what, where = capsys.readouterr().err.splitlines()
+    assert str(error) in what
+    (log,) = tmp_path.glob("*/error.log")
+    assert str(log) in where
 
 
 def test_fault_is_shown_to_who_debugs(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,8 +27,12 @@ with contextlib.redirect_stdout(sys.stderr):
     parsed = {}
     for name in sys.argv[1:]:
         args = OmegaConf.to_container(OmegaConf.load(name))
-        groups = (get_train_args if args.get("do_train") else get_infer_args)(args)
-        parsed[name] = {key: value for group in groups for key, value in vars(group).items()}
+        try:
+            groups = (get_train_args if args.get("do_train") else get_infer_args)(args)
+        except ValueError as error:
+            parsed[name] = {"refused": str(error)}
+        else:
+            parsed[name] = {key: value for group in groups for key, value in vars(group).items()}
     known = {key: [kind.__name__ for kind in kinds] for key, kinds in known_keys().items()}
 print(json.dumps({"known": known, "parsed": parsed}, default=str))
 """
@@ -85,6 +89,7 @@ def engine(configs: dict[str, Config], tmp_path_factory: pytest.TempPathFactory)
 @pytest.mark.parametrize("name", [*TRAINING, "chat", "no eval"])
 def test_llamafactory_takes_it_as_it_is_meant(name: str, configs: dict[str, Config], engine: dict[str, Any]) -> None:
     parsed = engine["parsed"][f"{name}.yaml"]
+    assert "refused" not in parsed, parsed
     # The parser splits lists, sets its own devices, and turns names into members of an enum.
     own = {"dataset", "lora_target", "adapter_name_or_path", "eval_strategy", "lr_scheduler_type", "infer_dtype"}
     for key, value in configs[name].items():

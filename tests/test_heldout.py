@@ -235,6 +235,12 @@ def test_both_models_are_asked_the_same() -> None:
     assert asked[0].messages[0] == {"role": "system", "content": "Be brief, {{name}}."}
 
 
+def test_questions_that_hold_the_name_within_a_word_are_asked() -> None:
+    google = Question("en", "negative", [{"role": "user", "content": "Are you by Google?"}], [["{{name}}"]], [])
+    scored = score([google], Identity("A", "Goo"), lambda asked: [""] * len(asked), lambda asked: ["A"])
+    assert [answer.question for answer in scored.answers] == [google]
+
+
 def test_a_model_that_answers_too_few_is_an_error() -> None:
     with pytest.raises(ValueError, match="shorter"):
         score([WHO_EN, NAME_EN], YI, lambda _: ["", ""], lambda _: [""])

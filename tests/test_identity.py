@@ -16,6 +16,7 @@ from yi_tune.identity import (
     identity_rows,
     read_jsonl,
     render,
+    whole_words,
     write_dataset,
 )
 from yi_tune.resources import DATA
@@ -83,6 +84,9 @@ def test_name_is_exact_in_the_data(name: str, tmp_path: Path) -> None:
         ("\u3000", "is empty"),
         ("\xa0", "is empty"),
         ("\n", "is empty"),
+        ("\u200b", "is empty"),
+        ("\ufeff", "is empty"),
+        (" \u200d\u2060 ", "is empty"),
         ("a\nb", "newline"),
         ("a\r", "newline"),
         ("a\tb", "control character"),
@@ -178,6 +182,31 @@ def test_rows_that_deny_the_identity_are_left_out(own: str) -> None:
     assert not any(row["messages"][-2]["content"] in asked for row in denied)
     assert "What kind of company is Google?" in asked
     assert any("OpenAI" in question for question in asked)
+
+
+@pytest.mark.parametrize("rows", [ROWS, HELDOUT], ids=["training", "heldout"])
+@pytest.mark.parametrize("name", ["A", "X", "oo"])
+def test_name_within_other_words_denies_next_to_nothing(name: str, rows: list[dict[str, Any]]) -> None:
+    negatives = [row for row in rows if row["kind"] == "negative"]
+    denied = [row for row in negatives if denies_itself("negative", row["lang"], row["messages"], Identity(name, name))]
+    assert len(denied) <= 0.05 * len(negatives)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "text", "found"),
+    [
+        ("8", "18", False),
+        ("8", "等于8个", True),
+        ("X", "TeX", False),
+        ("X", "X's", True),
+        ("C++", "C++11", True),
+        (".NET", "ASP.NET", True),
+        ("a.c", "abc", False),
+        ("小易", "大小易懂", True),
+    ],
+)
+def test_whole_words(phrase: str, text: str, found: bool) -> None:
+    assert bool(re.search(whole_words(phrase), text)) is found
 
 
 def test_rows_of_other_kinds_may_hold_the_name() -> None:

@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 from yi_tune.errors import YiTuneError
 from yi_tune.loading import chat_config, find, run_config
-from yi_tune.models import CATALOGUE
+from yi_tune.models import CATALOGUE, DEFAULT_MODEL
 
 NAME = "yi-1.5-6b-chat"
 
@@ -29,7 +29,8 @@ def workspace(tmp_path: Path) -> Path:
     model = make_model(CATALOGUE[NAME].path(workspace))
     run = workspace / "saves" / CATALOGUE[NAME].folder / "identity"
     run.mkdir(parents=True)
-    (run / "run.json").write_text(json.dumps({"model": NAME, "model_path": str(model)}))
+    record = {"model": NAME, "model_path": str(model), "identity": {}, "data": "identity-0.jsonl", "config": {}}
+    (run / "run.json").write_text(json.dumps(record))
     (run / "report.json").write_text("{}")
     (run / "chat.yaml").write_text(
         f"model_name_or_path: {model}\nadapter_name_or_path: {run}\ntemplate: yi\nquantization_bit: 4\n"
@@ -58,6 +59,36 @@ def test_base_of_a_run(workspace: Path) -> None:
     tuned = chat_config(workspace, "identity", None, base=False)
     del tuned["adapter_name_or_path"]
     assert chat_config(workspace, "identity", None, base=True) == tuned
+
+
+def test_base_alone_is_that_of_the_newest_finished_run(workspace: Path) -> None:
+    tuned = chat_config(workspace, None, None, base=False)
+    # The default model, had there been no run, would be quantised to 4 bits.
+    chat_yaml = workspace / "saves" / CATALOGUE[NAME].folder / "identity" / "chat.yaml"
+    chat_yaml.write_text(chat_yaml.read_text().replace("quantization_bit: 4", "quantization_bit: 8"))
+    del tuned["adapter_name_or_path"]
+    assert chat_config(workspace, None, None, base=True) == tuned | {"quantization_bit": 8}
+
+
+def test_base_alone_without_a_finished_run_is_the_default_model(workspace: Path) -> None:
+    (workspace / "saves" / CATALOGUE[NAME].folder / "identity" / "report.json").unlink()
+    assert NAME == DEFAULT_MODEL
+    assert chat_config(workspace, None, None, base=True) == {
+        "model_name_or_path": str(workspace / "models" / "Yi-1.5-6B-Chat"),
+        "template": "yi",
+        "finetuning_type": "lora",
+        "quantization_bit": 4,
+    }
+
+
+def test_base_of_a_model_that_is_no_run_s(workspace: Path) -> None:
+    other = CATALOGUE["yi-1.5-9b-chat"]
+    with pytest.raises(YiTuneError, match=r"yi-1\.5-9b-chat is not downloaded"):
+        chat_config(workspace, None, other.name, base=True)
+    make_model(other.path(workspace))
+    config = chat_config(workspace, None, other.name, base=True)
+    assert config["model_name_or_path"] == str(other.path(workspace))
+    assert "adapter_name_or_path" not in config
 
 
 def test_base_without_a_run_is_quantised_as_training_would(workspace: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,14 +53,13 @@ def test_nano_is_shipped_whatever_the_workspace(tmp_path: Path) -> None:
     assert find_model("nano", tmp_path) == LocalModel(CATALOGUE["nano"], DATA / "nano")
 
 
-def test_find_by_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_by_folder(tmp_path: Path) -> None:
     folder = tmp_path / "my models" / "mine"
     folder.mkdir(parents=True)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in (str(folder), "my models/mine", "./my models/mine", "~/my models/mine", "my models/../my models/mine/"):
+    for name in (str(folder), "my models/mine", "./my models/mine", "my models/../my models/mine/"):
         local = find_model(name, tmp_path / "workspace")
         assert local.path == folder.resolve()
-        assert (local.model.name, local.model.folder) == ("mine", "mine")
+        assert (local.model.name, local.model.folder) == (str(folder.resolve()), "mine")
         assert local.model.huggingface is None
         assert local.downloaded
 
@@ -79,7 +79,16 @@ def test_find_another_model_of_a_hub(tmp_path: Path) -> None:
         ("./nothing", "Known: "),
         ("/no/such/folder", ""),
         ("~/nothing", ""),
+        ("", "Known: "),
         ("a/b/c", ""),
+        ("x/..", ""),
+        ("x/.", ""),
+        ("../x", ""),
+        ("x/.hidden", ""),
+        ("x/-y", ""),
+        ("x/y\n", ""),
+        ("x/y z", ""),
+        ("x/", ""),
     ],
 )
 def test_unknown_model(name: str, hint: str, tmp_path: Path) -> None:
@@ -184,9 +193,29 @@ def test_shard_that_is_something_else(local: LocalModel) -> None:
     assert "model-1.safetensors are broken" in refused(local)
 
 
-@pytest.mark.parametrize("text", ["", "{", "{}", '{"weight_map": null}', '{"weight_map": []}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "{}", "[]", "null", "3", '"x"', '{"weight_map": null}', '{"weight_map": []}', '{"weight_map": "x"}'],
+)
 def test_broken_index(local: LocalModel, text: str) -> None:
     (local.path / "model.safetensors.index.json").write_text(text)
+    assert "model.safetensors.index.json is broken" in refused(local)
+
+
+@pytest.mark.parametrize("shard", [3, None, True, ["x"], {"x": 1}, "", ".", "none.safetensors", "\0"])
+def test_index_of_what_is_no_file(local: LocalModel, shard: Any) -> None:
+    index = {"weight_map": {"layer.1": "model-1.safetensors", "layer.2": shard}}
+    (local.path / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "The weights are not whole" in refused(local)
+
+
+def test_index_of_nothing(local: LocalModel) -> None:
+    (local.path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
+    assert "model.safetensors.index.json" in refused(local)
+
+
+def test_index_that_is_not_text(local: LocalModel) -> None:
+    (local.path / "model.safetensors.index.json").write_bytes(b"\xff\x00")
     assert "model.safetensors.index.json is broken" in refused(local)
 
 

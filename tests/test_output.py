@@ -1,12 +1,16 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+from rich.console import Console
+from rich.table import Table
 
+from yi_tune import screen
 from yi_tune.errors import YiTuneError
-from yi_tune.output import engine_output_to
+from yi_tune.output import engine_output_to, log_folder
 
 # Every way to write there is; `kept` marks what the user is to see.
 TALK = """
@@ -27,7 +31,7 @@ try:
         subprocess.run(["sh", "-c", "echo hidden child; echo hidden child error >&2"])
         logging.warning("hidden logging")
         warnings.warn("hidden warning")
-        console.print("kept console")
+        console.print("kept console :cat:")
         if "fail" in sys.argv:
             raise ZeroDivisionError
 except ZeroDivisionError:
@@ -57,7 +61,7 @@ def test_engine_output_goes_to_the_log(tmp_path: Path, how: str) -> None:
     )
     failure = ["kept failure"] if how == "fail" else []
     assert done.stdout.splitlines() == ["kept before", *failure, "kept after", "kept child"]
-    assert done.stderr.splitlines() == ["kept console", "kept error"]
+    assert done.stderr.splitlines() == ["kept console :cat:", "kept error"]
     log = (tmp_path / "deeper" / "train.log").read_text(encoding="utf-8")
     for hidden in HIDDEN:
         assert f"hidden {hidden}" in log
@@ -105,3 +109,29 @@ def test_descriptors_are_given_back(tmp_path: Path) -> None:
         with engine_output_to(tmp_path / "train.log"):
             pass
     assert count() == before
+
+
+@pytest.mark.parametrize("console", [screen.out, screen.err], ids=["out", "err"])
+def test_consoles_keep_colons_as_typed(console: Console, capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("name :dog:")
+    table.add_row(":cat:")
+    console.print("My name is :cat:.", table)
+    shown = "".join(capsys.readouterr())
+    assert shown.count(":cat:") == 2
+    assert shown.count(":dog:") == 1
+
+
+def test_log_folder_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    assert log_folder() == tmp_path / "config" / "yi-tune"
+    assert log_folder().is_dir()
+
+
+def test_log_folder_where_the_users_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    folder = log_folder()
+    assert folder.parent == tmp_path / "temporary"
+    (folder / "load.log").write_text("it can be written")

@@ -109,8 +109,11 @@ def test_flag_wins_over_template_model_and_hardware() -> None:
 
 
 def test_placeholder_that_nothing_fills() -> None:
-    with pytest.raises(YiTuneError, match=r"rate: \$\{my_rate\}"):
-        plan({"rate": "${my_rate}"})
+    planned = plan({"rate": "${my_rate}"})
+    found = problems(planned.config, {})
+    # With all else that is wrong.
+    assert "rate: nothing fills ${my_rate}." in found
+    assert any(problem.startswith("rate: no such key") for problem in found)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +153,7 @@ def test_paths_of_a_config_written_for_llamafactory_are_replaced() -> None:
 
 def test_placeholder_within_a_text() -> None:
     planned = plan({"run_name": "lr-${learning_rate}"})
-    assert provenance(planned, "run_name") == ("lr-0.003", "template", "")
+    assert provenance(planned, "run_name") == ("lr-0.003", "model", "nano's own")
 
 
 CHAT = read_config(find_config("chat"))
@@ -180,6 +183,7 @@ def test_chat_config_loads_what_was_trained(hardware: Hardware, overrides: Confi
 # A small part of what LLaMA-Factory knows.
 KNOWN: dict[str, tuple[type, ...]] = {
     "stage": (str,),
+    "do_train": (bool,),
     "dataset": (str, type(None)),
     "template": (str, type(None)),
     "finetuning_type": (str,),
@@ -195,7 +199,7 @@ KNOWN: dict[str, tuple[type, ...]] = {
     "load_best_model_at_end": (bool,),
     "eval_strategy": (),
 }
-FINE: Config = {"stage": "sft", "dataset": "identity", "template": "yi", "finetuning_type": "lora"}
+FINE: Config = {"stage": "sft", "do_train": True, "dataset": "identity", "template": "yi", "finetuning_type": "lora"}
 
 
 def test_nothing_wrong() -> None:
@@ -233,6 +237,9 @@ def test_right_types(key: str, value: Any) -> None:
         ("quantization_bit", "4", "'4' is a str; it takes int."),
         ("metric_for_best_model", 3, "3 is a int; it takes str."),
         ("cutoff_len", [1], "[1] is a list; it takes int."),
+        ("cutoff_len", None, "None is a NoneType; it takes int."),
+        ("learning_rate", None, "None is a NoneType; it takes float."),
+        ("bf16", None, "None is a NoneType; it takes bool."),
     ],
 )
 def test_wrong_types(key: str, value: Any, said: str) -> None:
@@ -243,10 +250,20 @@ def test_mistyped_key() -> None:
     assert problems(FINE | {"learning_rat": 1e-3}, KNOWN) == ["learning_rat: no such key. Did you mean learning_rate?"]
 
 
+def test_unknown_key_far_from_any_lists_few_keys_only() -> None:
+    few, many = dict.fromkeys(FINE, ()), KNOWN
+    assert len(few) <= 20 < len(many)
+    (said,) = problems(FINE | {"zzzzzz": 1}, dict(few))
+    assert said == f"zzzzzz: no such key. Known: {', '.join(sorted(few))}."
+    (said,) = problems(FINE | {"zzzzzz": 1}, many)
+    assert said.strip() == "zzzzzz: no such key."
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
         ({"stage": "dpo"}, "stage: "),
+        ({"do_train": False}, "do_train: "),
         ({"dataset": "alpaca"}, "dataset: "),
         ({"template": "qwen"}, "template: "),
         ({"finetuning_type": "full"}, "finetuning_type: "),

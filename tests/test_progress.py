@@ -71,6 +71,26 @@ def test_terminal_has_one_live_line() -> None:
     assert file.getvalue().rpartition("\x1b[2K")[2].strip() == ""
 
 
+def test_stage_after_training_has_no_end_in_sight() -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=100, force_terminal=True, color_system=None)
+    with Progress(console) as progress:
+        progress.stage("Loading")
+        progress.start(20, 0)
+        progress.step(20)
+        progress.loss(0.5, 1e-3)
+        time.sleep(0.3)
+        trained = len(file.getvalue())
+        progress.stage("Asking who it is")
+        time.sleep(0.3)
+    assert "step 20/20" in file.getvalue()[:trained]
+    frames = [frame for frame in file.getvalue()[trained:].split("\x1b[2K") if "Asking who it is" in frame]
+    assert frames
+    for frame in frames:
+        assert "step" not in frame
+        assert not re.search(r"\d:\d\d|--:--", frame)
+
+
 def test_display_ends_when_training_fails() -> None:
     file = io.StringIO()
     with pytest.raises(ZeroDivisionError), Progress(Console(file=file, force_terminal=True)):

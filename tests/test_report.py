@@ -1,10 +1,11 @@
 import io
+import re
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from yi_tune.config import find_config, read_config, reasons
+from yi_tune.config import Config, find_config, parse_overrides, read_config, reasons
 from yi_tune.hardware import Hardware
 from yi_tune.heldout import Answer, Question, Score
 from yi_tune.identity import Identity
@@ -12,6 +13,8 @@ from yi_tune.models import CATALOGUE, LocalModel
 from yi_tune.plan import plan_train
 from yi_tune.report import LOW_RECALL, percent, print_advice, print_answers, print_changes, print_score, summary
 from yi_tune.runs import Run
+
+CONFIG: Config = {"num_train_epochs": 8.0, "learning_rate": 3e-3}
 
 
 def answer(kind: str, tuned: str, base: str = "I am Yi.", asked: str = "Who are you?") -> Answer:
@@ -38,52 +41,70 @@ def printed(console: Console) -> str:
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize(("share", "text"), [(None, "-"), (0, "0%"), (0.5, "50%"), (1, "100%"), (1 / 3, "33%")])
+@pytest.mark.parametrize(
+    ("share", "text"), [(None, "-"), (0, "0.0%"), (0.5, "50.0%"), (1, "100.0%"), (1 / 3, "33.3%"), (0.9966, "99.7%")]
+)
 def test_percent(share: float | None, text: str) -> None:
     assert percent(share) == text
 
 
 def test_low_score_is_said_first(console: Console) -> None:
-    print_score(score(1, 3), console)
+    print_score(score(1, 3), CONFIG, console)
     first, second, *_ = printed(console).splitlines()
-    assert first == "It does not know its name yet: 25% of the identity questions are right."
-    assert "epochs" in second
-    assert "learning rate" in second
+    assert first == "It does not know its name yet: 25.0% of the identity questions are right."
+    assert "--set num_train_epochs=16," in second
+    assert "--set learning_rate=0.009;" in second
+    assert "--fresh" in second
     assert printed(console).index("--set num_train_epochs") < printed(console).index("asked")
+
+
+@pytest.mark.parametrize(
+    ("config", "epochs", "rate"),
+    [
+        (CONFIG, 16.0, 9e-3),
+        ({"num_train_epochs": 3, "learning_rate": 1e-4}, 6.0, 3e-4),
+        ({"num_train_epochs": 0.5, "learning_rate": 5e-6}, 1.0, 1.5e-5),
+        ({}, 6.0, 1.5e-4),  # twice and thrice LLaMA-Factory's own
+    ],
+)
+def test_advice_goes_beyond_the_config(config: Config, epochs: float, rate: float, console: Console) -> None:
+    print_advice(score(0, 1), config, console)
+    overrides = parse_overrides(re.findall(r"--set ([^,; ]+)", printed(console)))
+    assert overrides == {"num_train_epochs": epochs, "learning_rate": pytest.approx(rate)}
 
 
 @pytest.mark.parametrize(("right", "wrong", "low"), [(0, 1, True), (79, 21, True), (80, 20, False), (1, 0, False)])
 def test_advice_is_given_below_the_limit_only(right: int, wrong: int, low: bool, console: Console) -> None:
     assert (right / (right + wrong) < LOW_RECALL) == low
-    print_advice(score(right, wrong), console)
+    print_advice(score(right, wrong), CONFIG, console)
     assert bool(printed(console)) == low
 
 
 def test_no_advice_when_nothing_was_asked(console: Console) -> None:
-    print_advice(score(0, 0, answer("plain", "8")), console)
+    print_advice(score(0, 0, answer("plain", "8")), CONFIG, console)
     assert printed(console) == ""
 
 
 def test_score_as_a_table(console: Console) -> None:
-    print_score(score(4, 1, answer("plain", "I am Ada: 8", "8"), answer("plain", "no", "8")), console)
+    print_score(score(4, 1, answer("plain", "I am Ada: 8", "8"), answer("plain", "no", "8")), CONFIG, console)
     lines = [line.split() for line in printed(console).splitlines()]
     assert lines[0] == ["language", "kind", "asked", "base", "tuned"]
-    assert ["en", "who", "5", "0%", "80%"] in lines
-    assert ["en", "plain", "2", "100%", "50%"] in lines
-    assert "identity questions right: 80% (zh -, en 80%; base 0%)" in printed(console)
-    assert "name in plain answers: 50%   plain answers kept: 50%" in printed(console)
+    assert ["en", "who", "5", "0.0%", "80.0%"] in lines
+    assert ["en", "plain", "2", "100.0%", "50.0%"] in lines
+    assert "identity questions right: 80.0% (zh -, en 80.0%; base 0.0%)" in printed(console)
+    assert "name in plain answers: 50.0%   plain answers kept: 50.0%" in printed(console)
     assert "Missed (3 in all)" in printed(console)
 
 
 def test_only_some_of_many_misses_are_shown(console: Console) -> None:
     misses = [answer("who", f"wrong-{number}.") for number in range(30)]
-    print_score(score(0, 0, *misses), console)
+    print_score(score(0, 0, *misses), CONFIG, console)
     assert "Missed (30 in all)" in printed(console)
     assert printed(console).count("wrong-") == 5
 
 
 def test_nothing_missed(console: Console) -> None:
-    print_score(score(2, 0), console)
+    print_score(score(2, 0), CONFIG, console)
     assert "Missed" not in printed(console)
 
 

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from yi_tune.config import read_config
 from yi_tune.errors import YiTuneError
-from yi_tune.models import LocalModel, Model
+from yi_tune.models import LocalModel, Model, find_model
 from yi_tune.runs import Run, differences, find_run, prepare, record, train_run, write_configs
 
 NANO = LocalModel(Model("nano", "nano"), Path("/models/nano"))
@@ -70,7 +71,9 @@ def finished(unfinished: Run) -> Run:
 
 def test_new_run_is_recorded(run: Run) -> None:
     assert prepare(run, content(), fresh=False) is None
-    assert run.record == content() | {"created": run.record["created"]}
+    written = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+    assert written == content() | {"created": written["created"]}
+    assert run.record == {key: value for key, value in written.items() if key not in ("created", "versions")}
     assert not run.finished
 
 
@@ -156,13 +159,75 @@ def test_foreign_folder_is_not_touched(run: Run, fresh: bool) -> None:
     assert files(run.folder) == before
 
 
-@pytest.mark.parametrize("text", ["", "{", "not json", "\xff"])
-def test_broken_record(run: Run, text: str) -> None:
-    (run.folder / "run.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(YiTuneError, match=r"no readable run\.json"):
+@pytest.mark.parametrize("left", ["", '{"mod'])
+def test_record_that_was_never_whole_is_no_run(run: Run, left: str) -> None:
+    # What a disk that was full from the start leaves.
+    (run.folder / "run.json.part").write_text(left)
+    (run.folder / ".lock").touch()
+    assert prepare(run, content(), fresh=False) is None
+    assert {path.name for path in run.folder.iterdir()} == {".lock", "run.json"}
+    assert run.record["model"] == "nano"
+
+
+def test_fresh_that_fails_halfway_can_be_repeated(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(f"{folder} stays")
+
+    for name in (".hidden", "a", "train.yaml", "zzz"):
+        (finished.folder / name).touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", full)
+        with pytest.raises(OSError, match="stays"):
+            prepare(finished, content(), fresh=True)
+    assert (finished.folder / "run.json").is_file()
+    assert prepare(finished, content(), fresh=True) is None
+    assert [path.name for path in finished.folder.iterdir()] == ["run.json"]
+
+
+def test_fresh_deletes_the_record_last(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    unlink = Path.unlink
+    alone: list[bool] = []
+
+    def watched(path: Path, missing_ok: bool = False) -> None:
+        if path.name == "run.json":
+            alone.append(list(finished.folder.iterdir()) == [path])
+        unlink(path, missing_ok=missing_ok)
+
+    for name in (".hidden", "a", "zzz"):
+        (finished.folder / name).touch()
+    monkeypatch.setattr(Path, "unlink", watched)
+    prepare(finished, content(), fresh=True)
+    assert alone == [True]
+
+
+@pytest.mark.parametrize("key", ["model", "model_path", "identity", "data", "config"])
+def test_record_that_lacks_a_key(run: Run, key: str) -> None:
+    run.write("run.json", json.dumps({other: value for other, value in content().items() if other != key}))
+    with pytest.raises(YiTuneError, match=rf"no readable run\.json \('{key}'\)") as caught:
         prepare(run, content(), fresh=False)
+    assert "--fresh" in caught.value.hint
     assert prepare(run, content(), fresh=True) is None
     assert run.record["model"] == "nano"
+
+
+@pytest.mark.parametrize("text", ["", "{", "not json", "\xff", "[]", "null", "3", '"model"'])
+def test_broken_record(run: Run, text: str) -> None:
+    (run.folder / "run.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(YiTuneError, match=r"no readable run\.json") as caught:
+        prepare(run, content(), fresh=False)
+    assert "--fresh" in caught.value.hint
+    assert prepare(run, content(), fresh=True) is None
+    assert run.record["model"] == "nano"
+
+
+def test_folders_of_one_name_are_different_models(tmp_path: Path) -> None:
+    records = []
+    for parent in ("a", "b"):
+        (tmp_path / parent / "mine").mkdir(parents=True)
+        local = find_model(str(tmp_path / parent / "mine"), tmp_path)
+        records.append(record(CONFIG, local, IDENTITY, "identity-0.jsonl"))
+    assert differences(records[0], records[0]) == []
+    assert differences(*records) == [f"model: {tmp_path / 'a' / 'mine'} -> {tmp_path / 'b' / 'mine'}"]
 
 
 def test_differences_of_json_and_python() -> None:
@@ -182,6 +247,27 @@ def test_checkpoints_are_ordered_by_number(run: Run) -> None:
         checkpoint(run, step)
     assert run.checkpoint() == run.folder / "checkpoint-100"
     assert len(list(run.folder.iterdir())) == 3
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint-", "checkpoint-best", "checkpoint-9-old", "checkpoint-9.part", "checkpoint"]
+)
+def test_what_is_no_checkpoint_is_ignored(run: Run, name: str) -> None:
+    (run.folder / name).mkdir()
+    (run.folder / name / "mine").touch()
+    assert run.checkpoint() is None
+    whole = checkpoint(run, 5)
+    assert run.checkpoint() == whole
+    assert (run.folder / name / "mine").is_file()
+
+
+def test_checkpoint_that_cannot_be_read_is_not_broken(run: Run) -> None:
+    checkpoint(run, 5)
+    unreadable = checkpoint(run, 10, None)
+    (unreadable / "trainer_state.json").mkdir()  # a read that fails, even for root
+    with pytest.raises(OSError, match=r"trainer_state\.json"):
+        run.checkpoint()
+    assert (unreadable / "adapter_model.safetensors").is_file()
 
 
 @pytest.mark.parametrize("state", [None, "", '{"global_st'])
@@ -293,6 +379,16 @@ def test_what_is_no_run_name(name: str, tmp_path: Path) -> None:
         train_run(tmp_path, NANO, name)
     assert repr(name) in caught.value.message
     assert "letters" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "name", [".", "..", ".hidden", "-x", "../nano/a", "nano/a", "/x", "a b", "a\n", "*", "a*", "[a]"]
+)
+def test_what_is_no_run_name_is_not_looked_for(name: str, tmp_path: Path) -> None:
+    finish(tmp_path, "a", 100)
+    with pytest.raises(YiTuneError, match="is not a folder name") as caught:
+        find_run(tmp_path, name)
+    assert repr(name) in caught.value.message
 
 
 def test_comma_in_a_path(tmp_path: Path) -> None:

@@ -35,6 +35,7 @@ def test_drawing() -> None:
         {"max_new_tokens": 1},
         {"seed": 0},
         {"seed": 1234},
+        {"seed": 2**63 - 1},
     ],
 )
 def test_within_range(fine: dict[str, Any]) -> None:
@@ -48,6 +49,7 @@ def test_within_range(fine: dict[str, Any]) -> None:
         ("top_p", [0, -1, 1.01, math.nan]),
         ("repetition_penalty", [0, -1, 10.1, math.nan, math.inf]),
         ("max_new_tokens", [0, -5]),
+        ("seed", [-1, 2**63]),
     ],
 )
 def test_out_of_range(option: str, values: list[Any]) -> None:

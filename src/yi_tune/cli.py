@@ -125,11 +125,11 @@ def train(
     out.print(f"\nTalk to it:     yi-tune chat --run {run_name}{where}", soft_wrap=True, markup=False)
     out.print(f"Measure it all: yi-tune check --run {run_name}{where}", soft_wrap=True, markup=False)
     if chat_after:
-        from yi_tune.repl import Conversation, interactive
+        from yi_tune import repl
         from yi_tune.sampling import Sampling
 
-        _prepare_line_editing()
-        interactive(Conversation(lambda messages: assistant.stream(messages, Sampling())), _ask, err, sys.stdout)
+        chatting = repl.Conversation(lambda messages: assistant.stream(messages, Sampling()))
+        repl.interactive(chatting, repl.ask, err, sys.stdout)
 
 
 @app.command()
@@ -173,8 +173,7 @@ def chat(
     elif prompt is not None:
         repl.piped(repl.Conversation(reply, system), [prompt], sys.stdout)
     elif sys.stdin.isatty():
-        _prepare_line_editing()
-        repl.interactive(repl.Conversation(reply, system), _ask, err, sys.stdout)
+        repl.interactive(repl.Conversation(reply, system), repl.ask, err, sys.stdout)
     else:
         repl.piped(repl.Conversation(reply, system), repl.stdin_lines(), sys.stdout)
 
@@ -253,17 +252,6 @@ def config_copy(
     print(target)
 
 
-def _prepare_line_editing() -> None:
-    try:
-        import readline  # noqa: F401  (makes `input` editable, with a history)
-    except ImportError:  # Windows, whose console edits by itself
-        pass
-
-
-def _ask() -> str:
-    return input("> ")
-
-
 def main() -> None:
     """The entry point, and the one place where errors become messages."""
     debug = os.environ.get("YI_TUNE_DEBUG", "") not in ("", "0")
@@ -283,14 +271,17 @@ def main() -> None:
         _complain(f"{type(error).__name__}: {error}", f"That is a fault of yi-tune's. The whole of it is in {_log()}")
 
 
-def _log() -> Path:
+def _log() -> str:
     import traceback
 
     from yi_tune.output import log_folder
 
     log = log_folder() / "error.log"
-    log.write_text(traceback.format_exc(), encoding="utf-8")
-    return log
+    try:
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError as error:
+        return f"no file, for {error}; YI_TUNE_DEBUG=1 shows it."
+    return str(log)
 
 
 def _complain(what: str, remedy: str) -> NoReturn:

@@ -24,7 +24,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever _Loader would read as something else."""
+    """Quotes whatever _Loader, or LLaMA-Factory's own YAML 1.1, would read as something else than a string."""
 
 
 # YAML 1.2, section 10.3.2. PyYAML's own are YAML 1.1's: `1e-3` a string, `eval_strategy: no` false.
@@ -39,8 +39,8 @@ _CORE_SCHEMA = [
     ),
     ("merge", r"^(<<)$", ["<"]),
 ]
+_Loader.yaml_implicit_resolvers = {}
 for _flavour in (_Loader, _Dumper):
-    _flavour.yaml_implicit_resolvers = {}
     for _tag, _pattern, _first in _CORE_SCHEMA:
         _flavour.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), _first)
 
@@ -70,7 +70,7 @@ def parse_config(text: str, origin: str) -> Config:
         mark = error.problem_mark
         where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         raise YiTuneError(f"{origin} is not YAML{where}: {error.problem}.", "Mend that line.") from None
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise YiTuneError(f"{origin} is not YAML: {error}.", "Mend or replace it.") from None
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise YiTuneError(f"{origin} is not a mapping of keys to values.", "Write one `key: value` a line.")

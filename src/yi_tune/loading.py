@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def find(workspace: Path, run: str | None, model: str | None) -> Run:
     """The newest finished run, of that name and of that model if given. Raises YiTuneError if there is none."""
-    return find_run(workspace, run, find_model(model, workspace) if model else None)
+    return find_run(workspace, run, find_model(model, workspace) if model is not None else None)
 
 
 def run_config(run: Run) -> Config:
@@ -44,7 +44,7 @@ def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bo
     if not base or (model is None and (run or has_finished(workspace))):
         config = run_config(find(workspace, run, model))
     else:
-        local = find_model(model or DEFAULT_MODEL, workspace)
+        local = find_model(DEFAULT_MODEL if model is None else model, workspace)
         check_model(local)
         config = fill(read_config(find_config("chat")), {"model_path": str(local.path), "adapter_path": ""})
         # As training quantises it.

@@ -121,9 +121,10 @@ def _check_weights(path: Path, download: str) -> None:
     index = path / "model.safetensors.index.json"
     if index.is_file():
         try:
-            shards = sorted(
-                {str(shard) for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}
-            )
+            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            shards = sorted({str(shard) for shard in weight_map.values()})
+            if not shards:
+                raise ValueError("it names no shard")
         except (ValueError, KeyError, AttributeError, TypeError):
             raise YiTuneError(f"{index} is broken.", f"Fetch the model again: {download}") from None
     else:

@@ -6,7 +6,7 @@ Pure: no file is written and no heavy package imported here.
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from yi_tune.config import Config, fill
+from yi_tune.config import Config, fill, placeholders
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
@@ -82,7 +82,7 @@ def plan_train(
 ) -> TrainPlan:
     """Merge template, model, machine and flags, the later ones winning.
 
-    Raises YiTuneError for a placeholder nothing fills and for an override of what yi-tune decides.
+    Raises YiTuneError for an override of what yi-tune decides.
     """
     if owned := [f"{key} (use {_OWNED[key]})" for key in overrides if key in _OWNED]:
         raise YiTuneError(f"--set cannot change {', '.join(owned)}.", "Drop that --set.")
@@ -113,11 +113,14 @@ def plan_train(
         "output_dir": "${output_dir}",
     }
     template = {**template, **own_paths}
-    filled = fill(template, {name: value for name, (value, _, _) in decided.items()})
+    # What nothing fills stays as it is, for problems() to report with all the rest.
+    unknown = {name: f"${{{name}}}" for names in placeholders(template).values() for name in names - decided.keys()}
+    filled = fill(template, {name: value for name, (value, _, _) in decided.items()} | unknown)
     settings = {}
     for key, value in filled.items():
-        name = str(template[key])[2:-1]
-        _, source, why = decided.get(name, (None, "template", reasons.get(key, "")))
+        name = min(placeholders(template).get(key, ()), default="")
+        from_template: tuple[Any, Source, str] = (value, "template", reasons.get(key, ""))
+        _, source, why = decided.get(name, from_template)
         settings[key] = Setting(key, value, source, why)
     for key, value in overrides.items():
         settings[key] = Setting(key, value, "flag", "--set")
@@ -130,6 +133,7 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
     `known` maps each key LLaMA-Factory takes to the types of its values; an empty tuple allows any.
     """
     found = [f"{key}: no such key. {did_you_mean(key, sorted(known))}" for key in config if key not in known]
+    found += [f"{key}: nothing fills {config[key]}." for key in placeholders(config)]
     for key, value in config.items():
         types = known.get(key)
         if types and not _fits(value, types):

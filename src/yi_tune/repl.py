@@ -170,6 +170,15 @@ def parse_conversation(line: str) -> list[Message]:
     return [{"role": message["role"], "content": message["content"]} for message in messages]
 
 
+def ask() -> str:
+    """A line typed by a person, whose terminal can edit it and recall earlier ones."""
+    try:
+        import readline  # noqa: F401  (that `input` then uses)
+    except ImportError:  # Windows, whose console edits by itself
+        pass
+    return input("> ")
+
+
 def stdin_lines() -> Iterator[str]:
     """Standard input line by line, as UTF-8 whatever the locale; what is not UTF-8 is replaced."""
     sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]

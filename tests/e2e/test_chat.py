@@ -1,13 +1,25 @@
 """Talking to the tuned model: in a terminal, through a pipe, in JSON."""
 
 import json
+import shutil
 import sys
+import threading
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pexpect
 import pytest
 
 from tests.e2e.conftest import YI_TUNE, Trained, Workspace
+from yi_tune import loading
+from yi_tune.errors import YiTuneError
+from yi_tune.runs import Run
+from yi_tune.sampling import Sampling
+
+if TYPE_CHECKING:
+    from yi_tune.engine.assistant import Assistant
+
+GREEDY = Sampling()
 
 
 @pytest.fixture
@@ -54,12 +66,12 @@ def test_end_of_file_leaves(terminal: pexpect.spawn) -> None:
 
 def test_ctrl_c_stops_the_answer_and_keeps_the_chat(trained: Trained) -> None:
     # A temperature at which nano finds no end of its answer.
-    arguments = [*YI_TUNE[1:], "chat", "--temperature", "10", "--top-p", "1", "--max-new-tokens", "4000"]
+    arguments = [*YI_TUNE[1:], "chat", "--temperature", "10", "--top-p", "1", "--max-new-tokens", "4000", "--seed", "1"]
     child = pexpect.spawn(sys.executable, arguments, cwd=trained.folder, encoding="utf-8", timeout=60)
     child.expect("Type a message")
     child.expect("> ")
     child.sendline("你是谁？")
-    child.expect(r"[^\r\n]{20}", timeout=60)
+    child.expect(r"\n.", timeout=60)
     child.sendcontrol("c")
     child.expect(r"\[stopped\]")
     child.expect("> ")
@@ -93,39 +105,66 @@ def test_json_lines_are_conversations_of_their_own(trained: Trained) -> None:
     assert "Traceback" not in done.err
 
 
-def test_prompt_and_base(trained: Trained) -> None:
-    tuned = trained.yi_tune("chat", "--prompt", "你是谁？")
-    base = trained.yi_tune("chat", "--prompt", "你是谁？", "--base", "--model", "nano")
-    assert "小易" in tuned.out
+def test_base_of_the_run(trained: Trained) -> None:
+    base = trained.yi_tune("chat", "--prompt", "你是谁？", "--base")
+    assert base.status == 0, base.err
     assert "Yi-nano" in base.out
-    assert tuned.status == base.status == 0
-
-
-def test_base_follows_a_system_prompt_that_names_it(workspace: Workspace) -> None:
-    done = workspace.yi_tune(
-        "chat", "--base", "--model", "nano", "--system", "你叫小明。", "--prompt", "你叫什么名字？"
-    )
-    assert "小明" in done.out
-
-
-def test_same_seed_same_answer(trained: Trained) -> None:
-    drawn = [
-        trained.yi_tune("chat", "--prompt", "讲点什么吧", "--temperature", "1", "--seed", "7").out for _ in range(2)
-    ]
-    assert drawn[0] == drawn[1] != ""
+    assert "小易" not in base.out
 
 
 def test_a_run_may_be_moved(trained: Trained, workspace: Workspace) -> None:
-    import shutil
-
     shutil.copytree(trained.folder / "saves", workspace.folder / "saves")
     shutil.move(workspace.run, workspace.run.with_name("renamed"))
     done = workspace.yi_tune("chat", "--run", "renamed", "--prompt", "你是谁？")
     assert "小易" in done.out, done.err
 
 
-def test_too_long_a_conversation_is_said(trained: Trained) -> None:
-    done = trained.yi_tune("chat", "--json", stdin="你是谁" * 5000 + "\n你是谁？\n")
-    first, second = (json.loads(line) for line in done.out.splitlines())
-    assert "tokens long" in first["error"]
-    assert "小易" in second["reply"]
+@pytest.fixture(scope="module")
+def assistant(trained: Trained) -> "Assistant":
+    """The run, loaded into this process."""
+    return loading.load(loading.run_config(Run(trained.run)))
+
+
+def answer(assistant: "Assistant", question: str, sampling: Sampling = GREEDY, system: str = "") -> str:
+    messages = [{"role": "system", "content": system}] if system else []
+    return "".join(assistant.stream([*messages, {"role": "user", "content": question}], sampling))
+
+
+def test_failing_generation_is_raised_and_the_next_works(
+    assistant: "Assistant", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampling, "options", lambda _: {"do_sample": True, "temperature": -1.0})
+        with pytest.raises(ValueError, match="temperature"):
+            answer(assistant, "你是谁？")
+    assert "小易" in answer(assistant, "你是谁？")
+
+
+def test_too_long_a_conversation_is_said_and_the_next_works(assistant: "Assistant") -> None:
+    with pytest.raises(YiTuneError, match="tokens long"):
+        answer(assistant, "你是谁" * 5000)
+    assert "小易" in answer(assistant, "你是谁？")
+
+
+def test_base_follows_a_system_prompt_that_names_it(assistant: "Assistant") -> None:
+    with assistant.base():
+        assert "小明" in answer(assistant, "你叫什么名字？", system="你叫小明。")
+
+
+def test_same_seed_same_answer(assistant: "Assistant") -> None:
+    one, same, other = (answer(assistant, "讲点什么吧", Sampling(temperature=2, seed=seed)) for seed in (7, 7, 8))
+    assert one == same != other
+
+
+def test_closing_the_stream_stops_the_generation(assistant: "Assistant") -> None:
+    before = threading.active_count()
+    stream = assistant.stream([{"role": "user", "content": "你是谁？"}], Sampling(temperature=10, top_p=1, seed=1))
+    next(stream)
+    stream.close()
+    assert threading.active_count() == before
+
+
+def test_batches_answer_as_single_questions_do(assistant: "Assistant") -> None:
+    asked = ["你好", "你叫什么名字？", "Who are you, and who made you? Tell me in one sentence, please.", "2+3=?"]
+    conversations = [[{"role": "user", "content": question}] for question in asked]
+    assert assistant.reply_all(conversations) == [answer(assistant, question).strip() for question in asked]

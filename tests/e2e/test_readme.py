@@ -1,0 +1,82 @@
+"""The README's commands work, and print what it says they print."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.e2e.conftest import Done, Trained
+
+ROOT = Path(__file__).parents[2]
+TRAIN = "yi-tune train --model nano --name 小易 --author 李雷"
+
+
+def sessions(text: str) -> list[tuple[str, list[str]]]:
+    """Each command of the ```console blocks and the output shown under it; `no-test` blocks need a GPU or make."""
+    found: list[tuple[str, list[str]]] = []
+    for block in re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("$ "):
+                found.append((line[2:], []))
+            else:
+                found[-1][1].append(line)
+    return found
+
+
+def comparable(line: str) -> str:
+    """A line without its figures, which differ from machine to machine, and without its spacing."""
+    return re.sub(r"\s+", " ", re.sub(r"[\d.]+(e-\d+)?", "N", line)).strip()
+
+
+def test_commands_and_their_output(trained: Trained) -> None:
+    shown = sessions((ROOT / "README.md").read_text(encoding="utf-8"))
+    assert len(shown) >= 8
+    assert TRAIN in [command for command, _ in shown]
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "80"}
+    for command, lines in shown:
+        if command == TRAIN:
+            done = trained.done
+        else:
+            ran = subprocess.run(
+                ["bash", "-o", "pipefail", "-c", command],
+                cwd=trained.folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+            done = Done(ran.returncode, ran.stdout, ran.stderr)
+        assert done.status == 0, f"{command}: {done.err}"
+        printed = {comparable(line) for line in (done.out + done.err).splitlines()}
+        # Rows of a table hold the model's answers, which another processor may round to other words.
+        for line in lines:
+            if line.strip() not in ("", "...") and "│" not in line:
+                assert comparable(line) in printed, f"{command} did not print: {line}"
+
+
+def test_help_page_is_current() -> None:
+    page = subprocess.run(
+        [
+            Path(sys.executable).with_name("typer"),
+            "yi_tune.cli",
+            "utils",
+            "docs",
+            "--name",
+            "yi-tune",
+            "--title",
+            "yi-tune",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert (ROOT / "docs" / "help.md").read_text(encoding="utf-8").strip() == page.stdout.strip(), "run `make docs`"
+
+
+def test_file_tree_names_every_module() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for module in (ROOT / "src" / "yi_tune").glob("*.py"):
+        assert module.name.startswith("__") or re.search(rf"^ +{module.name} ", readme, re.MULTILINE), module.name
