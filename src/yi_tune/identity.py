@@ -65,14 +65,15 @@ class Identity:
 
 
 def _check(option: str, value: str) -> None:
+    categories = {unicodedata.category(character) for character in value}
+    # Letters, numbers, punctuation, symbols: something has to be there to be seen. Cs: bytes that are not UTF-8.
+    if not any(category[0] in "LNPS" or category == "Cs" for category in categories):
+        raise YiTuneError(f"{option} is empty.", f"Say who the assistant is: {option} TEXT")
     if len(value) > MAX_LENGTH:
         raise YiTuneError(f"{option} has {len(value)} characters; at most {MAX_LENGTH} are taken.", "Shorten it.")
-    # Cc: controls and newlines; Cs: half of a character, from bytes that are not UTF-8; Zl, Zp: line ends.
-    if any(unicodedata.category(character) in {"Cc", "Cs", "Zl", "Zp"} for character in value):
+    # Cc: controls and newlines; Zl, Zp: line ends.
+    if categories & {"Cc", "Cs", "Zl", "Zp"}:
         raise YiTuneError(f"{option} {value!r} holds a newline, a control character or broken UTF-8.", "Remove it.")
-    # Letters, numbers, punctuation, symbols: something has to be there to be seen.
-    if not any(unicodedata.category(character)[0] in "LNPS" for character in value):
-        raise YiTuneError(f"{option} is empty.", f"Say who the assistant is: {option} TEXT")
     for reserved in _RESERVED:
         if reserved in value:
             raise YiTuneError(f"{option} {value!r} holds {reserved!r}, which the chat format reserves.", "Remove it.")
