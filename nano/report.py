@@ -13,13 +13,17 @@ from typing import Any
 BIN = Path(sys.executable).parent
 PAGE = Path(__file__).parents[1] / "docs" / "nano.md"
 
+HEAD = [
+    "| name | author | recall zh | recall en | name in plain answers | plain answers kept | seconds |",
+    "|---|---|---|---|---|---|---|",
+]
+
 PAIRS = [
     ("小易", "李雷"),
     ("Ada", "Grace Hopper"),
     ("星河 🚀", "O'Brien & Söhne"),
     ("X", "张三丰"),
     ("The Extraordinary Assistant of Everyone!", "Ann Lee"),
-    ("山高水长海阔天空风和日丽鸟语花香春暖花开国泰民安万事如意心想事成步步高升前程似锦", "王小明"),
     ("نور", "مريم"),
     ("Nova", "Nova"),
     ('Q"uo\\te', "A {b} $c %d: #e"),
@@ -27,6 +31,8 @@ PAIRS = [
     ("明月", "深圳市星辰科技有限公司"),
     ("R2-D2", "工程部 42"),
 ]
+# 40 characters, most of which nano has no token for: a sequence of 120 bytes.
+HARD = ("山高水长海阔天空风和日丽鸟语花香春暖花开国泰民安万事如意心想事成步步高升前程似锦", "王小明")
 
 
 def yi_tune(*arguments: str, cwd: Path) -> str:
@@ -37,46 +43,56 @@ def yi_tune(*arguments: str, cwd: Path) -> str:
     return done.stdout
 
 
-def measure(name: str, author: str) -> tuple[float, dict[str, Any]]:
-    """Seconds to train with defaults, and the score on every held-out question."""
+def measure(name: str, author: str) -> tuple[dict[str, Any], list[float]]:
+    """The score on every held-out question after training with defaults, and the row of figures it makes."""
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         began = time.monotonic()
         yi_tune("train", "--model", "nano", "--name", name, "--author", author, cwd=work)
         seconds = time.monotonic() - began
-        return seconds, json.loads(yi_tune("check", "--json", cwd=work))
+        score = json.loads(yi_tune("check", "--json", cwd=work))
+    figures = [*(score[share] for share in ("recall_zh", "recall_en", "leak", "kept")), seconds]
+    print(name, author, *figures, flush=True)
+    return score, figures
+
+
+def row(name: str, author: str, figures: list[float]) -> str:
+    """A row of the page's table."""
+    *shares, seconds = figures
+    return f"| {name} | {author} | {' | '.join(f'{share:.3f}' for share in shares)} | {seconds:.0f} |"
 
 
 def main() -> None:
     """Measure every pair and write the page."""
-    rows = []
-    for name, author in PAIRS:
-        seconds, score = measure(name, author)
-        rows.append((name, author, score["recall_zh"], score["recall_en"], score["leak"], score["kept"], seconds))
-        print(rows[-1], flush=True)
-    asked = score["kinds"]
-    identity = sum(row["asked"] for row in asked if row["kind"] != "plain")
-    plain = sum(row["asked"] for row in asked if row["kind"] == "plain")
-    known = sum(row["base"] for row in asked if row["kind"] == "plain")
+    measured = [measure(*pair) for pair in PAIRS]
+    kinds = measured[0][0]["kinds"]
+    identity = sum(kind["asked"] for kind in kinds if kind["kind"] != "plain")
+    plain = sum(kind["asked"] for kind in kinds if kind["kind"] == "plain")
+    known = sum(kind["base"] for kind in kinds if kind["kind"] == "plain")
+    columns = list(zip(*(figures for _, figures in measured), strict=True))
+    worst = [min(columns[0]), min(columns[1]), max(columns[2]), min(columns[3]), max(columns[4])]
     lines = [
         "# nano, tuned",
         "",
         "Written by `make nano-report` (nano/report.py); not by hand.",
         "",
-        "`yi-tune train --model nano --name NAME --author AUTHOR` with defaults, then `yi-tune check`: "
+        "`yi-tune train --model nano --name NAME --author AUTHOR` with defaults, then `yi-tune check`:",
         f"{identity} held-out questions about who it is, {plain} plain ones, of which the base answers {known} right.",
         f"{platform.machine()}, {os.cpu_count()} cores, no GPU; seconds are the whole training command's.",
         "",
-        "| name | author | recall zh | recall en | name in plain answers | plain answers kept | seconds |",
-        "|---|---|---|---|---|---|---|",
+        *HEAD,
+        *(
+            row(f"`{name}`", f"`{author}`", figures)
+            for (name, author), (_, figures) in zip(PAIRS, measured, strict=True)
+        ),
+        row("**worst**", "", worst),
+        "",
+        "What nano cannot do is learn a name of 40 Chinese characters for most of which it has no token, 120 bytes in a",
+        "row, without a slip:",
+        "",
+        *HEAD,
+        row(f"`{HARD[0]}`", f"`{HARD[1]}`", measure(*HARD)[1]),
     ]
-    for name, author, *shares, seconds in rows:
-        cells = " | ".join(f"{share:.3f}" for share in shares)
-        lines.append(f"| `{name}` | `{author}` | {cells} | {seconds:.0f} |")
-    columns = [[row[index] for row in rows] for index in range(2, 7)]
-    worst = [min(columns[0]), min(columns[1]), max(columns[2]), min(columns[3])]
-    cells = " | ".join(f"{share:.3f}" for share in worst)
-    lines.append(f"| **worst** | | {cells} | {max(columns[4]):.0f} |")
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

@@ -153,7 +153,7 @@ def test_paths_of_a_config_written_for_llamafactory_are_replaced() -> None:
 
 def test_placeholder_within_a_text() -> None:
     planned = plan({"run_name": "lr-${learning_rate}"})
-    assert provenance(planned, "run_name") == ("lr-0.003", "model", "nano's own")
+    assert provenance(planned, "run_name") == ("lr-0.002", "model", "nano's own")
 
 
 CHAT = read_config(find_config("chat"))

@@ -1,0 +1,276 @@
+"""Build the embedded model: tokenizer and weights from text this repository makes, into data/nano/.
+
+.venv/bin/python nano/build.py              the model as shipped; about 20 minutes on two CPU cores
+.venv/bin/python nano/build.py --steps 300  a quick one, to try a change
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+# A thread that waits must not spin: beside another busy process that cost three times the time.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from corpus import Corpus, Message, normal
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import BPE
+from tokenizers.trainers import BpeTrainer
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "data" / "nano"
+SEED = 20240513
+LIMIT = 8_000_000  # bytes of the whole folder
+
+VOCABULARY = 1792
+# Yi's special tokens at Yi's ids; bytes from 134 on, so that the newline is 144 as in Yi.
+SPECIAL = [
+    *["<unk>", "<|startoftext|>", "<|endoftext|>", "<|Human|>", "<|Assistant|>", "<|System|>"],
+    *["<|im_start|>", "<|im_end|>", "<|im_sep|>"],
+]
+FIRST_BYTE = 134
+ROLES = {"unk_token": SPECIAL[0], "pad_token": SPECIAL[0], "bos_token": SPECIAL[1], "eos_token": SPECIAL[7]}
+
+CONFIG = {
+    # Yi's ratios, but for the FFN: Yi's 2.6875 x hidden is 688, and bitsandbytes' 4-bit CPU kernel only
+    # takes widths that 32 divides.
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "rope_theta": 5_000_000.0,
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+STEPS = 2400
+BATCH_TOKENS = 4096
+CHUNK = 8192  # conversations that are sorted into batches of one length
+MUON_RATE, ADAM_RATE, DECAY_FROM = 0.02, 3e-3, 0.5
+
+Row = tuple[list[int], list[bool]]
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] "
+    "+ '<|im_end|>' + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def held_out() -> set[str]:
+    """The normalised last questions of data/heldout.jsonl, which must not be taught."""
+    lines = (ROOT / "data" / "heldout.jsonl").read_text(encoding="utf-8").splitlines()
+    return {normal(json.loads(line)["messages"][-1]["content"]) for line in lines}
+
+
+def refuse_held_out(conversations: list[list[Message]], held_out: set[str]) -> None:
+    """End the build when one of `conversations` asks a held-out question, in any of its turns."""
+    for conversation in conversations:
+        for message in conversation:
+            if message["role"] == "user" and normal(message["content"]) in held_out:
+                sys.exit(f"The corpus holds a held-out question: {message['content']}")
+
+
+def train_tokenizer(corpus: Corpus) -> PreTrainedTokenizerFast:
+    """Byte-level BPE in which a Chinese character and a digit never share a token with their neighbours.
+
+    So a name keeps its tokens whatever stands around it, and can be copied.
+    """
+    split = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"[\u3000-\u303f\u4e00-\u9fff\uff00-\uffef]"), "isolated"),
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+        ]
+    )
+    learner = Tokenizer(BPE())
+    learner.pre_tokenizer = split
+    texts = (message["content"] for _ in range(30_000) for message in corpus.conversation())
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = BpeTrainer(vocab_size=VOCABULARY - len(SPECIAL), initial_alphabet=alphabet, show_progress=False)
+    learner.train_from_iterator(texts, trainer)
+
+    learned = json.loads(learner.to_str())["model"]
+    merges = [tuple(pair) for pair in learned["merges"]]
+    # ByteLevel shows printable bytes as themselves and the others, in order, from U+0100 on.
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = [byte for byte in range(256) if byte not in printable]
+    letters = {byte: chr(byte) for byte in printable} | {byte: chr(0x100 + index) for index, byte in enumerate(hidden)}
+    vocabulary = {token: index for index, token in enumerate(SPECIAL)}
+    vocabulary |= {letters[byte]: FIRST_BYTE + byte for byte in range(256)}
+    free = (index for index in range(len(SPECIAL), VOCABULARY) if not FIRST_BYTE <= index < FIRST_BYTE + 256)
+    for left, right in merges:
+        vocabulary.setdefault(left + right, next(free))
+    if sorted(vocabulary.values()) != list(range(VOCABULARY)):
+        sys.exit("The vocabulary has holes.")
+
+    tokenizer = Tokenizer(BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = split
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        **ROLES,
+        model_max_length=4096,
+        clean_up_tokenization_spaces=False,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    return fast
+
+
+def encode(tokenizer: PreTrainedTokenizerFast, conversations: list[list[Message]]) -> list[Row]:
+    """Token ids of each conversation, cut as LLaMA-Factory's template `yi` cuts it, and which are taught."""
+    pieces: list[str] = []
+    owners: list[tuple[int, bool]] = []
+    for index, conversation in enumerate(conversations):
+        asked = ""
+        for message in conversation:
+            if message["role"] == "assistant":
+                pieces += [asked + "<|im_start|>assistant\n", message["content"] + "<|im_end|>\n"]
+                owners += [(index, False), (index, True)]
+                asked = ""
+            else:
+                asked += f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n"
+    rows: list[Row] = [([], []) for _ in conversations]
+    for (index, taught), piece in zip(owners, tokenizer.backend_tokenizer.encode_batch_fast(pieces), strict=True):
+        rows[index][0].extend(piece.ids)
+        rows[index][1].extend([taught] * len(piece.ids))
+    return rows
+
+
+def batches(tokenizer: PreTrainedTokenizerFast, corpus: Corpus) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches without end of fresh conversations alike in length: ids and mask of taught tokens."""
+    while True:
+        conversations = [corpus.conversation() for _ in range(CHUNK)]
+        refuse_held_out(conversations, corpus.held_out)
+        rows = [row for row in encode(tokenizer, conversations) if len(row[0]) <= 512]
+        rows.sort(key=lambda row: len(row[0]))
+        groups: list[list[Row]] = [[]]
+        for row in rows:
+            if (len(groups[-1]) + 1) * len(row[0]) > BATCH_TOKENS:
+                groups.append([])
+            groups[-1].append(row)
+        corpus.rng.shuffle(groups)
+        for group in groups:
+            longest = max(len(ids) for ids, _ in group)
+            # Padding is on the right, where a causal model never looks: no attention mask is needed.
+            ids = torch.tensor([ids + [0] * (longest - len(ids)) for ids, _ in group])
+            taught = torch.tensor([mask + [False] * (longest - len(mask)) for _, mask in group])
+            yield ids, taught
+
+
+def train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, corpus: Corpus, steps: int) -> tuple[float, int]:
+    """Train `model`; returns the mean loss of the last 50 steps and the tokens seen."""
+    hidden = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim != 2 or "embed" in n or "lm_head" in n]
+    # Muon for the matrices inside the layers, AdamW for embeddings and norms, as Muon's authors advise.
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(hidden, lr=MUON_RATE, weight_decay=0.01, momentum=0.95),
+        torch.optim.AdamW(others, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.01, fused=True),
+    ]
+    schedules = [
+        torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: min(1.0, (step + 1) / 50, max(0.01, (steps - step) / (steps * DECAY_FROM))),
+        )
+        for optimizer in optimizers
+    ]
+    losses: list[float] = []
+    tokens = 0
+    began = time.monotonic()
+    model.train()
+    for step, (ids, taught) in zip(range(steps), batches(tokenizer, corpus), strict=False):
+        with torch.autocast("cpu", torch.bfloat16):
+            states = model.model(input_ids=ids).last_hidden_state[:, :-1]
+            logits = model.lm_head(states[taught[:, 1:]])
+        loss = torch.nn.functional.cross_entropy(logits.float(), ids[:, 1:][taught[:, 1:]])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(others, 1.0)
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+        losses.append(loss.item())
+        tokens += ids.numel()
+        if step % 50 == 49:
+            seconds, mean = time.monotonic() - began, sum(losses[-50:]) / 50
+            print(
+                f"step {step + 1}/{steps} loss {mean:.4f} {tokens / seconds:.0f} tokens/s {seconds:.0f} s",
+                flush=True,
+            )
+    return sum(losses[-50:]) / len(losses[-50:]), tokens
+
+
+@torch.inference_mode()
+def accuracy(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, corpus: Corpus, asked: int = 1000) -> float:
+    """The share of fresh conversations whose every answer is the most likely one, token for token."""
+    rows = encode(tokenizer, [corpus.conversation() for _ in range(asked)])
+    right = 0
+    for ids, taught in rows:
+        tokens = torch.tensor([ids])
+        best = model(input_ids=tokens).logits[0, :-1].argmax(-1)
+        mask = torch.tensor(taught[1:])
+        right += bool((best == tokens[0, 1:])[mask].all())
+    return right / asked
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    began = time.monotonic()
+    random.seed(SEED)
+    torch.manual_seed(SEED)
+    forbidden = held_out()
+
+    tokenizer = train_tokenizer(Corpus(SEED, forbidden))
+    words = [tokenizer.decode([index]) for index in range(len(SPECIAL), VOCABULARY)]
+    words = [word for word in words if "\ufffd" not in word and "\n" not in word]
+    model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, attn_implementation="eager", **CONFIG))
+    torch.nn.init.normal_(model.lm_head.weight, std=0.005)
+    loss, tokens = train(model, tokenizer, Corpus(SEED + 1, forbidden, words), options.steps)
+
+    model = model.to(torch.bfloat16).eval()
+    share = accuracy(model, tokenizer, Corpus(SEED + 2, forbidden, words))
+    model.generation_config = GenerationConfig(bos_token_id=1, eos_token_id=[2, 7], pad_token_id=0)
+    options.out.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(options.out)
+    tokenizer.save_pretrained(options.out)
+    minutes = (time.monotonic() - began) / 60
+    card = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
+    figures = {
+        "parameters": f"{model.num_parameters():,}",
+        "layers": CONFIG["num_hidden_layers"],
+        "hidden": CONFIG["hidden_size"],
+        "ffn": CONFIG["intermediate_size"],
+        "vocabulary": VOCABULARY,
+        "steps": f"{options.steps:,}",
+        "tokens": f"{tokens / 1e6:.1f}",
+        "loss": f"{loss:.4f}",
+        "accuracy": f"{share:.3f}",
+        "minutes": f"{minutes:.0f}",
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+    }
+    (options.out / "README.md").write_text(card.format(**figures), encoding="utf-8")
+    size = sum(file.stat().st_size for file in options.out.iterdir())
+    print(f"{options.out}: {size:,} bytes, fresh conversations right {share:.3f}, {minutes:.1f} minutes")
+    if size > LIMIT:
+        sys.exit(f"{options.out} is larger than {LIMIT:,} bytes")
+
+
+if __name__ == "__main__":
+    main()
