@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 ROUNDS = 3
-EPOCHS = 3
+EPOCHS = 1
 BIN = Path(sys.executable).parent
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 

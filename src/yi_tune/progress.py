@@ -69,8 +69,9 @@ class Progress:
         text = "  ".join(f"{name} {value}" for name, value in self._figures.items())
         done = int(self._bar.tasks[0].completed)
         self._bar.update(self._task, figures=f"step {done}/{self._total}  {text}")
-        # About ten plain lines a run; an evaluation always gets one.
-        if not self._console.is_terminal and (done >= self._printed + self._total / 10 or "eval_loss" in figures):
+        # About ten plain lines a run; an evaluation gets one too, but not twice, as after the last step.
+        due = done >= self._printed + self._total / 10 or ("eval_loss" in figures and done > self._printed)
+        if not self._console.is_terminal and due:
             self._printed = done
             left = (time.monotonic() - self._began) / max(done - self._first, 1) * (self._total - done)
             self._console.print(f"step {done}/{self._total}  {text}  {left:.0f} s left")

@@ -61,7 +61,7 @@ def print_score(score: Score, config: Config, console: Console) -> None:
     for row in score.rows:
         table.add_row(row.lang, row.kind, str(row.asked), percent(row.base / row.asked), percent(row.tuned / row.asked))
     console.print(table)
-    console.print(f"\n{summary(score)}")
+    console.print(f"\n{summary(score)}", soft_wrap=True)
     if score.misses:
         console.print(f"\nMissed ({len(score.misses)} in all):")
         print_answers(score.misses[:_MISSES], console)

@@ -25,7 +25,8 @@ def sessions(text: str) -> list[tuple[str, list[str]]]:
 
 
 def comparable(line: str) -> str:
-    """A line without its figures, which differ from machine to machine, and without its spacing."""
+    """A line without what differs from machine to machine: figures, spacing, and where the files lie."""
+    line = re.sub(r"/[^\n]*?/(saves|data)/", r"/.../\1/", line)
     return re.sub(r"\s+", " ", re.sub(r"[\d.]+(e-\d+)?", "N", line)).strip()
 
 
