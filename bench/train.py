@@ -64,8 +64,8 @@ def main() -> None:
         "",
         "Written by `make bench` (bench/train.py); not by hand.",
         "",
-        f"Training nano for {EPOCHS} epochs, {ROUNDS} rounds in turn, {platform.processor() or platform.machine()} "
-        f"with {os.cpu_count()} cores, no GPU. Whole processes; yi-tune's asks 18 held-out questions of base and tuned",
+        f"Training nano with num_train_epochs {EPOCHS}, {ROUNDS} rounds in turn, {platform.machine()} with "
+        f"{os.cpu_count()} cores, no GPU. Whole processes; yi-tune's asks 18 held-out questions of base and tuned",
         "model besides. On another machine only the ratio holds.",
         "",
         "| | seconds, each round | median | mean training loss |",

@@ -81,14 +81,11 @@ def main() -> None:
         f"{platform.machine()}, {os.cpu_count()} cores, no GPU; seconds are the whole training command's.",
         "",
         *HEAD,
-        *(
-            row(f"`{name}`", f"`{author}`", figures)
-            for (name, author), (_, figures) in zip(PAIRS, measured, strict=True)
-        ),
+        *(row(f"`{pair[0]}`", f"`{pair[1]}`", done[1]) for pair, done in zip(PAIRS, measured, strict=True)),
         row("**worst**", "", worst),
         "",
-        "What nano cannot do is learn a name of 40 Chinese characters for most of which it has no token, 120 bytes in a",
-        "row, without a slip:",
+        "What nano cannot do is learn a name of 40 Chinese characters, for most of which it has no token, without a",
+        "slip:",
         "",
         *HEAD,
         row(f"`{HARD[0]}`", f"`{HARD[1]}`", measure(*HARD)[1]),
