@@ -1,8 +1,9 @@
 # The two commands are `make demo` and `make test`; `make help` lists the rest.
 # Paths are relative, so that a checkout may lie in a folder with a space in its name.
 
-export NAME ?= 小易
-export AUTHOR ?= 李雷
+# Not ?=: some shells export a NAME of their own.
+export NAME = 小易
+export AUTHOR = 李雷
 PYTHON ?= python3
 
 bin := .venv/bin

@@ -169,7 +169,7 @@ def test_missing_shard(local: LocalModel) -> None:
     (local.path / "model-2.safetensors").unlink()
     said = refused(local)
     assert "model-2.safetensors is missing" in said
-    assert "yi-tune download mine" in said
+    assert "anew from where it came from" in said
 
 
 def test_missing_weights(local: LocalModel) -> None:

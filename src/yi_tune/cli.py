@@ -119,7 +119,8 @@ def train(
     try:
         assistant = training.run(plan, conversations, fresh=fresh)
     except KeyboardInterrupt:
-        err.print("\nInterrupted. The same command goes on where it stopped.")
+        again = "The same command without --fresh" if fresh else "The same command"
+        err.print(f"\nInterrupted. {again} goes on where it stopped.")
         raise typer.Exit(130) from None
     where = "" if workspace == Path() else f" --workspace {shlex.quote(str(workspace))}"
     out.print(f"\nTalk to it:     yi-tune chat --run {run_name}{where}", soft_wrap=True, markup=False)
@@ -255,6 +256,9 @@ def config_copy(
 def main() -> None:
     """The entry point, and the one place where errors become messages."""
     debug = os.environ.get("YI_TUNE_DEBUG", "") not in ("", "0")
+    for stream in (sys.stdout, sys.stderr):
+        # What the terminal's encoding lacks is written as an escape, which in JSON is as good.
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         app()
     except YiTuneError as error:

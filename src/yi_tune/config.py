@@ -98,14 +98,17 @@ def read_text(path: Path) -> str:
 def parse_overrides(assignments: list[str]) -> Config:
     """`--set key=value` typed by YAML's rules; only the first `=` divides.
 
-    Raises YiTuneError for an assignment without a key or without `=`.
+    Raises YiTuneError for an assignment without a key or without `=`, or of several lines.
     """
     overrides: Config = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key.strip():
             raise YiTuneError(f"--set {assignment!r} is not key=value.", "For example: --set num_train_epochs=5")
-        overrides[key.strip()] = parse_config(f"value: {value}", f"--set {assignment!r}")["value"]
+        parsed = parse_config(f"value: {value}", f"--set {assignment!r}")
+        if parsed.keys() != {"value"}:
+            raise YiTuneError(f"--set {assignment!r} is more than one key=value.", "Write a --set for each.")
+        overrides[key.strip()] = parsed["value"]
     return overrides
 
 

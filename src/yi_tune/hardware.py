@@ -30,6 +30,6 @@ def detect(*, cpu_only: bool = False) -> Hardware:
     import torch
 
     if not torch.cuda.is_available():
-        # Every CPU has bf16, if only emulated; fp16 on a CPU is several times slower (docs/benchmarks.md).
+        # Every CPU has bf16, if only emulated; fp16 on a CPU is slower by far.
         return Hardware(gpu=None, bf16=True)
     return Hardware(torch.cuda.get_device_name(), torch.cuda.is_bf16_supported(including_emulation=False))

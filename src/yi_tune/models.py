@@ -96,26 +96,30 @@ def check_model(local: LocalModel) -> None:
     A load finds the same faults only after half a minute of imports, under a page of traceback.
     """
     path = local.path
-    download = f"yi-tune download {local.model.name}"
+    remedy = (
+        f"Fetch it: yi-tune download {local.model.name}"
+        if local.model.huggingface
+        else f"Copy {path} anew from where it came from."
+    )
     if not local.downloaded:
-        raise YiTuneError(f"{local.model.name} is not downloaded (looked in {path}).", f"Download it: {download}")
+        raise YiTuneError(f"{local.model.name} is not downloaded (looked in {path}).", remedy)
     if not (path / "config.json").is_file():
         raise YiTuneError(f"{path} is no model: it has no config.json.", "Give the folder that holds config.json.")
     try:
         architecture = json.loads((path / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (ValueError, KeyError, TypeError):
-        raise YiTuneError(f"{path / 'config.json'} is broken.", f"Fetch the model again: {download}") from None
+        raise YiTuneError(f"{path / 'config.json'} is broken.", remedy) from None
     if architecture != "llama":
         raise YiTuneError(
             f"{path} is a {architecture!r} model; Yi-1.5 models are of type 'llama'.",
             "yi-tune trains and talks with Yi's chat format only.",
         )
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
-        raise YiTuneError(f"{path} has no tokenizer (tokenizer.json or tokenizer.model).", f"Fetch it: {download}")
-    _check_weights(path, download)
+        raise YiTuneError(f"{path} has no tokenizer (tokenizer.json or tokenizer.model).", remedy)
+    _check_weights(path, remedy)
 
 
-def _check_weights(path: Path, download: str) -> None:
+def _check_weights(path: Path, remedy: str) -> None:
     from safetensors import SafetensorError, safe_open
 
     index = path / "model.safetensors.index.json"
@@ -126,17 +130,17 @@ def _check_weights(path: Path, download: str) -> None:
             if not shards:
                 raise ValueError("it names no shard")
         except (ValueError, KeyError, AttributeError, TypeError):
-            raise YiTuneError(f"{index} is broken.", f"Fetch the model again: {download}") from None
+            raise YiTuneError(f"{index} is broken.", remedy) from None
     else:
         shards = ["model.safetensors"]
     for shard in shards:
         if not (path / shard).is_file():
-            raise YiTuneError(f"The weights are not whole: {path / shard} is missing.", f"Fetch it: {download}")
+            raise YiTuneError(f"The weights are not whole: {path / shard} is missing.", remedy)
         try:
             with safe_open(path / shard, framework="numpy"):
                 pass
         except SafetensorError as error:
             raise YiTuneError(
                 f"The weights in {path / shard} are broken or cut short ({error}).",
-                f"Delete that file and fetch it again: {download}",
+                f"Delete that file. {remedy}",
             ) from None

@@ -143,7 +143,7 @@ def _prompt(line: str) -> object:
     """The line as it is given back: the list of messages if it is one, else the text."""
     try:
         parsed: object = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line
     return parsed if isinstance(parsed, list) else line
 

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,6 +99,8 @@ def run(planned: TrainPlan, conversations: list[list[Message]], *, fresh: bool) 
     Raises YiTuneError when the run folder is taken or training fails, KeyboardInterrupt when it is
     stopped; in both cases the folder can be gone on with.
     """
+    # Asked to end while it loads or asks, it ends as by Ctrl-C; while it trains, engine/train.py sees to it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = planned.run
     text = dataset_text(conversations)
     new = record(planned.config, planned.local, vars(planned.identity), dataset_name(text))
@@ -117,12 +120,14 @@ def run(planned: TrainPlan, conversations: list[list[Message]], *, fresh: bool) 
     print_advice(scored, planned.config, out)
     print_answers(scored.answers, out)
     out.print(summary(scored), markup=False, soft_wrap=True)
-    out.print(f"\nmean training loss: {loss:.4f}", markup=False)
-    out.print(f"loss plot:      {folder.folder / 'training_loss.png'}", markup=False, soft_wrap=True)
+    if loss is not None:
+        out.print(f"\nmean training loss: {loss:.4f}", markup=False)
+    if (plot := folder.folder / "training_loss.png").exists():
+        out.print(f"loss plot:      {plot}", markup=False, soft_wrap=True)
     return assistant
 
 
-def _train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> tuple["Assistant", float, Score]:
+def _train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> tuple["Assistant", float | None, Score]:
     """The part whose output goes to train.log, tracebacks included."""
     try:
         progress.stage("Loading LLaMA-Factory and the model")
@@ -145,7 +150,7 @@ def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:
     if shutil.disk_usage(folder).free < _FULL:
         return YiTuneError(
             f"The disk of {folder} is full.",
-            "Free some space, then type the same command: it goes on where it stopped.",
+            "Free some space, then type the same command, without --fresh: it goes on where it stopped.",
         )
     if type(error).__name__ == "OutOfMemoryError":
         return YiTuneError(

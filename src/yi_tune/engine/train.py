@@ -1,6 +1,5 @@
 """One training run through LLaMA-Factory's own `run_exp`, in this process."""
 
-import math
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,8 +86,9 @@ def _interruptible(reporter: Reporter) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def train(config: Config, checkpoint: Path | None, progress: Progress) -> tuple[Assistant, float]:
-    """Train as `config` says, from `checkpoint` if given; returns the tuned model and its mean loss.
+def train(config: Config, checkpoint: Path | None, progress: Progress) -> tuple[Assistant, float | None]:
+    """Train as `config` says, from `checkpoint` if given; returns the tuned model and its mean loss, None if
+    it logged none.
 
     Raises KeyboardInterrupt, after saving a checkpoint, when the user stops it.
     """
@@ -97,5 +97,7 @@ def train(config: Config, checkpoint: Path | None, progress: Progress) -> tuple[
     reporter = Reporter(progress)
     with _interruptible(reporter):
         run_exp(args, [KeepTrainable(), reporter])
-    mean_loss = sum(reporter.losses) / len(reporter.losses) if reporter.losses else math.nan
+    if reporter.interrupted:  # after the last step
+        raise KeyboardInterrupt
+    mean_loss = sum(reporter.losses) / len(reporter.losses) if reporter.losses else None
     return Assistant(reporter.model, reporter.tokenizer, config["template"]), mean_loss
