@@ -51,7 +51,7 @@ def test_every_value_knows_where_it_came_from() -> None:
     assert provenance(planned, "model_name_or_path") == ("/models/m", "model", "where nano lies")
     assert provenance(planned, "dataset_dir") == (str(RUN.data), "data", "398 rows rendered for 小易")
     assert provenance(planned, "output_dir") == (str(RUN.folder), "run", "the run folder")
-    assert provenance(planned, "learning_rate") == (3e-3, "model", "nano's own")
+    assert provenance(planned, "learning_rate") == (2e-3, "model", "nano's own")
     assert provenance(planned, "num_train_epochs") == (CATALOGUE["nano"].num_train_epochs, "model", "nano's own")
     assert provenance(planned, "disable_gradient_checkpointing") == (True, "model", "nano is small")
     assert provenance(planned, "bf16") == (True, "hardware", "the CPU has bf16")
