@@ -148,6 +148,7 @@ def test_override_that_is_not_yaml_is_quoted_back() -> None:
         ("a: *nothing\n", 1),
         ("a: 1\n? [b]\n: 2\n", 2),
         ("a: !!python/object:os.system x\n", 1),
+        ("stage: sft\nbf16: true\nstage: pt\n", 3),
     ],
 )
 def test_broken_yaml_is_reported_with_its_line(tmp_path: Path, text: str, line: int) -> None:

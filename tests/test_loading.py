@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from yi_tune import loading
 from yi_tune.errors import YiTuneError
+from yi_tune.hardware import Hardware
 from yi_tune.loading import chat_config, find, run_config
 from yi_tune.models import CATALOGUE, DEFAULT_MODEL
 
@@ -59,6 +61,28 @@ def test_base_of_a_run(workspace: Path) -> None:
     tuned = chat_config(workspace, "identity", None, base=False)
     del tuned["adapter_name_or_path"]
     assert chat_config(workspace, "identity", None, base=True) == tuned
+
+
+def test_base_of_a_run_asked_for_together_with_its_model(workspace: Path) -> None:
+    with pytest.raises(YiTuneError, match="other"):
+        chat_config(workspace, "other", NAME, base=True)
+    assert chat_config(workspace, "identity", NAME, base=True) == chat_config(workspace, "identity", None, base=True)
+
+
+@pytest.mark.parametrize(("gpu", "warned"), [(None, True), ("NVIDIA H200", False)])
+def test_large_model_without_a_gpu_is_warned_of(
+    gpu: str | None,
+    warned: bool,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(loading, "detect", lambda: Hardware(gpu, bf16=True))
+    monkeypatch.setattr("yi_tune.models.CPU_LIMIT", 10)
+    config = chat_config(workspace, None, None, base=False)
+    with pytest.raises(YiTuneError, match="does not load"):  # it only passes for a model
+        loading.load(config)
+    assert ("Yi-1.5-6B-Chat answers slowly" in capsys.readouterr().err) == warned
 
 
 def test_base_alone_is_that_of_the_newest_finished_run(workspace: Path) -> None:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from yi_tune.errors import YiTuneError
 from yi_tune.identity import Message
+from yi_tune.output import log_folder
 from yi_tune.repl import HELP, Conversation, Pieces, Reply, interactive, parse_conversation, piped, piped_json
 
 
@@ -173,7 +174,10 @@ def test_ctrl_c_at_the_prompt_says_how_to_leave() -> None:
 def test_failing_answer_is_shown_and_its_turn_not_kept() -> None:
     engine = Engine(["a"], ["half", RuntimeError("CUDA [error]")], ["c"])
     transcript, conversation = chat(engine, "1", "2", "3")
-    assert transcript == WELCOME + "a\nhalf\nThe answer failed: RuntimeError: CUDA [error]\nc\n\n"
+    log = log_folder() / "error.log"
+    failed = f"The answer failed: RuntimeError: CUDA [error]\nThe whole of it is in {log}"
+    assert transcript == f"{WELCOME}a\nhalf\n{failed}\nc\n\n"
+    assert "Traceback" in log.read_text()
     assert engine.asked[2] == [user("1"), assistant("a"), user("3")]
     assert conversation.turns == [user("1"), assistant("a"), user("3"), assistant("c")]
 
@@ -282,6 +286,7 @@ def test_bad_lines_get_an_error_and_the_rest_an_answer() -> None:
     ]
     assert [answer["prompt"] for answer in written] == ["fails", [{"role": "user"}], "fine", []]
     assert written[0]["error"] == "boom"
+    assert "boom" in (log_folder() / "error.log").read_text()
     assert "content" in written[1]["error"]
 
 

@@ -268,24 +268,18 @@ def main() -> None:
     except OSError as error:
         if debug:
             raise
-        _complain(str(error), f"The system said that. Where it happened is in {_log()}")
+        _complain(str(error), f"The system said that. Where it happened is in {_traceback_file()}")
     except Exception as error:
         if debug:
             raise
-        _complain(f"{type(error).__name__}: {error}", f"That is a fault of yi-tune's. The whole of it is in {_log()}")
+        what = f"{type(error).__name__}: {error}"
+        _complain(what, f"That is a fault of yi-tune's. The whole of it is in {_traceback_file()}")
 
 
-def _log() -> str:
-    import traceback
+def _traceback_file() -> str:
+    from yi_tune.output import log_traceback
 
-    from yi_tune.output import log_folder
-
-    log = log_folder() / "error.log"
-    try:
-        log.write_text(traceback.format_exc(), encoding="utf-8")
-    except OSError as error:
-        return f"no file, for {error}; YI_TUNE_DEBUG=1 shows it."
-    return str(log)
+    return log_traceback()
 
 
 def _complain(what: str, remedy: str) -> NoReturn:

@@ -20,7 +20,17 @@ _COMMENT = re.compile(r"^(\w+):[^#\n]*\s# (.+)$", re.MULTILINE)
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads YAML 1.2's core schema, in which `1e-3` is a number and `no` is a word."""
+    """Reads YAML 1.2's core schema, in which `1e-3` is a number and `no` is a word; no key may stand there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: list[Any] = []
+        for key, _ in node.value:
+            if key.value in seen:  # PyYAML itself would take the last one, silently
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                )
+            seen.append(key.value)
+        return super().construct_mapping(node, deep)
 
 
 class _Dumper(yaml.SafeDumper):

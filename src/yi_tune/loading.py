@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from yi_tune.config import Config, fill, find_config, read_config
 from yi_tune.errors import YiTuneError
+from yi_tune.hardware import detect
 from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_model
 from yi_tune.output import engine_output_to, log_folder
 from yi_tune.runs import Run, find_run, has_finished
@@ -37,11 +38,12 @@ def run_config(run: Run) -> Config:
 
 
 def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bool) -> Config:
-    """What to load for a chat: the run found, or with `base` that of `model`, else that of the run found.
+    """What to load for a chat: the run found, and with `base` that run's base.
 
+    With `base` and no run asked for, that is `model`, or the default one where there is no finished run.
     Raises YiTuneError when there is no such run or model, or it is broken.
     """
-    if not base or (model is None and (run or has_finished(workspace))):
+    if not base or run or (model is None and has_finished(workspace)):
         config = run_config(find(workspace, run, model))
     else:
         local = find_model(DEFAULT_MODEL if model is None else model, workspace)
@@ -55,10 +57,16 @@ def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bo
 
 
 def load(config: Config) -> "Assistant":
-    """Load the model, its engine's talk going to a log.
+    """Load the model, its engine's talk going to a log; a large one without a GPU is warned of.
 
     Raises YiTuneError with the log's path when that fails.
     """
+    with err.status("Looking at the machine"):
+        hardware = detect()
+    local = find_model(config["model_name_or_path"], Path())
+    if local.needs_gpu and hardware.gpu is None:
+        note = f"Note: torch sees no CUDA GPU, and on the CPU {local.path.name} answers slowly."
+        err.print(note, markup=False, soft_wrap=True)
     log = log_folder() / "load.log"
     log.unlink(missing_ok=True)
     with err.status("Loading the model"), engine_output_to(log):

@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,16 @@ def log_folder() -> Path:
     except OSError:
         return Path(tempfile.mkdtemp(prefix="yi-tune-"))
     return folder
+
+
+def log_traceback() -> str:
+    """Write the traceback of the exception being handled to a log; returns where it is, for people."""
+    log = log_folder() / "error.log"
+    try:
+        log.write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError as error:
+        return f"no file, for {error}; YI_TUNE_DEBUG=1 shows it."
+    return str(log)
 
 
 @contextmanager

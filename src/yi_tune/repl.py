@@ -10,6 +10,7 @@ from rich.console import Console
 
 from yi_tune.errors import YiTuneError
 from yi_tune.identity import Message
+from yi_tune.output import log_traceback
 
 Pieces = Generator[str]
 # Takes the conversation so far, yields the reply piece by piece.
@@ -100,7 +101,8 @@ def _answer(line: str, conversation: Conversation, console: Console, out: TextIO
     except YiTuneError as error:
         console.print(f"{error.message} {error.hint}", style="red", markup=False)
     except Exception as error:  # whatever a generation dies of, the chat goes on
-        console.print(f"\nThe answer failed: {type(error).__name__}: {error}", style="red", markup=False)
+        what = f"\nThe answer failed: {type(error).__name__}: {error}\nThe whole of it is in {log_traceback()}"
+        console.print(what, style="red", markup=False, soft_wrap=True)
 
 
 def piped(conversation: Conversation, lines: Iterable[str], out: TextIO) -> None:
@@ -132,6 +134,8 @@ def piped_json(reply: Reply, system: str | None, lines: Iterable[str], out: Text
             answer: dict[str, object] = {"prompt": _prompt(prompt), "reply": "".join(reply(messages)).strip()}
         except Exception as error:
             failed += 1
+            if not isinstance(error, YiTuneError):
+                log_traceback()
             answer = {"prompt": _prompt(prompt), "error": str(error)}
         out.write(json.dumps(answer, ensure_ascii=False) + "\n")
         out.flush()

@@ -155,7 +155,7 @@ def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:
     if type(error).__name__ == "OutOfMemoryError":
         return YiTuneError(
             "The GPU is out of memory.",
-            "Try smaller steps with the same result: "
-            "--set per_device_train_batch_size=1 --set gradient_accumulation_steps=8 --fresh",
+            "Try smaller steps with the same result: --set per_device_train_batch_size=1 "
+            "--set gradient_accumulation_steps=8 --set per_device_eval_batch_size=1 --fresh",
         )
     return YiTuneError(f"Training failed: {type(error).__name__}: {error}", f"The whole story is in {planned.run.log}")
