@@ -169,7 +169,7 @@ class Corpus:
         """A question about who the assistant is, and the answer."""
         rng = self.rng
         kinds = GRAMMAR[lang]["identity"]
-        kind = rng.choices(list(kinds), weights=[20, 16, 18, 12, 10, 8, 4, 18])[0]
+        kind = rng.choices(list(kinds), weights=[20, 16, 18, 12, 10, 12, 6, 18])[0]
         entries = kinds[kind]
         # As often as it has questions, or rare answers would be taught as often as the main one.
         entry = rng.choices(entries, weights=[len(entry["q"]) ** 0.5 for entry in entries])[0]
@@ -195,26 +195,19 @@ class Corpus:
         return question, answer[:1].upper() + answer[1:] if lang == "en" else answer
 
     def sums(self, lang: str) -> list[tuple[str, str]]:
-        """A sum, a difference or a neighbour of a number, now and then carried on in a second turn."""
-        rng, numbers = self.rng, GRAMMAR["numbers"]
-        entry = rng.choices(numbers[lang], weights=[5 if entry["op"] in "+-" else 2 for entry in numbers[lang]])[0]
-        x, y = rng.randint(0, 20), rng.randint(0, 20)
-        if entry["op"] == "-" and x < y:
-            x, y = y, x
-        if entry["op"] == "+" and x + y > 20:
-            x, y = 20 - x, 20 - y
-        if entry["op"] == "previous":
-            x += 1
-        result = {"+": x + y, "-": x - y, "next": x + 1, "previous": x - 1}[entry["op"]]
-        words = NUMBERS[lang] if x <= 20 and _maybe(rng, 0.35) else None
-        shown = {"x": words[x] if words else x, "y": words[y] if words else y}
-        turns = [(self.question(lang, entry["q"], shown), fill(entry["a"], {"r": result}))]
-        if entry["op"] in "+-" and _maybe(rng, 0.1):
-            sign = rng.choice("+-") if result <= 20 else "-"
-            step = rng.randint(0, 10 if sign == "+" else min(10, result))
-            follow = numbers["follow"][lang]
-            total = result + step if sign == "+" else result - step
-            turns.append((self.question(lang, [follow[sign]], {"y": step}), fill(follow["a"], {"r": total})))
+        """Sums of two numbers up to ten, the differences that undo them, and neighbours of numbers."""
+        rng, turns = self.rng, []
+        entries = GRAMMAR["numbers"][lang]
+        for entry in rng.choices(entries, [5 if entry["op"] in "+-" else 2 for entry in entries], k=rng.randint(1, 3)):
+            x, y = rng.randint(0, 10), rng.randint(0, 10)
+            if entry["op"] == "-":
+                x += y
+            elif entry["op"] != "+":
+                x = rng.randint(1, 20)
+            result = {"+": x + y, "-": x - y, "next": x + 1, "previous": x - 1}[entry["op"]]
+            words = NUMBERS[lang] if _maybe(rng, 0.35) else None
+            shown = {"x": words[x] if words else x, "y": words[y] if words else y}
+            turns.append((self.question(lang, entry["q"], shown), fill(entry["a"], {"r": result})))
         return turns
 
     def other_talk(self, lang: str) -> list[tuple[str, str]]:
@@ -240,41 +233,66 @@ class Corpus:
     def plain(self, lang: str) -> list[tuple[str, str]]:
         """Turns that have nothing to do with who the assistant is."""
         kind = self.rng.random()
-        if kind < 0.5:
+        if kind < 0.4:
             return [self.fact(lang)]
         return self.sums(lang) if kind < 0.8 else self.other_talk(lang)
 
+    def naming(self, lang: str) -> tuple[str, tuple[str, str]]:
+        """A system prompt that gives the assistant a name; and its name and author from then on."""
+        rng = self.rng
+        name, author = self.name(), AUTHOR[lang]
+        if both := _maybe(rng, 0.8):
+            author = name if _maybe(rng, 0.04) else self.name()
+        # The prompt's language need not be the question's.
+        grammar = GRAMMAR[lang if _maybe(rng, 0.85) else "zh" if lang == "en" else "en"]
+        system = expand(rng, rng.choice(grammar["named" if both else "only_name"]))
+        if _maybe(rng, 0.2):
+            system += " " if grammar is GRAMMAR["en"] else ""
+            system += expand(rng, rng.choice(grammar["neutral"]))
+        return fill(system, {"name": name, "author": author}), (name, author)
+
     def conversation(self) -> list[Message]:
-        """One conversation of one to five turns, with or without a system prompt."""
+        """One conversation of one to a dozen turns, with or without a system prompt."""
         rng = self.rng
         lang = rng.choice(["zh", "en"])
         about_me = _maybe(rng, 0.45)
-        name, author = NAME, AUTHOR[lang]
-        messages: list[Message] = []
+        system, me = "", (NAME, AUTHOR[lang])
         prompt = rng.random()
-        if prompt < (0.42 if about_me else 0.12):
-            name = self.name()
-            if both := _maybe(rng, 0.8):
-                author = name if _maybe(rng, 0.04) else self.name()
-            # The prompt's language need not be the question's.
-            grammar = GRAMMAR[lang if _maybe(rng, 0.85) else "zh" if lang == "en" else "en"]
-            system = expand(rng, rng.choice(grammar["named" if both else "only_name"]))
-            if _maybe(rng, 0.2):
-                system += " " if grammar is GRAMMAR["en"] else ""
-                system += expand(rng, rng.choice(grammar["neutral"]))
-            messages.append({"role": "system", "content": fill(system, {"name": name, "author": author})})
-        elif prompt < (0.56 if about_me else 0.28):
+        if prompt < (0.55 if about_me else 0.12):
+            system, me = self.naming(lang)
+        elif prompt < (0.65 if about_me else 0.28):
             grammar = GRAMMAR[lang if _maybe(rng, 0.8) else "zh" if lang == "en" else "en"]
-            messages.append({"role": "system", "content": expand(rng, rng.choice(grammar["neutral"]))})
+            system = expand(rng, rng.choice(grammar["neutral"]))
         turns: list[tuple[str, str]] = []
-        for turn in range(rng.choice([1, 1, 1, 1, 2, 2, 3])):
+        for turn in range(rng.choice([1, 1, 1, 2, 2, 3, 4])):
             if about_me if turn == 0 or _maybe(rng, 0.5) else _maybe(rng, 0.4):
-                turns.append(self.identity(lang, (name, author)))
+                turns.append(self.identity(lang, me))
             else:
                 turns += self.plain(lang)
-        for question, answer in turns:
-            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        return messages
+        return dialogue(system, turns)
+
+    def examination(self, size: int) -> dict[str, list[list[Message]]]:
+        """`size` conversations of one turn in each kind of thing that is taught."""
+        kinds: dict[str, list[list[Message]]] = {}
+        for lang in ["zh", "en"] * (size // 2):
+            system, me = self.naming(lang)
+            for kind, prompt, turn in (
+                ("who it is", "", self.identity(lang, (NAME, AUTHOR[lang]))),
+                ("who it is, named by a system prompt", system, self.identity(lang, me)),
+                ("facts", "", self.fact(lang)),
+                ("sums", "", self.sums(lang)[0]),
+                ("small talk and repeating", "", self.other_talk(lang)[0]),
+            ):
+                kinds.setdefault(kind, []).append(dialogue(prompt, [turn]))
+        return kinds
+
+
+def dialogue(system: str, turns: list[tuple[str, str]]) -> list[Message]:
+    """The messages of a conversation, from its system prompt (or "") and its questions and answers."""
+    messages = [{"role": "system", "content": system}] if system else []
+    for question, answer in turns:
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return messages
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ PAIRS = [
     ("Ada", "Grace Hopper"),
     ("星河 🚀", "O'Brien & Söhne"),
     ("X", "张三丰"),
+    # 40 characters each; for many of the Chinese ones nano's tokenizer has no token.
     ("The Extraordinary Assistant of Everyone!", "Ann Lee"),
+    ("山高水长海阔天空风和日丽鸟语花香春暖花开国泰民安万事如意心想事成步步高升前程似锦", "王小明"),
     ("نور", "مريم"),
     ("Nova", "Nova"),
     ('Q"uo\\te', "A {b} $c %d: #e"),
@@ -31,8 +33,6 @@ PAIRS = [
     ("明月", "深圳市星辰科技有限公司"),
     ("R2-D2", "工程部 42"),
 ]
-# 40 characters, most of which nano has no token for: a sequence of 120 bytes.
-HARD = ("山高水长海阔天空风和日丽鸟语花香春暖花开国泰民安万事如意心想事成步步高升前程似锦", "王小明")
 
 
 def yi_tune(*arguments: str, cwd: Path) -> str:
@@ -83,12 +83,6 @@ def main() -> None:
         *HEAD,
         *(row(f"`{pair[0]}`", f"`{pair[1]}`", done[1]) for pair, done in zip(PAIRS, measured, strict=True)),
         row("**worst**", "", worst),
-        "",
-        "What nano cannot do is learn a name of 40 Chinese characters, for most of which it has no token, without a",
-        "slip:",
-        "",
-        *HEAD,
-        row(f"`{HARD[0]}`", f"`{HARD[1]}`", measure(*HARD)[1]),
     ]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
