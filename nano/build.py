@@ -279,6 +279,8 @@ def main() -> None:
         "parameters": f"{model.num_parameters():,}",
         "layers": CONFIG["num_hidden_layers"],
         "hidden": CONFIG["hidden_size"],
+        "heads": CONFIG["num_attention_heads"],
+        "kv_heads": CONFIG["num_key_value_heads"],
         "ffn": CONFIG["intermediate_size"],
         "vocabulary": VOCABULARY,
         "steps": f"{options.steps:,}",

@@ -13,11 +13,6 @@ from typing import Any
 BIN = Path(sys.executable).parent
 PAGE = Path(__file__).parents[1] / "docs" / "nano.md"
 
-HEAD = [
-    "| name | author | recall zh | recall en | name in plain answers | plain answers kept | seconds |",
-    "|---|---|---|---|---|---|---|",
-]
-
 PAIRS = [
     ("小易", "李雷"),
     ("Ada", "Grace Hopper"),
@@ -80,7 +75,8 @@ def main() -> None:
         f"{identity} held-out questions about who it is, {plain} plain ones, of which the base answers {known} right.",
         f"{platform.machine()}, {os.cpu_count()} cores, no GPU; seconds are the whole training command's.",
         "",
-        *HEAD,
+        "| name | author | recall zh | recall en | name in plain answers | plain answers kept | seconds |",
+        "|---|---|---|---|---|---|---|",
         *(row(f"`{pair[0]}`", f"`{pair[1]}`", done[1]) for pair, done in zip(PAIRS, measured, strict=True)),
         row("**worst**", "", worst),
     ]
