@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit lint format nano nano-report bench docs lock clean
+.PHONY: help demo test test-unit lint format nano nano-report bench bench-gpu docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -65,6 +65,15 @@ nano-report: $(ready) ## tune nano to a dozen identities and write docs/nano.md
 
 bench: $(ready) ## yi-tune train beside llamafactory-cli train; writes docs/benchmarks.md
 	$(bin)/python bench/train.py
+
+bench-gpu: $(ready) ## on a CUDA GPU: nano, then a random model of Yi-1.5-6B's shape; writes docs/benchmarks-gpu.md
+	$(yi) train --model nano --name "$$NAME" --author "$$AUTHOR" --run gpu --fresh
+	$(yi) check --run gpu --min-recall 0.95
+	$(bin)/python bench/random_model.py yi-1.5-6b models/random-6b
+	$(yi) train --model models/random-6b --name "$$NAME" --author "$$AUTHOR" --run gpu --fresh
+	$(yi) check --run gpu --model models/random-6b
+	$(yi) chat --run gpu --model models/random-6b --max-new-tokens 32 --prompt "你是谁？"
+	$(bin)/python bench/train.py --model models/random-6b --rounds 2 --page docs/benchmarks-gpu.md
 
 docs: $(ready) ## write docs/help.md from --help
 	$(bin)/typer yi_tune.cli utils docs --name yi-tune --title 'yi-tune' --output docs/help.md

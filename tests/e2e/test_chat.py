@@ -147,8 +147,11 @@ def test_too_long_a_conversation_is_said_and_the_next_works(assistant: "Assistan
 
 
 def test_base_follows_a_system_prompt_that_names_it(assistant: "Assistant") -> None:
+    system = "你叫小明，由张三丰开发。"
     with assistant.base():
-        assert "小明" in answer(assistant, "你叫什么名字？", system="你叫小明。")
+        assert "小明" in answer(assistant, "你叫什么名字？", system=system)
+        assert "张三丰" in answer(assistant, "谁开发了你？", system=system)
+        assert "Nova" in answer(assistant, "What is your name?", system="You are Nova, developed by Ann Lee.")
 
 
 def test_same_seed_same_answer(assistant: "Assistant") -> None:

@@ -175,9 +175,9 @@ def test_two_at_once(workspace: Workspace) -> None:
 
 def test_chat_goes_on_in_the_same_process(workspace: Workspace) -> None:
     tiny = ("--set", "max_samples=16", "--set", "num_train_epochs=1", "--chat")
-    done = workspace.train(*tiny, stdin="一天总共有几个小时？\n/exit\n")
+    done = workspace.train(*tiny, stdin="3加5等于几？\n/exit\n")
     assert done.status == 0, done.err
-    assert "24" in done.out.split("Measure it all")[1]
+    assert "8" in done.out.split("Measure it all")[1]
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk takes root")
