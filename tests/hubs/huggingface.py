@@ -11,6 +11,10 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 class HuggingFace(Hub):
     """Model info, the tree, and files by /resolve/, of which the large ones redirect to the CDN."""
 
+    repository = "01-ai/Yi-1.5-6B-Chat"
+    endpoint_variable = "HF_ENDPOINT"
+    token_variable = "HF_TOKEN"  # noqa: S105
+
     def revision(self, name: str) -> str | None:
         """The commit that a revision stands for."""
         return {"main": COMMIT, COMMIT: COMMIT}.get(name)

@@ -35,34 +35,38 @@ def yi_tokenizer() -> dict[str, bytes]:
     return {name: (YI_TOKENIZER / name).read_bytes() for name in ("tokenizer.model", "tokenizer_config.json")}
 
 
-def sharded(
-    tokenizer: dict[str, bytes], *, vocab: int, hidden: int, layers: int = 4, seed: int = 1
-) -> dict[str, bytes]:
-    """A random Yi-shaped model: embeddings, layers and head each in a shard, with an index."""
+def sharded(tokenizer: dict[str, bytes], *, vocab: int, hidden: int, layers: int = 3) -> dict[str, bytes]:
+    """A random Yi-shaped model: embeddings, each layer and the head in a shard of their own, with an index."""
     import numpy
     from safetensors.numpy import save
 
-    random = numpy.random.default_rng(seed)
+    random = numpy.random.default_rng(1)
     wide, keys = hidden * 11 // 4, hidden // 4
-
-    def tensor(*shape: int) -> "numpy.ndarray[tuple[int, ...], numpy.dtype[numpy.float16]]":
-        return (random.standard_normal(shape, dtype=numpy.float32) / hidden**0.5).astype(numpy.float16)
-
-    shards = [{"model.embed_tokens.weight": tensor(vocab, hidden)}, {}, {"lm_head.weight": tensor(vocab, hidden)}]
+    shapes = {
+        "self_attn.q_proj": (hidden, hidden),
+        "self_attn.k_proj": (keys, hidden),
+        "self_attn.v_proj": (keys, hidden),
+        "self_attn.o_proj": (hidden, hidden),
+        "mlp.gate_proj": (wide, hidden),
+        "mlp.up_proj": (wide, hidden),
+        "mlp.down_proj": (hidden, wide),
+        "input_layernorm": (hidden,),
+        "post_attention_layernorm": (hidden,),
+    }
+    tensors: list[dict[str, tuple[int, ...]]] = [{"model.embed_tokens.weight": (vocab, hidden)}]
     for layer in range(layers):
-        shapes = {
-            "self_attn.q_proj": (hidden, hidden),
-            "self_attn.k_proj": (keys, hidden),
-            "self_attn.v_proj": (keys, hidden),
-            "self_attn.o_proj": (hidden, hidden),
-            "mlp.gate_proj": (wide, hidden),
-            "mlp.up_proj": (wide, hidden),
-            "mlp.down_proj": (hidden, wide),
-            "input_layernorm": (hidden,),
-            "post_attention_layernorm": (hidden,),
+        tensors.append({f"model.layers.{layer}.{name}.weight": shape for name, shape in shapes.items()})
+    tensors.append({"model.norm.weight": (hidden,), "lm_head.weight": (vocab, hidden)})
+    weights: dict[str, bytes] = {}
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(tensors, 1):
+        name = f"model-{number:05}-of-{len(tensors):05}.safetensors"
+        arrays = {
+            tensor: (random.standard_normal(shape, dtype=numpy.float32) / hidden**0.5).astype(numpy.float16)
+            for tensor, shape in shard.items()
         }
-        shards[1] |= {f"model.layers.{layer}.{name}.weight": tensor(*shape) for name, shape in shapes.items()}
-    shards[1]["model.norm.weight"] = tensor(hidden)
+        weights[name] = save(arrays, {"format": "pt"})
+        weight_map |= dict.fromkeys(arrays, name)
     config = json.loads(nano()["config.json"]) | {
         "vocab_size": vocab,
         "hidden_size": hidden,
@@ -73,11 +77,7 @@ def sharded(
         "head_dim": hidden // 4,
         "dtype": "float16",
     }
-    names = [f"model-{number:05}-of-{len(shards):05}.safetensors" for number in range(1, len(shards) + 1)]
-    weight_map = {tensor: name for name, shard in zip(names, shards, strict=True) for tensor in shard}
-    size = sum(array.nbytes for shard in shards for array in shard.values())
-    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
-    weights = {name: save(shard, {"format": "pt"}) for name, shard in zip(names, shards, strict=True)}
+    index = {"metadata": {"total_size": sum(map(len, weights.values()))}, "weight_map": weight_map}
     texts = {"config.json": config, "model.safetensors.index.json": index}
     small = {name: json.dumps(text, indent=2).encode() for name, text in texts.items()}
     return small | {"generation_config.json": nano()["generation_config.json"]} | tokenizer | weights

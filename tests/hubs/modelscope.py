@@ -11,6 +11,10 @@ COMMITS = {True: ("1" * 40, 1_715_000_000), False: ("2" * 40, 1_716_000_000)}
 class ModelScope(Hub):
     """The list of files, the revisions, and files by name, of which the large ones redirect to the CDN."""
 
+    repository = "01ai/Yi-1.5-6B-Chat"
+    endpoint_variable = "MODELSCOPE_ENDPOINT"
+    token_variable = "MODELSCOPE_API_TOKEN"  # noqa: S105
+
     def answer(self, request: Handler) -> None:
         model = f"/api/v1/models/{self.repository}"
         if request.route == f"{model}/repo/files":

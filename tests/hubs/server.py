@@ -66,17 +66,16 @@ class Hub(ThreadingHTTPServer):
 
     daemon_threads = True
     request_queue_size = 64
+    # Yi-1.5-6B-Chat on this hub, and the variables that send the hub's client here and give it a token.
+    repository: str
+    endpoint_variable: str
+    token_variable: str
 
     def __init__(
-        self,
-        repository: str,
-        files: Mapping[str, bytes | Path],
-        *,
-        token: str | None = None,
-        rate: float | None = None,
+        self, files: Mapping[str, bytes | Path], *, token: str | None = None, rate: float | None = None
     ) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.repository, self.files, self.token, self.rate = repository, dict(files), token, rate
+        self.files, self.token, self.rate = dict(files), token, rate
         self.faults: list[Fault] = []
         self.log: list[Request] = []
         # What the hub says a file's size is, where that is not so.
@@ -206,7 +205,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.server.answer(self)
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815
 
     def reply(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
         self.entry.status = status
