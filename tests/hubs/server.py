@@ -12,7 +12,6 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,6 +21,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 ALWAYS = 1_000_000
 CDN_HOST = "localhost"
 CHUNK = 1 << 16
+# Where a network that wants a login first sends everybody: a page, and no error.
+LOGIN = "/login"
 # What git-lfs keeps on a hub of models; the rest lies in git itself.
 LARGE = (".safetensors", ".bin", ".pt", ".model")
 
@@ -192,9 +193,11 @@ class Handler(BaseHTTPRequestHandler):
         credentials = bool(authorization or "m_session_id" in (self.headers["Cookie"] or ""))
         self.entry = Request(self.command, self.path, host, credentials)
         self.server.log.append(self.entry)
-        fault = self.server.strike(self, "status", "redirect")
+        fault = None if self.route == LOGIN else self.server.strike(self, "status", "redirect")
         cdn = host.startswith(CDN_HOST)
-        if fault is not None and fault.kind == "redirect":
+        if self.route == LOGIN:
+            self.reply(200, {"Content-Type": "text/html"}, b"<html>Welcome to this hotel's network</html>")
+        elif fault is not None and fault.kind == "redirect":
             self.redirect(fault.to)
         elif fault is not None:
             self.error(fault.status, fault.headers)
@@ -293,18 +296,3 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """The log is the server's own."""
-
-
-@contextmanager
-def silent() -> Iterator[str]:
-    """The address of a server that accepts connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-
-@contextmanager
-def refusing() -> Iterator[str]:
-    """An address at which nobody listens, kept so while the context lasts."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{bound.getsockname()[1]}"
