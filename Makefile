@@ -11,11 +11,11 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit lint format nano nano-report bench docs lock clean
+.PHONY: help demo test test-unit lint format nano nano-report bench bench-download docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-14s %s\n", $$1, $$2}'
 
 $(ready): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "yi-tune needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -65,6 +65,9 @@ nano-report: $(ready) ## tune nano to a dozen identities and write docs/nano.md
 
 bench: $(ready) ## yi-tune train beside llamafactory-cli train; writes docs/benchmarks.md
 	$(bin)/python bench/train.py
+
+bench-download: $(ready) ## yi-tune download beside huggingface_hub; writes docs/bench-download.md
+	$(bin)/python -m bench.download
 
 docs: $(ready) ## write docs/help.md from --help
 	$(bin)/typer yi_tune.cli utils docs --name yi-tune --title 'yi-tune' --output docs/help.md
