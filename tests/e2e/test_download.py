@@ -15,6 +15,7 @@ from tests.e2e.conftest import YI_TUNE, Workspace
 from tests.hubs import ALWAYS, HUBS, Fault, Hub, HuggingFace, ModelScope, refusing, silent
 from tests.hubs.machine import environment
 from tests.hubs.models import UNWANTED, YI_TOKENIZER, nano_tokenizer, sharded, yi_tokenizer
+from yi_tune.models import check_model, find_model
 
 MODEL = sharded(nano_tokenizer(), vocab=1792, hidden=128)
 SHARDS = [name for name in MODEL if name.endswith(".safetensors")]
@@ -258,7 +259,7 @@ def test_copy_in_the_hubs_cache_is_used_in_place(hub_class: type[Hub], workspace
     # No second copy of the weights.
     copies = [path for path in workspace.folder.rglob("*.safetensors") if not path.is_symlink()]
     assert not copies
-    assert workspace.yi_tune(*DRY_RUN, env=env).status == 0
+    check_model(find_model("yi-1.5-6b-chat", workspace.folder))
 
 
 @BOTH
@@ -284,7 +285,7 @@ def test_older_modelscope_cache(workspace: Workspace) -> None:
         (folder / file).write_bytes(text)
     done = workspace.yi_tune("download", env=env)
     assert done.status == 0, done.err
-    assert workspace.yi_tune(*DRY_RUN, env=env).status == 0
+    check_model(find_model("yi-1.5-6b-chat", workspace.folder))
 
 
 @BOTH
@@ -303,7 +304,7 @@ def test_verify(hub_class: type[Hub], workspace: Workspace, model: Path) -> None
         assert SHARDS[2] in healed.err
         assert healed.status == 0, healed.err
         assert content(model) == MODEL
-        assert {request.file for request in hub.log[before:] if request.sent} == {SHARDS[2]}
+        assert {request.file for request in hub.log[before:] if request.sent} & set(SHARDS) == {SHARDS[2]}
 
 
 @BOTH
@@ -364,4 +365,4 @@ def test_real_tokenizer(hub_class: type[Hub], workspace: Workspace, model: Path)
     for file in files:
         if file != "tokenizer_config.json":
             assert (model / file).read_bytes() == files[file]
-    assert workspace.yi_tune(*DRY_RUN, env=env).status == 0
+    check_model(find_model("yi-1.5-6b-chat", workspace.folder))
