@@ -66,19 +66,7 @@ def test_each_source_and_train_finds_the_model(hub_class: type[Hub], workspace: 
 
 
 @BOTH
-def test_the_commit_is_recorded(hub_class: type[Hub], workspace: Workspace, model: Path) -> None:
-    name = name_of(hub_class)
-    with hub_class(MODEL) as hub:
-        env = environment(workspace.folder.parent, **{name: hub.address})
-        assert workspace.yi_tune("download", "--source", name, env=env).status == 0
-    record = json.loads((model / "download.json").read_text())
-    assert record["source"] == name
-    assert record["repository"] == hub_class.repository
-    assert re.fullmatch(r"[0-9a-f]{40}", record["commit"])
-
-
-@BOTH
-def test_revision(hub_class: type[Hub], workspace: Workspace, model: Path) -> None:
+def test_revision_and_commit_are_recorded(hub_class: type[Hub], workspace: Workspace, model: Path) -> None:
     name = name_of(hub_class)
     with hub_class(MODEL) as hub:
         env = environment(workspace.folder.parent, **{name: hub.address})
@@ -86,9 +74,17 @@ def test_revision(hub_class: type[Hub], workspace: Workspace, model: Path) -> No
         assert wrong.status == 1
         assert "v9" in wrong.err
         assert "Traceback" not in wrong.err
-        branch = "main" if hub_class is HuggingFace else "master"
-        right = workspace.yi_tune("download", "--source", name, "--revision", branch, env=env)
-        assert right.status == 0, right.err
+        assert workspace.yi_tune("download", "--source", name, env=env).status == 0
+        first = json.loads((model / "download.json").read_text())
+        assert (first["source"], first["repository"], first["revision"]) == (name, hub_class.repository, None)
+        assert re.fullmatch(r"[0-9a-f]{40}", first["commit"])
+        # Another revision takes its place; the commit that is here already asks nobody.
+        assert workspace.yi_tune("download", "--source", name, "--revision", "v1", env=env).status == 0
+        record = json.loads((model / "download.json").read_text())
+        assert record["revision"] == "v1"
+        asked = len(hub.log)
+        assert workspace.yi_tune("download", "--revision", record["commit"], env=env).status == 0
+        assert len(hub.log) == asked
     assert content(model) == MODEL
 
 
@@ -154,6 +150,16 @@ def test_both_hubs_down(workspace: Workspace, model: Path) -> None:
     assert not model.exists() or not content(model)
 
 
+def test_a_machine_that_is_pointed_at_modelscope_asks_it_first(workspace: Workspace, model: Path) -> None:
+    with ModelScope(MODEL) as hub:
+        env = environment(workspace.folder.parent, modelscope=hub.address)
+        del env["HF_ENDPOINT"]
+        done = workspace.yi_tune("download", env=env)
+    assert done.status == 0, done.err
+    assert "Hugging Face" not in done.err
+    assert content(model) == MODEL
+
+
 def test_domain_variable_of_modelscope(workspace: Workspace, model: Path) -> None:
     with ModelScope(MODEL) as hub:
         env = environment(workspace.folder.parent, MODELSCOPE_DOMAIN=hub.address)
@@ -178,6 +184,23 @@ def test_two_at_once(hub_class: type[Hub], workspace: Workspace, model: Path) ->
     assert content(model) == MODEL
 
 
+def test_one_of_two_is_killed_and_the_other_goes_on(workspace: Workspace, model: Path) -> None:
+    size = sum(map(len, MODEL.values()))
+    with HuggingFace(MODEL, rate=size) as hub:
+        env = environment(workspace.folder.parent, huggingface=hub.address)
+        first = workspace.start("download", env=env)
+        while hub.sent == 0:
+            time.sleep(0.01)
+        second = workspace.start("download", env=env)
+        assert second.stderr is not None
+        assert "Another process" in second.stderr.readline()
+        first.kill()
+        first.communicate()
+        _, error = second.communicate(timeout=60)
+        assert second.returncode == 0, error
+    assert content(model) == MODEL
+
+
 @BOTH
 def test_token_is_used_and_never_shown(hub_class: type[Hub], workspace: Workspace, model: Path) -> None:
     name = name_of(hub_class)
@@ -199,6 +222,25 @@ def test_token_is_used_and_never_shown(hub_class: type[Hub], workspace: Workspac
     assert secret not in done.out + done.err
     written = [path for path in workspace.folder.parent.rglob("*") if path.is_file() and not path.is_symlink()]
     assert not [path for path in written if secret.encode() in path.read_bytes()]
+    assert content(model) == MODEL
+
+
+LOG_IN = {
+    "huggingface": "from huggingface_hub import constants; from pathlib import Path; "
+    "path = Path(constants.HF_TOKEN_PATH); path.parent.mkdir(parents=True); path.write_text('hf_Qx7vZk2Lm9')",
+    "modelscope": "from modelscope_hub.config import HubConfig; HubConfig().save_token('hf_Qx7vZk2Lm9')",
+}
+
+
+@BOTH
+def test_login_of_the_hubs_client(hub_class: type[Hub], workspace: Workspace, model: Path) -> None:
+    name = name_of(hub_class)
+    with hub_class(MODEL, token="hf_Qx7vZk2Lm9") as hub:  # noqa: S106
+        env = environment(workspace.folder.parent, **{name: hub.address})
+        subprocess.run([sys.executable, "-c", LOG_IN[name]], env=env, check=True)
+        done = workspace.yi_tune("download", "--source", name, env=env)
+        assert done.status == 0, done.err
+        assert not hub.leaks
     assert content(model) == MODEL
 
 
@@ -260,6 +302,25 @@ def test_copy_in_the_hubs_cache_is_used_in_place(hub_class: type[Hub], workspace
     copies = [path for path in workspace.folder.rglob("*.safetensors") if not path.is_symlink()]
     assert not copies
     check_model(find_model("yi-1.5-6b-chat", workspace.folder))
+    listed = json.loads(workspace.yi_tune("models", "--json", env=env).out)
+    assert next(entry for entry in listed if entry["name"] == "yi-1.5-6b-chat")["path"]
+
+
+def test_damaged_copy_in_the_cache_is_found_by_verify(workspace: Workspace, model: Path) -> None:
+    with HuggingFace(MODEL) as hub:
+        env = environment(workspace.folder.parent, huggingface=hub.address)
+        subprocess.run([sys.executable, "-c", FILL_CACHE["huggingface"]], env=env, check=True, capture_output=True)
+        assert workspace.yi_tune("download", env=env).status == 0
+        cached = (model / SHARDS[1]).resolve()
+        damaged = bytearray(MODEL[SHARDS[1]])
+        damaged[-1] ^= 0xFF
+        cached.write_bytes(damaged)
+        healed = workspace.yi_tune("download", "--verify", env=env)
+        assert healed.status == 0, healed.err
+        assert SHARDS[1] in healed.err
+    assert content(model) == MODEL
+    # The cache is Hugging Face's own to mend.
+    assert cached.read_bytes() == damaged
 
 
 @BOTH

@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.conftest import Done, Workspace
 from tests.hubs import HUBS, Hub
 from tests.hubs.machine import environment
-from tests.hubs.models import UNWANTED, nano_tokenizer, sharded
+from tests.hubs.models import UNWANTED, YI_TOKENIZER, nano_tokenizer, sharded, yi_tokenizer
 from yi_tune.errors import YiTuneError
 from yi_tune.models import check_model, find_model
 
@@ -104,6 +104,30 @@ def test_goes_on_inside_a_shard(name: str, workspace: Workspace) -> None:
         again = [request for request in hub.log[requests:] if request.file in large and request.sent]
         assert again
         assert all(request.start >= HELD_BACK for request in again)
+
+
+@BOTH
+def test_killed_once_all_is_there(name: str, workspace: Workspace) -> None:
+    """While it verifies, corrects the tokenizer (with the real one) and puts the folder in its place."""
+    real = YI_TOKENIZER.is_dir()
+    files = sharded(yi_tokenizer() if real else nano_tokenizer(), vocab=64000 if real else 1792, hidden=64)
+    size = sum(map(len, files.values()))
+    with HUBS[name](files, rate=20 * size) as hub:
+        for later in (0.0, 0.2, 1.0, 2.0):
+            process = start(workspace, name, hub)
+            while hub.sent < size and process.poll() is None:
+                time.sleep(0.002)
+            time.sleep(later)
+            process.kill()
+            process.communicate()
+        done = finish(workspace, name, hub)
+        assert done.status == 0, done.err
+    unchanged = {file for file in files if file != "tokenizer_config.json"}
+    assert content(workspace.folder / FOLDER, {file: files[file] for file in unchanged}) == {
+        file: files[file] for file in unchanged
+    }
+    assert is_taken_for_a_model(workspace)
+    assert not (workspace.folder / f"{FOLDER}.part").exists()
 
 
 @BOTH

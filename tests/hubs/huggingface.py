@@ -6,6 +6,8 @@ from typing import Any
 from tests.hubs.server import Handler, Hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+# The same files at another commit.
+OLDER = "fedcba9876543210fedcba9876543210fedcba98"
 
 
 class HuggingFace(Hub):
@@ -17,7 +19,7 @@ class HuggingFace(Hub):
 
     def revision(self, name: str) -> str | None:
         """The commit that a revision stands for."""
-        return {"main": COMMIT, COMMIT: COMMIT}.get(name)
+        return {"main": COMMIT, COMMIT: COMMIT, "v1": OLDER, OLDER: OLDER}.get(name)
 
     def answer(self, request: Handler) -> None:
         info = re.fullmatch(rf"/api/models/{re.escape(self.repository)}(?:/(revision|tree)/([^/]+))?", request.route)

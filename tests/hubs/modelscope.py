@@ -21,7 +21,8 @@ class ModelScope(Hub):
             self._files(request)
         elif request.route == f"{model}/revisions":
             branch = {"Revision": "master", "CreatedAt": COMMITS[False][1]}
-            request.json(self._success({"RevisionMap": {"Branches": [branch], "Tags": []}}))
+            tag = branch | {"Revision": "v1"}
+            request.json(self._success({"RevisionMap": {"Branches": [branch], "Tags": [tag]}}))
         elif request.route == f"{model}/repo":
             self._file(request)
         elif request.route == model:
@@ -35,7 +36,7 @@ class ModelScope(Hub):
         return {"Code": 200, "Data": data, "Message": "success", "Success": True}
 
     def _known(self, request: Handler) -> bool:
-        return request.query.get("Revision", "master") in ("master", *(commit for commit, _ in COMMITS.values()))
+        return request.query.get("Revision", "master") in ("master", "v1", *(commit for commit, _ in COMMITS.values()))
 
     def _files(self, request: Handler) -> None:
         if self._known(request):
