@@ -8,7 +8,10 @@ from pathlib import Path
 from yi_tune.errors import YiTuneError
 from yi_tune.hubs import hubs_of
 from yi_tune.models import LocalModel, Model, check_model, needed_files
-from yi_tune.origin import FileOrigin, Origin
+from yi_tune.origin import FileOrigin, Origin, sha256
+
+# Bytes of a file that is hashed at once: all but the weights.
+_SMALL = 20_000_000
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,12 @@ def link_cached(model: Model, revision: str | None, folder: Path) -> Origin | No
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     files = {}
-    for name in needed_files(path.name for path in copy.folder.iterdir() if path.is_file()):
+    for name in needed_files((path.name for path in copy.folder.iterdir() if path.is_file()), copy.repository):
         file = copy.folder / name
         (folder / name).symlink_to(file)
-        # Hugging Face's cache names the content of a large file by its sha256.
+        # Hugging Face's cache names the content of a large file by its sha256; ModelScope's says nothing.
         blob = file.resolve().name
-        files[name] = FileOrigin(file.stat().st_size, blob if re.fullmatch(r"[0-9a-f]{64}", blob) else None)
+        known = blob if re.fullmatch(r"[0-9a-f]{64}", blob) else None
+        size = file.stat().st_size
+        files[name] = FileOrigin(size, sha256(file) if known is None and size < _SMALL else known)
     return Origin(copy.source, copy.repository, revision, copy.commit, files)

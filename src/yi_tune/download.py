@@ -8,6 +8,7 @@ import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -40,18 +41,19 @@ def download(
     if _here(local, revision) and not verify:
         return None
     with _lock(local.path, console), engine_output_to(log_folder() / "download.log") as terminal:
+        if local.path.exists() and not local.owns(read_origin(local.path)):
+            raise YiTuneError(
+                f"{local.path} exists, and is no download of {local.model.name}.",
+                f"Use it as it is, with --model {local.path}, or move it away.",
+            )
         if origin := _here(local, revision):
             if not verify or not _set_aside_wrong(local, origin, terminal):
                 return None
-        elif local.path.exists() and read_origin(local.path) is None:
-            raise YiTuneError(
-                f"{local.path} exists, but yi-tune did not download it.",
-                f"Use it as it is, --model {local.path}, or move it away.",
-            )
+        elif local.path.exists() and not local.downloaded:  # it has lost files
+            _set_aside(local)
         elif _from_cache(local, revision, terminal):
             return None
-        _from_hubs(local, source, revision, terminal)
-    return None
+        return _from_hubs(local, source, revision, terminal)
 
 
 def use_cached(local: LocalModel, console: Console) -> None:
@@ -137,7 +139,7 @@ def _from_hub(hub: Hub, local: LocalModel, revision: str | None, console: Consol
     """Bring the `.part` folder to where it holds the model and nothing else; returns its record."""
     console.print(f"Asking {hub.title} for {hub.repository} ...", markup=False)
     listing = hub.listing()
-    files = _wanted(listing)
+    files = _wanted(listing, hub.repository)
     part = _part(local.path)
     total = sum(file.size for file in files)
     _check_disk(part, total)
@@ -163,13 +165,13 @@ def _from_hub(hub: Hub, local: LocalModel, revision: str | None, console: Consol
     return Origin(hub.name, hub.repository, revision, listing.commit, sizes)
 
 
-def _wanted(listing: Listing) -> list[RemoteFile]:
+def _wanted(listing: Listing, repository: str) -> list[RemoteFile]:
     """The files to fetch, the small ones first. Raises HubError when the list reaches out of the model's folder."""
     for file in listing.files:
         path = PurePosixPath(file.name)
         if path.is_absolute() or ".." in path.parts or "\\" in file.name:
             raise HubError(f"it lists a file outside of the model ({file.name!r}). Nothing was fetched.")
-    needed = needed_files(file.name for file in listing.files)
+    needed = needed_files((file.name for file in listing.files), repository)
     return sorted((file for file in listing.files if file.name in needed), key=lambda file: (file.size, file.name))
 
 
@@ -210,15 +212,44 @@ def _finish(folder: Path, target: Path, origin: Origin, console: Console) -> Non
 
 def _set_aside_wrong(local: LocalModel, origin: Origin, console: Console) -> bool:
     """Hash what is here. If any of it is wrong, make it a broken-off download without these files, and say so."""
+    origin = _with_checksums(local, origin, console)
     with Transfer(console, "Checking", sum(entry.size for entry in origin.files.values())) as transfer:
         wrong = wrong_files(local.path, origin, transfer.at)
     if not wrong:
         check_model(local)
+        correct_tokenizer(local.path, origin, console).write(local.path)
         return False
-    part = _part(local.path)
-    shutil.rmtree(part, ignore_errors=True)
-    local.path.rename(part)
+    _set_aside(local)
     for name, what in wrong.items():
         console.print(f"{name} {what}. Fetching it again.", markup=False)
-        (part / name).unlink(missing_ok=True)
+        (_part(local.path) / name).unlink(missing_ok=True)
     return True
+
+
+def _set_aside(local: LocalModel) -> None:
+    """Make what is here a broken-off download, so that no file that is right is fetched again."""
+    shutil.rmtree(_part(local.path), ignore_errors=True)
+    local.path.rename(_part(local.path))
+
+
+def _with_checksums(local: LocalModel, origin: Origin, console: Console) -> Origin:
+    """The record, with the checksums that a cache did not have, if the hub tells them."""
+    if all(entry.sha256 for entry in origin.files.values()):
+        return origin
+    for hub in hubs_of(local.model.huggingface, local.model.modelscope, origin.revision):
+        if hub.repository == origin.repository:
+            try:
+                known = {file.name: FileOrigin(file.size, file.sha256) for file in hub.listing().files}
+            except HubError as error:
+                console.print(
+                    f"Weights are not hashed, only their headers read: the cache has no checksums of them, and "
+                    f"{hub.title} does not tell them ({error.message})",
+                    markup=False,
+                    soft_wrap=True,
+                )
+            else:
+                unknown = {
+                    name: known[name] for name, entry in origin.files.items() if not entry.sha256 and name in known
+                }
+                return replace(origin, files=origin.files | unknown)
+    return origin

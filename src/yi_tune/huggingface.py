@@ -109,7 +109,7 @@ class HuggingFace:
                     if before < file.size or file.size == 0:
                         self._stream(listing, file, out)
                     if not out.right():
-                        raise _DamagedError(f"{file.name} came with another checksum (sha256) than it ought to have.")
+                        raise _DamagedError(f"{file.name} came with another checksum than it ought to have.")
                     return out.sha256.hexdigest()
                 except httpx.TransportError:
                     tries = _TRIES if out.size > before else tries - 1

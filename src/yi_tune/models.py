@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from yi_tune.errors import YiTuneError, did_you_mean
-from yi_tune.origin import read_origin, whole
+from yi_tune.origin import Origin, read_origin, whole
 from yi_tune.resources import DATA
 from yi_tune.shapes import Shape
 
@@ -93,9 +93,15 @@ class LocalModel:
     @property
     def downloaded(self) -> bool:
         """Whether it is here: what `yi-tune download` brought, whole; or nano, or a folder of the user's own."""
-        if self.model.huggingface is None and read_origin(self.path) is None:
+        origin = read_origin(self.path)
+        if self.model.huggingface is None and origin is None:
             return self.path.is_dir()
-        return whole(self.path)
+        return whole(self.path) and self.owns(origin)
+
+    def owns(self, origin: Origin | None) -> bool:
+        """Whether a record is one of this model: the names of two repositories may end alike."""
+        repositories = (self.model.huggingface, self.model.modelscope)
+        return origin is not None and (self.model.huggingface is None or origin.repository in repositories)
 
     @property
     def weight_bytes(self) -> int:
@@ -124,20 +130,20 @@ def find_model(name: str, workspace: Path) -> LocalModel:
     raise YiTuneError(f"Unknown model {name!r}.", f"{did_you_mean(name, list(CATALOGUE))} Or give a folder.")
 
 
-def needed_files(names: Iterable[str]) -> list[str]:
-    """Of the files of a repository, those that a load needs: weights in one format only, and no code.
+def needed_files(names: Iterable[str], what: str) -> list[str]:
+    """Of the files of the repository `what`, those that a load needs: weights in one format only, and no code.
 
     Raises YiTuneError when there is no config.json, or there are no weights in safetensors.
     """
     needed = [name for name in names if any(fnmatchcase(name, pattern) for pattern in NEEDED) and "/" not in name]
     if "config.json" not in needed:
-        raise YiTuneError("There is no config.json: this is no model of the transformers format.")
+        raise YiTuneError(f"{what} has no config.json: it is no model in transformers' format.", "Choose another.")
     if "model.safetensors" in needed:  # which transformers would take if there were shards too
         return [name for name in needed if not name.startswith("model-") and name != INDEX]
     if INDEX not in needed:
         raise YiTuneError(
-            "There are no weights in safetensors.",
-            "Weights in .bin or .pt are pickles, which can run code when they are read: take a repository that has "
+            f"{what} has no weights in safetensors.",
+            "Those in .bin or .pt are pickles, which can run code when they are read. Choose a repository with "
             "safetensors.",
         )
     return needed

@@ -38,8 +38,10 @@ def correct_tokenizer(folder: Path, origin: Origin, console: Console) -> Origin:
         f"{CONFIG}: {', '.join(changes)}. As published, transformers puts a token for a stray space after every "
         "control token, and takes other tokens than the model was trained on."
     )
-    (folder / CONFIG).replace(folder / ORIGINAL)
+    if ORIGINAL not in origin.files:
+        (folder / CONFIG).replace(folder / ORIGINAL)
     (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     console.print(f"Tokenizer corrected. {why} The hub's is kept as {ORIGINAL}.", markup=False, soft_wrap=True)
     own = FileOrigin((folder / CONFIG).stat().st_size, sha256(folder / CONFIG))
-    return replace(origin, files=origin.files | {ORIGINAL: origin.files[CONFIG], CONFIG: own}, corrected=why)
+    original = origin.files.get(ORIGINAL, origin.files[CONFIG])
+    return replace(origin, files=origin.files | {ORIGINAL: original, CONFIG: own}, corrected=why)

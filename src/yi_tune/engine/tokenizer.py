@@ -17,11 +17,11 @@ _CONVERSATION = (
     "<|im_start|>assistant\n我是Yi，由零一万物开发。\n\n I am Yi.<|im_end|>\n"
 )
 _CONTROL = ("<|im_start|>", "<|im_end|>")
-# What has been seen to help, in the order in which they are tried.
+# What has been seen to help, in the order in which they are tried. The second makes transformers build the
+# tokenizer from the SentencePiece model where a tokenizer.json made by an older version is at fault.
 _CORRECTIONS: tuple[dict[str, Any], ...] = (
     {"add_prefix_space": False},
-    {"legacy": False},
-    {"add_prefix_space": False, "legacy": False},
+    {"add_prefix_space": False, "tokenizer_class": "LlamaTokenizer"},
 )
 
 
