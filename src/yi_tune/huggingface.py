@@ -26,13 +26,13 @@ class HuggingFace:
 
     def cached(self) -> list[Path]:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import LocalEntryNotFoundError
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
         try:
             copy = snapshot_download(
                 self.repository, revision=self._revision, local_files_only=True, allow_patterns=list(NEEDED)
             )
-        except LocalEntryNotFoundError:
+        except (LocalEntryNotFoundError, HFValidationError):
             return []
         return [Path(copy)]
 
@@ -161,6 +161,8 @@ class HuggingFace:
 
         if isinstance(error, HubError):
             return error
+        if isinstance(error, errors.HFValidationError):
+            return HubError(f"{self.repository!r} can be no id of a model there.")
         if isinstance(error, errors.OfflineModeIsEnabled):
             return HubError("HF_HUB_OFFLINE forbids it.", "Unset HF_HUB_OFFLINE.")
         if isinstance(error, errors.HfHubHTTPError):

@@ -24,6 +24,8 @@ class ModelScope:
         # The client reads these when it is imported. Its own 4 tries of 15 s make a dead hub a minute's wait.
         os.environ.setdefault("MODELSCOPE_REPO_TREE_PAGE_TIMEOUT_SECONDS", str(PATIENCE))
         os.environ.setdefault("MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS", "2")
+        # Its bars would fill the log: yi-tune has its own.
+        os.environ.setdefault("TQDM_DISABLE", "1")
 
     def cached(self) -> list[Path]:
         from modelscope_hub import HubApi
