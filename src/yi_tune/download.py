@@ -71,7 +71,7 @@ def _from_cache(local: LocalModel, revision: str | None, console: Console) -> bo
     origin = link_cached(local.model, revision, links)
     if origin is None:
         return False
-    console.print(f"Found in the {origin.source}; it is used where it lies.", markup=False)
+    console.print(f"Found in {origin.source}; it is used where it lies.", markup=False)
     _finish(links, local.path, origin, console)
     return True
 
@@ -121,9 +121,10 @@ def _from_hubs(local: LocalModel, source: Source, revision: str | None, console:
             if hub is not hubs[-1]:
                 console.print(f"{hub.title} did not give it: {error.message}", markup=False, soft_wrap=True)
         except OSError as error:
-            full = error.errno == errno.ENOSPC
+            if error.errno != errno.ENOSPC:
+                raise
             raise YiTuneError(
-                f"The disk of {local.path.parent} is full." if full else f"The download cannot be written: {error}.",
+                f"The disk of {local.path.parent} is full.",
                 "Free some space, then type the same command: it goes on where it stopped.",
             ) from error
         else:
@@ -217,7 +218,8 @@ def _set_aside_wrong(local: LocalModel, origin: Origin, console: Console) -> boo
         wrong = wrong_files(local.path, origin, transfer.at)
     if not wrong:
         check_model(local)
-        correct_tokenizer(local.path, origin, console).write(local.path)
+        if (origin := correct_tokenizer(local.path, origin, console)) != read_origin(local.path):
+            origin.write(local.path)
         return False
     _set_aside(local)
     for name, what in wrong.items():

@@ -1,6 +1,7 @@
 """Models on Hugging Face, through huggingface_hub."""
 
 import hashlib
+import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -23,6 +24,8 @@ class HuggingFace:
 
     def __init__(self, repository: str, revision: str | None) -> None:
         self.repository, self._revision = repository, revision
+        # The client reads it when it is imported. Otherwise it first asks the hub something else, for up to 3 s.
+        os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
     def cached(self) -> list[Path]:
         from huggingface_hub import snapshot_download

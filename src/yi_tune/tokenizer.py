@@ -20,10 +20,11 @@ def correct_tokenizer(folder: Path, origin: Origin, console: Console) -> Origin:
     """
     if not all((folder / name).is_file() for name in ("tokenizer.model", CONFIG)):
         return origin
-    from yi_tune.engine.tokenizer import corrected_config
-
     try:
-        corrected = corrected_config(folder)
+        with console.status("Looking at the tokenizer"):
+            from yi_tune.engine.tokenizer import corrected_config
+
+            corrected = corrected_config(folder)
     except LookupError:
         console.print(
             "Warning: transformers gives this tokenizer other ids than the model was trained on, and yi-tune knows no "
