@@ -22,7 +22,7 @@ def make_model(folder: Path) -> Path:
     (folder / "config.json").write_text('{"model_type": "llama"}')
     (folder / "tokenizer.json").write_text("{}")
     save_file({"x": np.zeros(4, np.float32)}, folder / "model.safetensors")
-    Origin("huggingface", folder.name, None, None).write(folder)
+    Origin("huggingface", f"01-ai/{folder.name}", None, None).write(folder)
     return folder
 
 
