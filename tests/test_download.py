@@ -1,5 +1,6 @@
 """The parts of a download that need no hub; tests/e2e/test_download*.py have the hubs."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -51,8 +52,6 @@ class FakeHub:
 
 
 def digest(text: bytes) -> str:
-    import hashlib
-
     return hashlib.sha256(text).hexdigest()
 
 
@@ -310,3 +309,40 @@ def test_order_of_the_hubs(variables: dict[str, str], order: list[str], monkeypa
     hubs: list[Hub] = hubs_of("01-ai/x", "01ai/x", None)
     assert [hub.name for hub in hubs] == order
     assert {hub.name: hub.repository for hub in hubs} == {"huggingface": "01-ai/x", "modelscope": "01ai/x"}
+
+
+def test_cached_copy_without_checksums_is_verified_with_the_hubs(
+    local: LocalModel,
+    hubs: list[FakeHub],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    copy = tmp_path / "cache"
+    copy.mkdir()
+    for name, text in FILES.items():
+        (copy / name).write_bytes(text)
+    monkeypatch.setattr(hubs[1], "cached", lambda: [copy])
+    monkeypatch.setattr("yi_tune.caches._SMALL", 50)
+    use_cached(local, Console())
+    origin = read_origin(local.path)
+    assert origin is not None
+    assert origin.files["model.safetensors"].sha256 is None
+    # Nobody to ask: it is said that the weights were not hashed.
+    hubs[1].error = HubError("it is down.")
+    download(local, "auto", Console(stderr=True), verify=True)
+    assert "not hashed" in capfd.readouterr().err
+    # The hub tells what the weights ought to be, which is kept.
+    hubs[1].error = None
+    download(local, "auto", Console(), verify=True)
+    origin = read_origin(local.path)
+    assert origin is not None
+    assert origin.files["model.safetensors"].sha256 == digest(FILES["model.safetensors"])
+    # A damaged copy is not used any more, nor is it touched.
+    damaged = FILES["model.safetensors"][:-1] + b"x"
+    (copy / "model.safetensors").write_bytes(damaged)
+    download(local, "auto", Console(), verify=True)
+    assert "model.safetensors" in hubs[0].fetched
+    assert (local.path / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+    assert not (local.path / "model.safetensors").is_symlink()
+    assert (copy / "model.safetensors").read_bytes() == damaged

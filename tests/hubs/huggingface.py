@@ -30,6 +30,9 @@ class HuggingFace(Hub):
             self._resolve(request, revision=resolve[1], name=resolve[2])
         elif request.route.startswith(("/api/models/", "/api/resolve-cache/")):
             request.error(404, {"X-Error-Code": "RepoNotFound"})
+        elif request.route == "/api/agent-harnesses":
+            # Asked for by every process until it has an answer.
+            request.json({"standardEnvVars": [], "harnesses": {}})
         else:
             request.error(404)
 

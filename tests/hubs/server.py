@@ -33,12 +33,13 @@ class Fault:
 
     `pattern` is matched against the path with its query, unquoted. The kinds that spoil a body strike where
     a file is sent: "cut" ends the connection at byte `at` of the file and "reset" breaks it off, "stall"
-    waits there for `seconds`, "flip" sends that byte wrong, "short" serves a file that ends there. "status"
+    waits there for `seconds`, "flip" sends that byte wrong, "short" serves a file that ends there, "whole"
+    sends all of it though a part was asked for. "status"
     answers with `status` and `headers`; "redirect" sends the client to the address `to`.
     """
 
     pattern: str
-    kind: Literal["status", "redirect", "cut", "reset", "stall", "flip", "short"]
+    kind: Literal["status", "redirect", "cut", "reset", "stall", "flip", "short", "whole"]
     times: int = 1
     at: int = 0
     status: int = 500
@@ -238,11 +239,15 @@ class Handler(BaseHTTPRequestHandler):
         if name not in self.server.files:
             self.error(404)
             return
-        fault = self.server.strike(self, "cut", "reset", "stall", "flip", "short") if self.command == "GET" else None
+        fault = (
+            self.server.strike(self, "cut", "reset", "stall", "flip", "short", "whole")
+            if self.command == "GET"
+            else None
+        )
         size = self.server.size(name)
         if fault is not None and fault.kind == "short":
             size = min(size, fault.at)
-        wanted = self.headers["Range"] if ranges else None
+        wanted = self.headers["Range"] if ranges and (fault is None or fault.kind != "whole") else None
         start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
         last = (wanted or "").partition("-")[2]
         stop = min(size, int(last) + 1) if last else size
@@ -264,7 +269,7 @@ class Handler(BaseHTTPRequestHandler):
         at = start
         for piece in self.server.chunks(name, start, stop):
             chunk = piece
-            if fault is not None and fault.kind != "short" and fault.at < at + len(chunk):
+            if fault is not None and fault.at < at + len(chunk):
                 inside = max(0, fault.at - at)
                 if fault.kind == "flip" and fault.at >= at:
                     chunk = chunk[:inside] + bytes([chunk[inside] ^ 0xFF]) + chunk[inside + 1 :]
