@@ -43,8 +43,14 @@ class HuggingFace:
         from huggingface_hub import HfApi
 
         try:
-            # With a time limit: snapshot_download waits for ever on a hub that accepts and never answers.
-            info = HfApi().model_info(self.repository, revision=self._revision, files_metadata=True, timeout=PATIENCE)
+            # With a time limit, the client's own where it is set: snapshot_download waits for ever on a hub that
+            # accepts a connection and never answers.
+            info = HfApi().model_info(
+                self.repository,
+                revision=self._revision,
+                files_metadata=True,
+                timeout=float(os.environ.get("HF_HUB_ETAG_TIMEOUT", PATIENCE)),
+            )
         except Exception as error:
             raise self._explain(error, self.repository) from error
         siblings = info.siblings or []
