@@ -12,55 +12,19 @@ import struct
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-ALWAYS = 1_000_000
+from tests.hubs.faults import Fault, Request
+
 CDN_HOST = "localhost"
 CHUNK = 1 << 16
 # Where a network that wants a login first sends everybody: a page, and no error.
 LOGIN = "/login"
 # What git-lfs keeps on a hub of models; the rest lies in git itself.
 LARGE = (".safetensors", ".bin", ".pt", ".model")
-
-
-@dataclass
-class Fault:
-    """What goes wrong with the next `times` requests whose method and address match.
-
-    `pattern` is matched against the path with its query, unquoted. The kinds that spoil a body strike where
-    a file is sent: "cut" ends the connection at byte `at` of the file and "reset" breaks it off, "stall"
-    waits there for `seconds`, "flip" sends that byte wrong, "short" serves a file that ends there, "whole"
-    sends all of it though a part was asked for. "status"
-    answers with `status` and `headers`; "redirect" sends the client to the address `to`.
-    """
-
-    pattern: str
-    kind: Literal["status", "redirect", "cut", "reset", "stall", "flip", "short", "whole"]
-    times: int = 1
-    at: int = 0
-    status: int = 500
-    headers: Mapping[str, str] = field(default_factory=dict)
-    seconds: float = 3600
-    to: str = ""
-    method: str = "*"
-
-
-@dataclass
-class Request:
-    """One request, as the server saw it."""
-
-    method: str
-    address: str
-    host: str
-    credentials: bool
-    file: str = ""
-    start: int = 0
-    sent: int = 0
-    status: int = 0
 
 
 class Hub(ThreadingHTTPServer):
