@@ -88,11 +88,9 @@ class HuggingFace:
                 if last:
                     raise HubError(f"{damage.message[:-1]}, twice.") from None
                 transfer.say(f"{self.title}: {damage.message} Fetching it once more.")
-            except OSError as error:
-                if error.errno is not None:  # the disk
-                    raise
-                raise self._explain(error, f"{file.name} in {self.repository}") from error
             except Exception as error:
+                if isinstance(error, OSError) and error.errno is not None:  # the disk
+                    raise
                 raise self._explain(error, f"{file.name} in {self.repository}") from error
             else:
                 part.replace(folder / file.name)
