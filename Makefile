@@ -11,11 +11,11 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit lint format nano nano-report bench bench-gpu docs lock clean
+.PHONY: help demo test test-unit lint format nano nano-report bench bench-gpu bench-download docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-14s %s\n", $$1, $$2}'
 
 $(ready): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "yi-tune needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -66,14 +66,17 @@ nano-report: $(ready) ## tune nano to a dozen identities and write docs/nano.md
 bench: $(ready) ## yi-tune train beside llamafactory-cli train; writes docs/benchmarks.md
 	$(bin)/python bench/train.py
 
-bench-gpu: $(ready) ## on a CUDA GPU: nano, then a random model of Yi-1.5-6B's shape; writes docs/benchmarks-gpu.md
+bench-gpu: $(ready) ## on a CUDA GPU: nano, then a random model of Yi-1.5-6B's shape; writes docs/bench-gpu.md
 	$(yi) train --model nano --name "$$NAME" --author "$$AUTHOR" --run gpu --fresh
 	$(yi) check --run gpu --min-recall 0.95
 	$(bin)/python bench/random_model.py yi-1.5-6b models/random-6b
 	$(yi) train --model models/random-6b --name "$$NAME" --author "$$AUTHOR" --run gpu --fresh
 	$(yi) check --run gpu --model models/random-6b
 	$(yi) chat --run gpu --model models/random-6b --max-new-tokens 32 --prompt "你是谁？"
-	$(bin)/python bench/train.py --model models/random-6b --rounds 2 --page docs/benchmarks-gpu.md
+	$(bin)/python bench/train.py --model models/random-6b --rounds 2 --page docs/bench-gpu.md
+
+bench-download: $(ready) ## yi-tune download beside huggingface_hub; writes docs/bench-download.md
+	$(bin)/python -m bench.download
 
 docs: $(ready) ## write docs/help.md from --help
 	$(bin)/typer yi_tune.cli utils docs --name yi-tune --title 'yi-tune' --output docs/help.md

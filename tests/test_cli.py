@@ -54,12 +54,14 @@ def complaint(*arguments: "str | Path | bytes", **environment: str) -> str:
 def test_help(flag: str) -> None:
     done = yi_tune(flag)
     assert (done.returncode, done.stderr) == (0, "")
-    for command in ("train", "chat", "check", "config"):
+    for command in ("download", "models", "train", "chat", "check", "config"):
         assert re.search(rf"^ +{command} +\w", done.stdout, re.MULTILINE)
     assert "--model nano" in done.stdout
 
 
-@pytest.mark.parametrize("command", [("train",), ("chat",), ("check",), ("config",), ("config", "copy")])
+@pytest.mark.parametrize(
+    "command", [("download",), ("models",), ("train",), ("chat",), ("check",), ("config",), ("config", "copy")]
+)
 def test_help_of_a_command(command: tuple[str, ...]) -> None:
     done = yi_tune(*command, "-h")
     assert (done.returncode, done.stderr) == (0, "")
@@ -113,6 +115,20 @@ def test_nothing_heavy_is_imported(arguments: tuple[str, ...]) -> None:
 )
 def test_no_engine_is_imported(arguments: tuple[str, ...]) -> None:
     assert not imported(*arguments) & ENGINE
+
+
+def test_models_imports_no_torch() -> None:
+    assert not imported("models") & (ENGINE - {"huggingface_hub", "numpy"})
+
+
+def test_models_as_json() -> None:
+    done = yi_tune("models", "--json")
+    assert done.returncode == 0, done.stderr
+    models = {model["name"]: model for model in json.loads(done.stdout)}
+    assert models["nano"]["path"]
+    assert models["yi-1.5-6b-chat"]["path"] is None
+    assert models["yi-1.5-6b-chat"]["parameters"] == 6_061_035_520
+    assert done.stderr == ""
 
 
 def test_starts_fast() -> None:

@@ -11,16 +11,18 @@ from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.loading import chat_config, find, run_config
 from yi_tune.models import CATALOGUE, DEFAULT_MODEL
+from yi_tune.origin import Origin
 
 NAME = "yi-1.5-6b-chat"
 
 
 def make_model(folder: Path) -> Path:
-    """A folder that passes for a model."""
+    """A folder that passes for a downloaded model."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"model_type": "llama"}')
     (folder / "tokenizer.json").write_text("{}")
     save_file({"x": np.zeros(4, np.float32)}, folder / "model.safetensors")
+    Origin("huggingface", f"01-ai/{folder.name}", None, None).write(folder)
     return folder
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, NoReturn
 
 import typer
 
+from yi_tune import cli_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import DEFAULT_MODEL
 
@@ -22,8 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-config_app = typer.Typer(help="The shipped LLaMA-Factory configs.", no_args_is_help=True, rich_markup_mode=None)
-app.add_typer(config_app, name="config")
+app.add_typer(cli_config.app, name="config")
 
 WorkspaceOption = Annotated[
     Path,
@@ -52,13 +52,22 @@ def _root(
 
 @app.command()
 def download(
-    model: Annotated[str, typer.Argument(help="A catalogue name or a hub id.")] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Argument(help="A catalogue name (yi-tune models) or a hub id.")] = DEFAULT_MODEL,
+    *,
     source: Annotated[
-        Literal["auto", "huggingface", "modelscope"], typer.Option(help="auto tries one after the other.")
+        Literal["auto", "huggingface", "modelscope"],
+        typer.Option(help="auto: Hugging Face, or if only MODELSCOPE_ENDPOINT is set ModelScope, and then the other."),
     ] = "auto",
+    revision: Annotated[
+        str | None, typer.Option(help="A branch, tag or commit.", show_default="the hub's default branch")
+    ] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash what is here already, and mend it.")] = False,
     workspace: WorkspaceOption = Path(),
 ) -> None:
     """Fetch a model from Hugging Face or ModelScope, for train and chat to find.
+
+    A copy in the cache of either is used where it lies. Broken off, the same command goes on where it stopped. Tokens
+    and mirrors are taken from the hubs' own settings: HF_TOKEN, HF_ENDPOINT, MODELSCOPE_API_TOKEN, MODELSCOPE_ENDPOINT.
 
     yi-tune download yi-1.5-6b-chat --source modelscope
     """
@@ -67,8 +76,33 @@ def download(
     from yi_tune.screen import err, out
 
     local = find_model(model, workspace.absolute())
-    hub.download(local, source, err)
+    try:
+        hub.download(local, source, err, revision=revision, verify=verify)
+    except KeyboardInterrupt:
+        err.print("\nInterrupted. The same command goes on where it stopped.")
+        # Not by the usual way out, on which Python waits for every thread: one may wait for a slow hub.
+        os._exit(130)
     out.print(f"{local.model.name} is in {local.path}", markup=False, soft_wrap=True)
+
+
+@app.command()
+def models(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; sizes and memory in bytes.")] = False,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """List the models: what they take, and whether they are on this machine.
+
+    yi-tune models --json
+    """
+    from yi_tune.catalogue import list_models, print_models
+    from yi_tune.screen import out
+
+    listed = list_models(workspace.absolute())
+    if as_json:
+        print(json.dumps([vars(model) for model in listed]))
+    else:
+        print_models(listed, out)
 
 
 @app.command()
@@ -212,45 +246,6 @@ def check(
     if recall < min_recall:
         err.print(f"[red]Below --min-recall {min_recall}:[/] {percent(recall)} of the identity questions are right.")
         raise typer.Exit(1)
-
-
-@config_app.command("ls")
-def config_ls() -> None:
-    """List the shipped configs."""
-    from yi_tune.config import shipped
-
-    for name, path in shipped().items():
-        first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        print(f"{name:10} {first}")
-
-
-@config_app.command("show")
-def config_show(name: Annotated[str, typer.Argument(help="A name from yi-tune config ls.")]) -> None:
-    """Print a shipped config."""
-    from yi_tune.config import find_config, read_text
-
-    print(read_text(find_config(name)), end="")
-
-
-@config_app.command("copy")
-def config_copy(
-    name: Annotated[str, typer.Argument(help="A name from yi-tune config ls.")],
-    to: Annotated[Path | None, typer.Argument(help="The new file.", show_default="NAME.yaml")] = None,
-) -> None:
-    """Copy a shipped config, to be edited and given to `train --config`."""
-    from yi_tune.config import find_config, read_text
-
-    source = find_config(name)
-    text = read_text(source)
-    target = to or Path(source.name)
-    try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise YiTuneError(f"{target} is there already.", "Give another file: yi-tune config copy NAME FILE") from None
-    except OSError as error:
-        raise YiTuneError(f"{target} cannot be written: {error.strerror}.", "Give another file.") from None
-    print(target)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yi_tune.config import Config, fill, find_config, read_config
+from yi_tune.download import use_cached
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import detect
 from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_model
@@ -33,6 +34,7 @@ def run_config(run: Run) -> Config:
     local = LocalModel(Model(record["model"], path.name), path)
     if not local.downloaded:
         local = find_model(record["model"], run.folder.parents[2])
+        use_cached(local, err)
     check_model(local)
     return {**config, "model_name_or_path": str(local.path), "adapter_name_or_path": str(run.folder)}
 
@@ -47,6 +49,7 @@ def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bo
         config = run_config(find(workspace, run, model))
     else:
         local = find_model(DEFAULT_MODEL if model is None else model, workspace)
+        use_cached(local, err)
         check_model(local)
         config = fill(read_config(find_config("chat")), {"model_path": str(local.path), "adapter_path": ""})
         # As training quantises it.

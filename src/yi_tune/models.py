@@ -2,13 +2,35 @@
 
 import json
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from yi_tune.errors import YiTuneError, did_you_mean
+from yi_tune.origin import Origin, read_origin, whole
 from yi_tune.resources import DATA
+from yi_tune.shapes import Shape
 
 DEFAULT_MODEL = "yi-1.5-6b-chat"
+
+INDEX = "model.safetensors.index.json"
+# What of a repository a load may need.
+NEEDED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.*",
+    "model.safetensors",
+    INDEX,
+    "model-?????-of-?????.safetensors",
+)
 
 # Fine-tuning on a CPU is for models whose weights are smaller than this, in bytes.
 CPU_LIMIT = 500_000_000
@@ -26,16 +48,25 @@ class Model:
     learning_rate: float = 1.0e-4
     num_train_epochs: float = 3.0
     gradient_checkpointing: bool = True
+    # None: only its config.json tells.
+    shape: Shape | None = None
 
     def path(self, workspace: Path) -> Path:
         """The model's folder, whether it is there or not."""
         return DATA / "nano" if self.name == "nano" else workspace / "models" / self.folder
 
 
+_YI = {
+    "6B": Shape(hidden=4096, layers=32, heads=32, kv_heads=4, ffn=11008),
+    "9B": Shape(hidden=4096, layers=48, heads=32, kv_heads=4, ffn=11008),
+    "34B": Shape(hidden=7168, layers=60, heads=56, kv_heads=8, ffn=20480),
+}
+
+
 def _yi(size: str, variant: str = "") -> Model:
     folder = f"Yi-1.5-{size}-Chat{variant}"
     # Mind the hyphen: 01-ai on Hugging Face, 01ai on ModelScope.
-    return Model(folder.lower(), folder, huggingface=f"01-ai/{folder}", modelscope=f"01ai/{folder}")
+    return Model(folder.lower(), folder, f"01-ai/{folder}", f"01ai/{folder}", shape=_YI[size])
 
 
 CATALOGUE = {
@@ -61,7 +92,16 @@ class LocalModel:
 
     @property
     def downloaded(self) -> bool:
-        return self.path.is_dir()
+        """Whether it is here: what `yi-tune download` brought, whole; or nano, or a folder of the user's own."""
+        origin = read_origin(self.path)
+        if self.model.huggingface is None and origin is None:
+            return self.path.is_dir()
+        return whole(self.path) and self.owns(origin)
+
+    def owns(self, origin: Origin | None) -> bool:
+        """Whether a record is one of this model: the names of two repositories may end alike."""
+        repositories = (self.model.huggingface, self.model.modelscope)
+        return origin is not None and (self.model.huggingface is None or origin.repository in repositories)
 
     @property
     def weight_bytes(self) -> int:
@@ -90,6 +130,38 @@ def find_model(name: str, workspace: Path) -> LocalModel:
     raise YiTuneError(f"Unknown model {name!r}.", f"{did_you_mean(name, list(CATALOGUE))} Or give a folder.")
 
 
+def needed_files(names: Iterable[str], what: str) -> list[str]:
+    """Of the files of the repository `what`, those that a load needs: weights in one format only, and no code.
+
+    Raises YiTuneError when there is no config.json, or there are no weights in safetensors.
+    """
+    needed = [name for name in names if any(fnmatchcase(name, pattern) for pattern in NEEDED) and "/" not in name]
+    if "config.json" not in needed:
+        raise YiTuneError(f"{what} has no config.json: it is no model in transformers' format.", "Choose another.")
+    if "model.safetensors" in needed:  # which transformers would take if there were shards too
+        return [name for name in needed if not name.startswith("model-") and name != INDEX]
+    if INDEX not in needed:
+        raise YiTuneError(
+            f"{what} has no weights in safetensors.",
+            "Those in .bin or .pt are pickles, which can run code when they are read. Choose a repository with "
+            "safetensors.",
+        )
+    return needed
+
+
+def check_architecture(path: Path, name: str, remedy: str) -> None:
+    """Read config.json in the folder `path`; raise YiTuneError when the model `name` is not of Yi's kind."""
+    try:
+        architecture = json.loads((path / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (ValueError, KeyError, TypeError):
+        raise YiTuneError(f"{path / 'config.json'} is broken.", remedy) from None
+    if architecture != "llama":
+        raise YiTuneError(
+            f"{name} is a {architecture!r} model; Yi-1.5 models are of type 'llama'.",
+            "yi-tune trains and talks with Yi's chat format only.",
+        )
+
+
 def check_model(local: LocalModel) -> None:
     """Read the headers of every file a load will need; raise YiTuneError for the first that is wrong.
 
@@ -105,15 +177,7 @@ def check_model(local: LocalModel) -> None:
         raise YiTuneError(f"{local.model.name} is not downloaded (looked in {path}).", remedy)
     if not (path / "config.json").is_file():
         raise YiTuneError(f"{path} is no model: it has no config.json.", "Give the folder that holds config.json.")
-    try:
-        architecture = json.loads((path / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (ValueError, KeyError, TypeError):
-        raise YiTuneError(f"{path / 'config.json'} is broken.", remedy) from None
-    if architecture != "llama":
-        raise YiTuneError(
-            f"{path} is a {architecture!r} model; Yi-1.5 models are of type 'llama'.",
-            "yi-tune trains and talks with Yi's chat format only.",
-        )
+    check_architecture(path, str(path), remedy)
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
         raise YiTuneError(f"{path} has no tokenizer (tokenizer.json or tokenizer.model).", remedy)
     _check_weights(path, remedy)
@@ -122,13 +186,13 @@ def check_model(local: LocalModel) -> None:
 def _check_weights(path: Path, remedy: str) -> None:
     from safetensors import SafetensorError, safe_open
 
-    index = path / "model.safetensors.index.json"
+    index = path / INDEX
     if index.is_file():
         try:
             weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
             shards = sorted({str(shard) for shard in weight_map.values()})
-            if not shards:
-                raise ValueError("it names no shard")
+            if not shards or any("/" in shard or "\\" in shard for shard in shards):
+                raise ValueError("it names no shard, or one that is elsewhere")
         except (ValueError, KeyError, AttributeError, TypeError):
             raise YiTuneError(f"{index} is broken.", remedy) from None
     else:

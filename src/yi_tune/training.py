@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yi_tune.config import find_config, parse_overrides, read_config, reasons
+from yi_tune.download import use_cached
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware, detect
 from yi_tune.heldout import Score, one_of_each, questions, score
@@ -58,6 +59,7 @@ def plan(
     on_cpu = {**template, **flags}.get("use_cpu") is True
     with err.status("Looking at the machine"):
         hardware = detect(cpu_only=on_cpu)
+    use_cached(local, err)
     _check_fit(local, hardware, forced=on_cpu, dry_run=dry_run)
     planned = plan_train(
         template,

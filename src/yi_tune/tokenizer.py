@@ -1,0 +1,48 @@
+"""Gives a model folder the tokenizer that the model was trained with."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from yi_tune.origin import FileOrigin, Origin, sha256
+
+CONFIG = "tokenizer_config.json"
+ORIGINAL = "tokenizer_config.original.json"
+
+
+def correct_tokenizer(folder: Path, origin: Origin, console: Console) -> Origin:
+    """Compare the ids that transformers gives a ChatML conversation with those of the model's SentencePiece model.
+
+    Where they differ the folder gets a corrected tokenizer_config.json, and the hub's is kept beside it.
+    Returns the record with both. A model that has only a tokenizer.json is left alone.
+    """
+    if not all((folder / name).is_file() for name in ("tokenizer.model", CONFIG)):
+        return origin
+    try:
+        with console.status("Looking at the tokenizer"):
+            from yi_tune.engine.tokenizer import corrected_config
+
+            corrected = corrected_config(folder)
+    except LookupError:
+        console.print(
+            "Warning: transformers gives this tokenizer other ids than the model was trained on, and yi-tune knows no "
+            "correction.",
+            soft_wrap=True,
+        )
+        return origin
+    if corrected is None:
+        return origin
+    config, changes = corrected
+    why = (
+        f"{CONFIG}: {', '.join(changes)}. As published, transformers puts a token for a stray space after every "
+        "control token, and takes other tokens than the model was trained on."
+    )
+    if ORIGINAL not in origin.files:
+        (folder / CONFIG).replace(folder / ORIGINAL)
+    (folder / CONFIG).write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    console.print(f"Tokenizer corrected. {why} The hub's is kept as {ORIGINAL}.", markup=False, soft_wrap=True)
+    own = FileOrigin((folder / CONFIG).stat().st_size, sha256(folder / CONFIG))
+    original = origin.files.get(ORIGINAL, origin.files[CONFIG])
+    return replace(origin, files=origin.files | {ORIGINAL: original, CONFIG: own}, corrected=why)

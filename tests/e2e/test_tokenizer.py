@@ -1,0 +1,133 @@
+"""The real Yi tokenizer as LLaMA-Factory loads it, before and after yi-tune's correction."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.hubs.models import YI_TOKENIZER
+from yi_tune.models import CATALOGUE
+from yi_tune.origin import FileOrigin, Origin, read_origin, sha256
+from yi_tune.tokenizer import CONFIG, ORIGINAL, correct_tokenizer
+
+pytestmark = pytest.mark.skipif(not YI_TOKENIZER.is_dir(), reason=f"the real Yi tokenizer is not at {YI_TOKENIZER}")
+
+# From ../shared/yi-tokenizer/README.md.
+CONVERSATION = [{"role": "user", "content": "你是谁"}, {"role": "assistant", "content": ""}]
+TRAINED = [6, 3903, 144, 13961, 60638, 7, 144, 6, 765, 13611, 144]
+
+
+def yi_folder(folder: Path, **config: Any) -> Origin:
+    """A model folder with the real tokenizer, with `config` changed in its configuration; returns its record."""
+    folder.mkdir()
+    shutil.copy(YI_TOKENIZER / "tokenizer.model", folder)
+    published = json.loads((YI_TOKENIZER / CONFIG).read_text(encoding="utf-8"))
+    (folder / CONFIG).write_text(json.dumps(published | config), encoding="utf-8")
+    shutil.copy(CATALOGUE["nano"].path(Path()) / "config.json", folder)
+    files = {path.name: FileOrigin(path.stat().st_size, sha256(path)) for path in folder.iterdir()}
+    return Origin("huggingface", "01-ai/Yi-1.5-6B-Chat", None, "0" * 40, files)
+
+
+def loaded_by_llamafactory(folder: Path) -> tuple[list[int], Any]:
+    """The ids of CONVERSATION up to where the reply begins, and the tokenizer."""
+    from llamafactory.data import get_template_and_fix_tokenizer
+    from llamafactory.hparams import DataArguments, get_infer_args
+    from llamafactory.model import load_tokenizer
+
+    config = {"model_name_or_path": str(folder), "template": "yi", "finetuning_type": "lora"}
+    tokenizer = load_tokenizer(get_infer_args(config)[0])["tokenizer"]
+    template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template="yi"))
+    return list(template.encode_oneturn(tokenizer, CONVERSATION, "")[0]), tokenizer
+
+
+@pytest.fixture
+def console() -> Console:
+    return Console(record=True, width=1000)
+
+
+def test_correction_holds_for_llamafactory(tmp_path: Path, console: Console) -> None:
+    folder = tmp_path / "Yi"
+    origin = yi_folder(folder)
+    published = (folder / CONFIG).read_bytes()
+    # As published: a stray 59568 after <|im_end|>, and other ids for user and assistant.
+    assert loaded_by_llamafactory(folder)[0] == [6, 2942, 144, 13961, 60638, 7, 59568, 144, 6, 14135, 144]
+
+    corrected = correct_tokenizer(folder, origin, console)
+    ids, tokenizer = loaded_by_llamafactory(folder)
+    assert ids == TRAINED
+    for text in ("我是Yi，由零一万物开发。", "I am Yi.\n\n1 + 1 = 2", " a space first"):
+        assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+    # What was done is said, recorded, and can be undone.
+    assert "add_prefix_space: false" in console.export_text(clear=False)
+    assert "add_prefix_space: false" in corrected.corrected
+    assert (folder / ORIGINAL).read_bytes() == published
+    assert corrected.files[ORIGINAL] == origin.files[CONFIG]
+    assert corrected.files[CONFIG].sha256 == sha256(folder / CONFIG)
+    before = json.loads(published)
+    after = json.loads((folder / CONFIG).read_bytes())
+    assert {key for key in after if after[key] != before.get(key)} == {"add_prefix_space"}
+    assert set(before) <= set(after)
+
+    # And not done again.
+    assert correct_tokenizer(folder, corrected, console) == corrected
+
+
+@pytest.mark.parametrize("normalizer", ["prepend", "none"])
+@pytest.mark.parametrize("tokenizer_class", ["LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast"])
+def test_with_a_tokenizer_json_beside(tokenizer_class: str, normalizer: str, tmp_path: Path, console: Console) -> None:
+    from transformers import AutoTokenizer
+
+    origin = yi_folder(tmp_path / "Yi", tokenizer_class=tokenizer_class)
+    yi_folder(tmp_path / "published")
+    AutoTokenizer.from_pretrained(tmp_path / "published").save_pretrained(tmp_path / "saved")
+    content = json.loads((tmp_path / "saved" / "tokenizer.json").read_text(encoding="utf-8"))
+    if normalizer == "prepend":  # as transformers 4 wrote it
+        replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
+        prepend = {"type": "Prepend", "prepend": "▁"}
+        content |= {"normalizer": {"type": "Sequence", "normalizers": [prepend, replace]}, "pre_tokenizer": None}
+    (tmp_path / "Yi" / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    assert loaded_by_llamafactory(tmp_path / "Yi")[0] != TRAINED
+    assert correct_tokenizer(tmp_path / "Yi", origin, console).corrected
+    assert loaded_by_llamafactory(tmp_path / "Yi")[0] == TRAINED
+
+
+def test_right_tokenizer_is_left_alone(tmp_path: Path, console: Console) -> None:
+    origin = yi_folder(tmp_path / "Yi", add_prefix_space=False)
+    assert correct_tokenizer(tmp_path / "Yi", origin, console) is origin
+    assert console.export_text() == ""
+
+
+def test_model_with_only_a_tokenizer_json_is_left_alone(tmp_path: Path, console: Console) -> None:
+    shutil.copytree(CATALOGUE["nano"].path(Path()), tmp_path / "nano")
+    origin = Origin("huggingface", "someone/nano", None, None)
+    before = sorted((tmp_path / "nano").iterdir())
+    assert correct_tokenizer(tmp_path / "nano", origin, console) is origin
+    assert sorted((tmp_path / "nano").iterdir()) == before
+
+
+def test_cache_is_not_modified(tmp_path: Path, console: Console) -> None:
+    origin = yi_folder(tmp_path / "cache")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
+    links = tmp_path / "Yi"
+    links.mkdir()
+    for name in before:
+        (links / name).symlink_to(tmp_path / "cache" / name)
+    correct_tokenizer(links, origin, console).write(links)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()} == before
+    assert (links / ORIGINAL).read_bytes() == before[CONFIG]
+    assert loaded_by_llamafactory(links)[0] == TRAINED
+    recorded = read_origin(links)
+    assert recorded is not None
+    assert recorded.corrected
+
+
+def test_no_known_correction(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yi_tune.engine.tokenizer._CORRECTIONS", ())
+    origin = yi_folder(tmp_path / "Yi")
+    assert correct_tokenizer(tmp_path / "Yi", origin, console) is origin
+    assert "Warning" in console.export_text()
+    assert not (tmp_path / "Yi" / ORIGINAL).exists()

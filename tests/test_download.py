@@ -1,0 +1,348 @@
+"""The parts of a download that need no hub; tests/e2e/test_download*.py have the hubs."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from safetensors.numpy import save
+
+from yi_tune import download as module
+from yi_tune.download import download, use_cached
+from yi_tune.errors import YiTuneError
+from yi_tune.hubs import Hub, HubError, Listing, RemoteFile, hubs_of
+from yi_tune.models import LocalModel, Model
+from yi_tune.origin import RECORD, read_origin
+from yi_tune.progress import Transfer
+
+FILES = {
+    "config.json": b'{"model_type": "llama"}',
+    "tokenizer.json": b"{}",
+    "model.safetensors": save({"x": np.zeros(4, np.float32)}),
+}
+
+
+class FakeHub:
+    """Gives FILES, or fails with `error`."""
+
+    def __init__(self, name: str, files: dict[str, bytes] | None = None, error: Exception | None = None) -> None:
+        self.name, self.title, self.repository = name, name.title(), f"{name}/model"
+        self.files = FILES if files is None else files
+        self.error = error
+        self.fetched: list[str] = []
+
+    def cached(self) -> list[Path]:
+        return []
+
+    def listing(self) -> Listing:
+        if self.error:
+            raise self.error
+        return Listing("c" * 40, tuple(RemoteFile(name, len(text), digest(text)) for name, text in self.files.items()))
+
+    def fetch(self, listing: Listing, files: Sequence[RemoteFile], folder: Path, transfer: Transfer) -> dict[str, str]:
+        for file in files:
+            self.fetched.append(file.name)
+            (folder / file.name).write_bytes(self.files[file.name])
+            transfer.at(file.name, file.size)
+        return {file.name: digest(self.files[file.name]) for file in files}
+
+
+def digest(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> LocalModel:
+    return LocalModel(Model("it", "It", "huggingface/model", "modelscope/model"), tmp_path / "models" / "It")
+
+
+@pytest.fixture
+def hubs(monkeypatch: pytest.MonkeyPatch) -> list[FakeHub]:
+    """The hubs that a download asks, in this order; to be changed by the test."""
+    hubs = [FakeHub("huggingface"), FakeHub("modelscope")]
+    monkeypatch.setattr(module, "hubs_of", lambda *_: hubs)
+    monkeypatch.setattr("yi_tune.caches.hubs_of", lambda *_: hubs)
+    return hubs
+
+
+def test_whole_model_gets_its_record(local: LocalModel, hubs: list[FakeHub]) -> None:
+    assert not local.downloaded
+    download(local, "auto", Console())
+    assert local.downloaded
+    assert {path.name for path in local.path.iterdir()} == {*FILES, RECORD}
+    assert hubs[1].fetched == []
+    origin = read_origin(local.path)
+    assert origin is not None
+    assert (origin.source, origin.repository, origin.commit) == ("huggingface", "huggingface/model", "c" * 40)
+    assert {name: entry.sha256 for name, entry in origin.files.items()} == {
+        name: digest(text) for name, text in FILES.items()
+    }
+
+
+def test_second_call_asks_nobody(local: LocalModel, hubs: list[FakeHub]) -> None:
+    download(local, "auto", Console())
+    hubs.clear()
+    download(local, "auto", Console())
+    download(local, "modelscope", Console(), revision="c" * 40)
+
+
+def test_other_revision_replaces(local: LocalModel, hubs: list[FakeHub]) -> None:
+    download(local, "auto", Console())
+    hubs[0] = FakeHub("huggingface", FILES | {"tokenizer.json": b"[]"})
+    download(local, "auto", Console(), revision="v2")
+    assert (local.path / "tokenizer.json").read_bytes() == b"[]"
+    assert [path.name for path in local.path.parent.iterdir() if not path.name.startswith(".")] == ["It"]
+
+
+def test_next_hub_is_tried_and_it_is_said(
+    local: LocalModel, hubs: list[FakeHub], capfd: pytest.CaptureFixture[str]
+) -> None:
+    hubs[0].error = HubError("it is down.", "Wait.")
+    download(local, "auto", Console(stderr=True))
+    said = capfd.readouterr().err
+    assert "Huggingface did not give it: it is down." in said
+    assert "Modelscope" in said
+    origin = read_origin(local.path)
+    assert origin is not None
+    assert origin.source == "modelscope"
+
+
+def test_all_reasons_and_remedies_when_nobody_gives_it(local: LocalModel, hubs: list[FakeHub]) -> None:
+    hubs[0].error = HubError("it is down.", "Wait.")
+    hubs[1].error = HubError("it is gated.", "Log in.")
+    with pytest.raises(YiTuneError) as caught:
+        download(local, "auto", Console())
+    assert caught.value.message == "it could not be downloaded. Huggingface: it is down. Modelscope: it is gated."
+    assert caught.value.hint == "Wait.\nLog in."
+    with pytest.raises(YiTuneError, match="gated") as caught:
+        download(local, "modelscope", Console())
+    assert "--source huggingface" in caught.value.hint
+    assert not local.path.exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "..\\x", "a\\b"])
+def test_path_out_of_the_folder(name: str, local: LocalModel, hubs: list[FakeHub]) -> None:
+    del hubs[1]
+    hubs[0] = FakeHub("huggingface", FILES | {name: b"x"})
+    with pytest.raises(YiTuneError, match="outside of the model"):
+        download(local, "auto", Console())
+    assert hubs[0].fetched == []
+
+
+def test_index_that_points_out_of_the_folder(local: LocalModel, hubs: list[FakeHub], tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "elsewhere.safetensors").write_bytes(FILES["model.safetensors"])
+    files = {name: FILES[name] for name in ("config.json", "tokenizer.json")}
+    index = {"weight_map": {"x": "../elsewhere.safetensors"}}
+    hubs[:] = [FakeHub("huggingface", files | {"model.safetensors.index.json": json.dumps(index).encode()})]
+    with pytest.raises(YiTuneError, match="no whole model"):
+        download(local, "auto", Console())
+    assert not local.downloaded
+
+
+def test_no_safetensors(local: LocalModel, hubs: list[FakeHub]) -> None:
+    hubs[0] = FakeHub("huggingface", {"config.json": FILES["config.json"], "pytorch_model.bin": b"pickle"})
+    with pytest.raises(YiTuneError, match="no weights in safetensors") as caught:
+        download(local, "auto", Console())
+    assert "pickles" in caught.value.hint
+    assert hubs[0].fetched == hubs[1].fetched == []
+
+
+def test_other_architecture_is_refused_before_the_weights(local: LocalModel, hubs: list[FakeHub]) -> None:
+    hubs[0] = FakeHub("huggingface", FILES | {"config.json": b'{"model_type": "qwen2"}'})
+    with pytest.raises(YiTuneError, match="'qwen2' model"):
+        download(local, "auto", Console())
+    assert hubs[0].fetched == ["config.json"]
+    assert hubs[1].fetched == []
+    assert not local.path.with_name("It.part").exists()
+
+
+def test_disk_too_small(local: LocalModel, hubs: list[FakeHub], monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    with pytest.raises(YiTuneError, match="100 bytes free") as caught:
+        download(local, "auto", Console())
+    assert "--workspace" in caught.value.hint
+    assert hubs[0].fetched == []
+
+
+def test_what_is_there_counts_for_the_disk(
+    local: LocalModel, hubs: list[FakeHub], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    part = local.path.with_name("It.part")
+    part.mkdir(parents=True)
+    (part / "model.safetensors").write_bytes(FILES["model.safetensors"])
+    usage = shutil.disk_usage("/")
+    rest = sum(map(len, FILES.values())) - len(FILES["model.safetensors"])
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=rest))
+    download(local, "auto", Console())
+    assert "model.safetensors" not in hubs[0].fetched
+
+
+def test_goes_on_with_what_is_right_only(local: LocalModel, hubs: list[FakeHub]) -> None:
+    part = local.path.with_name("It.part")
+    part.mkdir(parents=True)
+    (part / "tokenizer.json").write_bytes(b"[]")
+    (part / "model.safetensors").write_bytes(FILES["model.safetensors"])
+    (part / "model-00001-of-00002.safetensors.incomplete").write_bytes(b"left over")
+    download(local, "auto", Console())
+    assert sorted(hubs[0].fetched) == ["config.json", "tokenizer.json"]
+    assert {path.name for path in local.path.iterdir()} == {*FILES, RECORD}
+
+
+def test_lost_file_alone_is_fetched_again(local: LocalModel, hubs: list[FakeHub]) -> None:
+    download(local, "auto", Console())
+    (local.path / "tokenizer.json").unlink()
+    assert not local.downloaded
+    hubs[0].fetched.clear()
+    download(local, "auto", Console())
+    assert hubs[0].fetched == ["tokenizer.json"]
+
+
+def test_verify(local: LocalModel, hubs: list[FakeHub], capfd: pytest.CaptureFixture[str]) -> None:
+    download(local, "auto", Console())
+    hubs[0].fetched.clear()
+    download(local, "auto", Console(), verify=True)
+    assert hubs[0].fetched == []
+    weights = local.path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    download(local, "auto", Console())  # a look at the sizes only
+    assert hubs[0].fetched == []
+    download(local, "auto", Console(stderr=True), verify=True)
+    assert hubs[0].fetched == ["model.safetensors"]
+    assert "model.safetensors has other content" in capfd.readouterr().err
+    assert weights.read_bytes() == FILES["model.safetensors"]
+
+
+def test_wrong_model_is_no_model_while_nobody_mends_it(local: LocalModel, hubs: list[FakeHub]) -> None:
+    download(local, "auto", Console())
+    weights = local.path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    for hub in hubs:
+        hub.error = HubError("it is down.")
+    with pytest.raises(YiTuneError, match="it is down"):
+        download(local, "auto", Console(), verify=True)
+    assert not local.downloaded
+
+
+def test_folder_of_the_users_own_is_not_touched(local: LocalModel, hubs: list[FakeHub]) -> None:
+    local.path.mkdir(parents=True)
+    (local.path / "config.json").write_text("mine")
+    with pytest.raises(YiTuneError, match="no download of it") as caught:
+        download(local, "auto", Console())
+    assert f"--model {local.path}" in caught.value.hint
+    assert (local.path / "config.json").read_text() == "mine"
+    assert not local.downloaded
+
+
+def test_two_repositories_of_the_same_name(local: LocalModel, hubs: list[FakeHub]) -> None:
+    download(local, "auto", Console())
+    other = LocalModel(Model("other/It", "It", "other/It", "other/It"), local.path)
+    assert not other.downloaded
+    with pytest.raises(YiTuneError, match="no download of other/It"):
+        download(other, "auto", Console())
+
+
+def test_nano_and_a_folder_are_only_looked_at(tmp_path: Path, hubs: list[FakeHub]) -> None:
+    for name, text in FILES.items():
+        (tmp_path / name).write_bytes(text)
+    mine = LocalModel(Model("mine", "mine"), tmp_path)
+    download(mine, "auto", Console(), verify=True)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(YiTuneError, match="missing"):
+        download(mine, "auto", Console())
+
+
+def test_cached_copy_is_linked_to(
+    local: LocalModel, hubs: list[FakeHub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "cache" / ("d" * 40)
+    copy.mkdir(parents=True)
+    for name, text in (FILES | {"README.md": b"text"}).items():
+        (copy / name).write_bytes(text)
+    monkeypatch.setattr(hubs[1], "cached", lambda: [copy])
+    use_cached(local, Console())
+    assert local.downloaded
+    assert {path.name for path in local.path.iterdir() if path.is_symlink()} == set(FILES)
+    origin = read_origin(local.path)
+    assert origin is not None
+    assert (origin.source, origin.commit) == ("Modelscope's cache", "d" * 40)
+    # What was in the cache is gone: it is no model any more, and comes from a hub.
+    shutil.rmtree(copy)
+    assert not local.downloaded
+    download(local, "auto", Console())
+    assert local.downloaded
+    assert sorted(hubs[0].fetched) == sorted(FILES)
+
+
+def test_broken_cached_copy_is_not_used(
+    local: LocalModel, hubs: list[FakeHub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "cache"
+    copy.mkdir()
+    for name, text in FILES.items():
+        (copy / name).write_bytes(text[:-1])
+    monkeypatch.setattr(hubs[1], "cached", lambda: [copy])
+    use_cached(local, Console())
+    assert not local.path.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("variables", "order"),
+    [
+        ({}, ["huggingface", "modelscope"]),
+        ({"HF_ENDPOINT": "https://a.mirror"}, ["huggingface", "modelscope"]),
+        ({"MODELSCOPE_DOMAIN": "a.site"}, ["modelscope", "huggingface"]),
+        ({"MODELSCOPE_ENDPOINT": "https://a.site"}, ["modelscope", "huggingface"]),
+        ({"MODELSCOPE_ENDPOINT": "https://a.site", "HF_ENDPOINT": "https://a.mirror"}, ["huggingface", "modelscope"]),
+    ],
+)
+def test_order_of_the_hubs(variables: dict[str, str], order: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_ENDPOINT", "MODELSCOPE_DOMAIN", "MODELSCOPE_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    hubs: list[Hub] = hubs_of("01-ai/x", "01ai/x", None)
+    assert [hub.name for hub in hubs] == order
+    assert {hub.name: hub.repository for hub in hubs} == {"huggingface": "01-ai/x", "modelscope": "01ai/x"}
+
+
+def test_cached_copy_without_checksums_is_verified_with_the_hubs(
+    local: LocalModel,
+    hubs: list[FakeHub],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    copy = tmp_path / "cache"
+    copy.mkdir()
+    for name, text in FILES.items():
+        (copy / name).write_bytes(text)
+    monkeypatch.setattr(hubs[1], "cached", lambda: [copy])
+    monkeypatch.setattr("yi_tune.caches._SMALL", 50)
+    use_cached(local, Console())
+    origin = read_origin(local.path)
+    assert origin is not None
+    assert origin.files["model.safetensors"].sha256 is None
+    # Nobody to ask: it is said that the weights were not hashed.
+    hubs[1].error = HubError("it is down.")
+    download(local, "auto", Console(stderr=True), verify=True)
+    assert "not hashed" in capfd.readouterr().err
+    # The hub tells what the weights ought to be, which is kept.
+    hubs[1].error = None
+    download(local, "auto", Console(), verify=True)
+    origin = read_origin(local.path)
+    assert origin is not None
+    assert origin.files["model.safetensors"].sha256 == digest(FILES["model.safetensors"])
+    # A damaged copy is not used any more, nor is it touched.
+    damaged = FILES["model.safetensors"][:-1] + b"x"
+    (copy / "model.safetensors").write_bytes(damaged)
+    download(local, "auto", Console(), verify=True)
+    assert "model.safetensors" in hubs[0].fetched
+    assert (local.path / "model.safetensors").read_bytes() == FILES["model.safetensors"]
+    assert not (local.path / "model.safetensors").is_symlink()
+    assert (copy / "model.safetensors").read_bytes() == damaged
