@@ -7,7 +7,7 @@ from yi_tune.models import CATALOGUE
 from yi_tune.shapes import Shape, read_shape
 
 
-# From ../shared/facts.md.
+# Counted from the models' config.json.
 @pytest.mark.parametrize(
     ("name", "parameters", "gibibytes"),
     [("yi-1.5-6b-chat", 6.061, 11.29), ("yi-1.5-9b-chat", 8.829, 16.45), ("yi-1.5-34b-chat-16k", 34.389, 64.05)],

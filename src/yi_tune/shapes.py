@@ -25,12 +25,14 @@ class Shape:
     kv_heads: int
     ffn: int
     vocab: int = 64_000
+    head_dim: int | None = None  # None: hidden / heads
 
     @property
     def _linear(self) -> list[tuple[int, int]]:
         """Inputs and outputs of the linear parts of a layer: q, k, v, o; gate, up, down."""
-        kv = self.hidden // self.heads * self.kv_heads
-        attention = [(self.hidden, self.hidden), (self.hidden, kv), (self.hidden, kv), (self.hidden, self.hidden)]
+        head_dim = self.head_dim or self.hidden // self.heads
+        q, kv = head_dim * self.heads, head_dim * self.kv_heads
+        attention = [(self.hidden, q), (self.hidden, kv), (self.hidden, kv), (q, self.hidden)]
         return [*attention, (self.hidden, self.ffn), (self.hidden, self.ffn), (self.ffn, self.hidden)]
 
     @property
@@ -74,4 +76,5 @@ def read_shape(folder: Path) -> Shape:
         config["num_key_value_heads"],
         config["intermediate_size"],
         config["vocab_size"],
+        config.get("head_dim"),
     )
