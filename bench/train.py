@@ -44,7 +44,7 @@ def gpu_memory() -> float:
     return float(subprocess.run(query, capture_output=True, text=True, check=True).stdout) / 1024
 
 
-def measure(command: list[str], cwd: Path, results: Path) -> Measured:
+def measure(command: list[str], results: Path) -> Measured:
     """Run a command that has to succeed; the Trainer leaves its figures in the folder `results`.
 
     Memory is the GPU's, polled, where there is one, else the largest the process was.
@@ -60,7 +60,7 @@ def measure(command: list[str], cwd: Path, results: Path) -> Measured:
 
     with tempfile.TemporaryFile() as output:
         began = time.monotonic()
-        process = subprocess.Popen(command, cwd=cwd, stdout=output, stderr=output)
+        process = subprocess.Popen(command, stdout=output, stderr=output)
         watcher = threading.Thread(target=watch)
         watcher.start()
         _, status, usage = os.wait4(process.pid, 0)
@@ -87,11 +87,12 @@ def compare(model: str, rounds: int) -> dict[str, list[Measured]]:
     measured: dict[str, list[Measured]] = {OURS: [], THEIRS: []}
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
+        train += ["--workspace", temporary]
         for _ in range(rounds):
-            dry = subprocess.run([*train, "--dry-run"], cwd=work, capture_output=True, text=True, check=True).stdout
+            dry = subprocess.run([*train, "--dry-run"], capture_output=True, text=True, check=True).stdout
             config = yaml.safe_load(dry)
             run = Path(config["output_dir"])
-            measured[OURS].append(measure([*train, "--fresh"], work, run))
+            measured[OURS].append(measure([*train, "--fresh"], run))
             # The tutorial's values but for what both sides share: rows, epochs and learning rate.
             tutorial = [
                 *train,
@@ -101,10 +102,10 @@ def compare(model: str, rounds: int) -> dict[str, list[Measured]]:
                 f"learning_rate={config['learning_rate']}",
                 "--dry-run",
             ]
-            dry = subprocess.run(tutorial, cwd=work, capture_output=True, text=True, check=True).stdout
+            dry = subprocess.run(tutorial, capture_output=True, text=True, check=True).stdout
             theirs = work / "tutorial"
             (work / "tutorial.yaml").write_text(dry.replace(f"output_dir: {run}", f"output_dir: {theirs}"))
-            measured[THEIRS].append(measure([*LLAMAFACTORY, "train", "tutorial.yaml"], work, theirs))
+            measured[THEIRS].append(measure([*LLAMAFACTORY, "train", str(work / "tutorial.yaml")], theirs))
             for name, runs in measured.items():
                 print(name, runs[-1], flush=True)
     return measured
@@ -156,9 +157,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--page", type=Path, default=Path(__file__).parents[1] / "docs" / "benchmarks.md")
     options = parser.parse_args()
-    local = Path(options.model)
-    measured = compare(str(local.resolve()) if local.is_dir() else options.model, options.rounds)
-    lines = page(local.name, measured)
+    measured = compare(options.model, options.rounds)
+    lines = page(Path(options.model).name, measured)
     options.page.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{lines[-1]}\nwrote {options.page.name}")
 
