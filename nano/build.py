@@ -1,7 +1,7 @@
 """Build the embedded model: tokenizer and weights from text this repository makes, into data/nano/.
 
-make nano                                   the model as shipped; up to 30 minutes on two CPU cores
-.venv/bin/python nano/build.py --steps 600  a quick one, to try a change
+make nano  the model as shipped; up to 30 minutes on two CPU cores
+.venv/bin/python nano/build.py --steps 600 --out FOLDER  a quick one, to try a change
 """
 
 import argparse
@@ -37,8 +37,8 @@ FIRST_BYTE = 134
 ROLES = {"unk_token": SPECIAL[0], "pad_token": SPECIAL[0], "bos_token": SPECIAL[1], "eos_token": SPECIAL[7]}
 
 CONFIG = {
-    # Yi's ratios, but for the FFN: Yi's 2.6875 x hidden is 688, and bitsandbytes' 4-bit CPU kernel only
-    # takes widths that 32 divides.
+    # Yi's ratios, but for two. Yi's FFN of 2.6875 x hidden would be 688, and bitsandbytes' 4-bit CPU kernel only
+    # takes widths that 32 divides. Heads x head_dim is 2 x hidden, or there were one KV head of 32 numbers.
     "hidden_size": 256,
     "intermediate_size": 704,
     "num_hidden_layers": 3,
@@ -277,9 +277,11 @@ def main() -> None:
     card = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
     figures = {
         "parameters": f"{model.num_parameters():,}",
+        "bytes": f"{sum(file.stat().st_size for file in options.out.iterdir() if file.suffix != '.md'):,}",
         "layers": CONFIG["num_hidden_layers"],
         "hidden": CONFIG["hidden_size"],
         "heads": CONFIG["num_attention_heads"],
+        "head_dim": CONFIG["head_dim"],
         "kv_heads": CONFIG["num_key_value_heads"],
         "ffn": CONFIG["intermediate_size"],
         "vocabulary": VOCABULARY,

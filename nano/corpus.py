@@ -33,7 +33,7 @@ BLOCKS = [(0x0621, 0x064A), (0x0430, 0x044F), (0x03B1, 0x03C9), (0x05D0, 0x05EA)
 BLOCKS += [(0x30A2, 0x30F3), (0xAC00, 0xD7A3), (0x0905, 0x0939), (0x0E01, 0x0E2E), (0x00C0, 0x017F)]
 BLOCKS += [(0x4E00, 0x9FA5), (0x1F300, 0x1F64F)]
 
-_CHOICE = re.compile(r"\[([^\[\]]*)\](\?)?|([一个是的会下了家忙都给在从有个])\?")
+_CHOICE = re.compile(r"\[([^\[\]]*)\](\?)?|([一个是的会下了家忙都给在从有])\?")
 _SLOT = re.compile(r"\{(\w+)\}")
 _PUNCTUATION = re.compile(r"[\W_]+")
 
@@ -114,7 +114,7 @@ class Corpus:
     def __init__(self, seed: int, held_out: set[str], words: list[str] | None = None) -> None:
         self.rng = random.Random(seed)  # noqa: S311
         self.held_out = held_out
-        # The tokenizer's vocabulary, if there is one: names made of it teach every token to be copied.
+        # The whole-character tokens, if there is a tokenizer: names are made of them too.
         self.words = words or []
 
     def name(self) -> str:

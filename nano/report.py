@@ -1,8 +1,12 @@
-"""Tune nano to a dozen identities and measure each: `make nano-report`. Writes docs/nano.md."""
+"""Tune nano to a dozen identities and measure each: `make nano-report`.
+
+Writes docs/nano.md, and the worst figures into nano's card.
+"""
 
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -12,6 +16,7 @@ from typing import Any
 
 BIN = Path(sys.executable).parent
 PAGE = Path(__file__).parents[1] / "docs" / "nano.md"
+CARD = Path(__file__).parents[1] / "data" / "nano" / "README.md"
 
 PAIRS = [
     ("小易", "李雷"),
@@ -32,7 +37,8 @@ PAIRS = [
 
 def yi_tune(*arguments: str, cwd: Path) -> str:
     """What the command prints on stdout; it has to succeed."""
-    done = subprocess.run([str(BIN / "yi-tune"), *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    command = [str(BIN / "yi-tune"), *arguments, "--workspace", str(cwd)]
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"yi-tune {' '.join(arguments)} failed:\n{done.stderr}")
     return done.stdout
@@ -81,6 +87,14 @@ def main() -> None:
         row("**worst**", "", worst),
     ]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    recall, leak, kept = min(worst[:2]), worst[2], worst[3]
+    figures = f"recall {recall:.3f}, name in plain answers {leak:.3f}, plain answers kept {kept:.3f}"
+    figures = f"worst of {len(PAIRS)} names: {figures}"
+    CARD.write_text(
+        re.sub(r"(?m)^\| tuned \|.*", f"| tuned | {figures} |", CARD.read_text(encoding="utf-8")), encoding="utf-8"
+    )
+    if recall < 0.85 or leak > 0.05 or kept < 0.85:
+        sys.exit(f"Too low: {figures}")
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ def test_percent(share: float | None, text: str) -> None:
 def test_low_score_is_said_first(console: Console) -> None:
     print_score(score(1, 3), CONFIG, console)
     first, second, *_ = printed(console).splitlines()
-    assert first == "It does not know its name yet: 25.0% of the identity questions are right."
+    assert first == "It does not know its name yet: zh -, en 25.0% of the identity questions are right."
     assert "--set num_train_epochs=16," in second
     assert "--set learning_rate=0.009;" in second
     assert "--fresh" in second

@@ -19,7 +19,7 @@ from rich.filesize import decimal
 from yi_tune.caches import cached, link_cached
 from yi_tune.errors import YiTuneError
 from yi_tune.hubs import Hub, HubError, Listing, RemoteFile, hubs_of
-from yi_tune.models import LocalModel, Model, check_architecture, check_model, needed_files
+from yi_tune.models import LocalModel, Model, check_architecture, check_model, check_path, needed_files
 from yi_tune.origin import FileOrigin, Origin, read_origin, sha256, wrong_files
 from yi_tune.output import engine_output_to, log_folder
 from yi_tune.progress import Transfer
@@ -36,6 +36,7 @@ def download(
     A copy in a hub's cache is linked to. With `verify` the files that are there are hashed anew, and the
     wrong ones replaced. Raises YiTuneError when no hub of `source` gives a whole model, or it is none for yi-tune.
     """
+    check_path(local.path)
     if local.model.huggingface is None:  # nano, or a folder of the user's own
         return check_model(local)
     if _here(local, revision) and not verify:

@@ -104,6 +104,11 @@ class Score:
         )
 
     @cached_property
+    def lowest_recall(self) -> float | None:
+        """The recall of the language that has the lower one."""
+        return min((share for share in map(self.recall, ("zh", "en")) if share is not None), default=None)
+
+    @cached_property
     def leak(self) -> float | None:
         """The share of the tuned model's plain answers that mention the name."""
         plain = [answer for answer in self.answers if answer.question.plain]

@@ -72,7 +72,7 @@ def load(config: Config) -> "Assistant":
         err.print(note, markup=False, soft_wrap=True)
     log = log_folder() / "load.log"
     log.unlink(missing_ok=True)
-    with err.status("Loading the model"), engine_output_to(log):
+    with engine_output_to(log) as console, console.status("Loading the model"):
         try:
             from yi_tune.engine.assistant import load_assistant
 

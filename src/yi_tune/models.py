@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -130,6 +131,17 @@ def find_model(name: str, workspace: Path) -> LocalModel:
     raise YiTuneError(f"Unknown model {name!r}.", f"{did_you_mean(name, list(CATALOGUE))} Or give a folder.")
 
 
+def workspace_option(workspace: Path) -> str:
+    """What to add to a command shown to the user, for it to find `workspace`: nothing in the current folder."""
+    return "" if workspace == Path.cwd() else f" --workspace {shlex.quote(str(workspace))}"
+
+
+def check_path(path: Path) -> None:
+    """Raise YiTuneError for a path that LLaMA-Factory cannot take."""
+    if "," in str(path):
+        raise YiTuneError(f"The path {path} has a comma, where LLaMA-Factory cuts it in two.", "Rename it.")
+
+
 def needed_files(names: Iterable[str], what: str) -> list[str]:
     """Of the files of the repository `what`, those that a load needs: weights in one format only, and no code.
 
@@ -169,7 +181,7 @@ def check_model(local: LocalModel) -> None:
     """
     path = local.path
     remedy = (
-        f"Fetch it: yi-tune download {local.model.name}"
+        f"Fetch it: yi-tune download {local.model.name}{workspace_option(path.parents[1])}"
         if local.model.huggingface
         else f"Copy {path} anew from where it came from."
     )

@@ -77,10 +77,10 @@ class ModelScope:
         import requests
         from modelscope_hub import errors
 
+        if isinstance(error, OSError) and not isinstance(error, requests.RequestException) and error.errno is not None:
+            raise error
         if isinstance(error, errors.FileDownloadError) and error.failed_files:
             name, first = next(iter(error.failed_files.items()))
-            if isinstance(first, OSError) and first.errno is not None:
-                raise first
             if isinstance(first, errors.FileIntegrityError):
                 how = "in another size" if isinstance(first, errors.FileSizeMismatchError) else "with another checksum"
                 return HubError(f"{name} came {how} than it ought to have, more than once.")

@@ -40,12 +40,13 @@ def print_answers(answers: Iterable[Answer], console: Console) -> None:
 
 def print_advice(score: Score, config: Config, console: Console) -> None:
     """When the recall is low, what to try instead of `config`: said before anything else is."""
-    recall = score.recall()
+    recall = score.lowest_recall
     if recall is None or recall >= LOW_RECALL:
         return
     epochs, rate = config.get("num_train_epochs", 3.0), config.get("learning_rate", 5e-5)
     console.print(
-        f"[bold red]It does not know its name yet:[/] {percent(recall)} of the identity questions are right.\n"
+        f"[bold red]It does not know its name yet:[/] zh {percent(score.recall('zh'))}, "
+        f"en {percent(score.recall('en'))} of the identity questions are right.\n"
         f"Try more epochs, --set num_train_epochs={epochs * 2:g}, then a higher learning rate, "
         f"--set learning_rate={rate * 3:g}; with --fresh.",
         soft_wrap=True,

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from yi_tune.config import Config, dump_config
 from yi_tune.errors import YiTuneError
-from yi_tune.models import LocalModel
+from yi_tune.models import LocalModel, check_path, workspace_option
 
 _RECORD = ("model", "model_path", "identity", "data", "config")
 _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
@@ -109,8 +109,7 @@ def train_run(workspace: Path, local: LocalModel, name: str) -> Run:
     _check_name(name)
     folder = workspace / "saves" / local.model.folder / name
     for path in (folder, local.path):
-        if "," in str(path):
-            raise YiTuneError(f"The path {path} has a comma, where LLaMA-Factory cuts it in two.", "Rename it.")
+        check_path(path)
     return Run(folder)
 
 
@@ -165,9 +164,10 @@ def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> Path | None:
                 "Train beside it with another --run NAME, or replace it with --fresh.",
             )
         if run.finished:
+            where = workspace_option(run.folder.parents[2])
             raise YiTuneError(
                 f"The run {run.name!r} is finished already, with these very settings.",
-                f"Talk to it: yi-tune chat --run {run.name}   Or train it anew with --fresh.",
+                f"Talk to it: yi-tune chat --run {run.name}{where}   Or train it anew with --fresh.",
             )
         return run.checkpoint()
     # The marker last: until it goes, the folder is known to be ours.
@@ -205,7 +205,7 @@ def find_run(workspace: Path, name: str | None = None, model: LocalModel | None 
     what = f"run called {name!r}" if name else "finished run"
     raise YiTuneError(
         f"There is no {what} in {workspace / 'saves'}.",
-        "Train one: yi-tune train --name NAME --author AUTHOR",
+        f"Train one: yi-tune train --name NAME --author AUTHOR{workspace_option(workspace)}",
     )
 
 

@@ -17,7 +17,7 @@ _CUDA = 1_000_000_000
 
 @dataclass(frozen=True)
 class Shape:
-    """The numbers of a config.json that say how large a model is; embeddings and head are untied."""
+    """The numbers of a config.json that say how large a model is."""
 
     hidden: int
     layers: int
@@ -26,6 +26,7 @@ class Shape:
     ffn: int
     vocab: int = 64_000
     head_dim: int | None = None  # None: hidden / heads
+    tied: bool = False  # whether embeddings and head are one matrix
 
     @property
     def _linear(self) -> list[tuple[int, int]]:
@@ -39,7 +40,7 @@ class Shape:
     def parameters(self) -> int:
         """How many parameters it has."""
         layer = sum(wide * high for wide, high in self._linear) + 2 * self.hidden
-        return self.layers * layer + self.hidden + 2 * self.vocab * self.hidden
+        return self.layers * layer + self.hidden + (1 if self.tied else 2) * self.vocab * self.hidden
 
     @property
     def weight_bytes(self) -> int:
@@ -77,4 +78,5 @@ def read_shape(folder: Path) -> Shape:
         config["intermediate_size"],
         config["vocab_size"],
         config.get("head_dim"),
+        config.get("tie_word_embeddings", False),
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from yi_tune.errors import YiTuneError
 from yi_tune.origin import FileOrigin, Origin, sha256
 
 CONFIG = "tokenizer_config.json"
@@ -25,12 +26,8 @@ def correct_tokenizer(folder: Path, origin: Origin, console: Console) -> Origin:
             from yi_tune.engine.tokenizer import corrected_config
 
             corrected = corrected_config(folder)
-    except LookupError:
-        console.print(
-            "Warning: transformers gives this tokenizer other ids than the model was trained on, and yi-tune knows no "
-            "correction.",
-            soft_wrap=True,
-        )
+    except YiTuneError as error:
+        console.print(f"Warning: {error.message} yi-tune knows no correction.", soft_wrap=True)
         return origin
     if corrected is None:
         return origin
@@ -46,3 +43,23 @@ def correct_tokenizer(folder: Path, origin: Origin, console: Console) -> Origin:
     own = FileOrigin((folder / CONFIG).stat().st_size, sha256(folder / CONFIG))
     original = origin.files.get(ORIGINAL, origin.files[CONFIG])
     return replace(origin, files=origin.files | {ORIGINAL: original, CONFIG: own}, corrected=why)
+
+
+def warn_of_tokenizer(folder: Path, console: Console) -> None:
+    """For a folder of the user's own, in which nothing is changed: say if its tokenizer ought to be corrected."""
+    if not all((folder / name).is_file() for name in ("tokenizer.model", CONFIG)):
+        return
+    from yi_tune.engine.tokenizer import corrected_config
+
+    try:
+        corrected = corrected_config(folder)
+    except YiTuneError as error:
+        console.print(f"Warning: {error.message}", soft_wrap=True)
+    else:
+        if corrected is not None:
+            console.print(
+                f"Warning: transformers gives this tokenizer other ids than the model was trained on. "
+                f"Put into {folder / CONFIG}: {', '.join(corrected[1])}",
+                markup=False,
+                soft_wrap=True,
+            )

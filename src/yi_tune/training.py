@@ -28,6 +28,7 @@ from yi_tune.progress import Progress
 from yi_tune.report import print_advice, print_answers, summary
 from yi_tune.runs import prepare, record, train_run, write_configs
 from yi_tune.screen import err, out
+from yi_tune.tokenizer import warn_of_tokenizer
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
@@ -75,6 +76,8 @@ def plan(
         from yi_tune.engine.arguments import known_keys
 
         known = known_keys()
+    if local.downloaded and local.model.huggingface is None:
+        warn_of_tokenizer(local.path, err)
     if wrong := problems(planned.config, known):
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
     return planned, conversations
@@ -102,7 +105,7 @@ def run(planned: TrainPlan, conversations: list[list[Message]], *, fresh: bool) 
     stopped; in both cases the folder can be gone on with.
     """
     # Asked to end while it loads or asks, it ends as by Ctrl-C; while it trains, engine/train.py sees to it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = planned.run
     text = dataset_text(conversations)
     new = record(planned.config, planned.local, vars(planned.identity), dataset_name(text))
@@ -119,6 +122,8 @@ def run(planned: TrainPlan, conversations: list[list[Message]], *, fresh: bool) 
             folder.write("report.json", json.dumps(report, ensure_ascii=False, indent=2))
         except OSError as error:
             raise _explain(error, planned) from error
+        finally:
+            signal.signal(signal.SIGTERM, before)
     print_advice(scored, planned.config, out)
     print_answers(scored.answers, out)
     out.print(summary(scored), markup=False, soft_wrap=True)

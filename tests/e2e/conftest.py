@@ -1,12 +1,10 @@
 """Real runs of the real engine on nano, as whole processes."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,17 +68,6 @@ class Workspace:
     def log_history(self) -> list[dict[str, Any]]:
         """What the Trainer logged, step by step."""
         return json.loads((self.run / "trainer_state.json").read_text())["log_history"]
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Logs and caches of these tests stay among their files."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
-        patch.delenv("XDG_CONFIG_HOME", raising=False)
-        for name in [name for name in os.environ if name.startswith("YI_TUNE_")]:
-            patch.delenv(name)
-        yield
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""What people install: the wheel carries its configs and data, the README's commands work."""
+"""What people install: the wheel carries its configs and data, and works from any folder."""
 
 import os
 import subprocess

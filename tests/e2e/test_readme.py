@@ -1,4 +1,4 @@
-"""The README's commands work, and print what it says they print."""
+"""The README's commands work, and print the lines that it shows, whatever the figures and the model's answers."""
 
 import os
 import re

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -163,8 +164,9 @@ def test_fresh_leaves_nothing_old(workspace: Workspace) -> None:
 
 def test_two_at_once(workspace: Workspace) -> None:
     first = workspace.start("train", "--model", "nano", "--name", "小易", "--author", "李雷", *SHORT)
-    while not workspace.steps() and first.poll() is None:
-        pass
+    deadline = time.monotonic() + 120
+    while not workspace.steps() and first.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
     second = workspace.train(*SHORT)
     assert second.status == 1
     assert "Another process" in second.err

@@ -252,8 +252,9 @@ class Handler(BaseHTTPRequestHandler):
         if self.server.stopped.is_set():
             raise ConnectionAbortedError
         self.server.pace(len(chunk))
-        self.wfile.write(chunk)
+        # Counted first: who has received it may look at the log at once.
         self.entry.sent += len(chunk)
+        self.wfile.write(chunk)
 
     def _hang_up(self, *, reset: bool) -> None:
         self.close_connection = True

@@ -9,6 +9,8 @@ from typing import Any
 from sentencepiece import SentencePieceProcessor
 from transformers import AutoTokenizer
 
+from yi_tune.errors import YiTuneError
+
 # A turn of each role, in both languages, with what tokenizers differ about: a space after a control
 # token, digits, line ends.
 _CONVERSATION = (
@@ -47,7 +49,7 @@ def corrected_config(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
     """The tokenizer_config.json with which transformers gives the ids of `folder`'s tokenizer.model, and what
     of it was changed.
 
-    None when it does so already, or there is nothing to compare with. Raises LookupError when it does not,
+    None when it does so already, or there is nothing to compare with. Raises YiTuneError when it does not,
     and no known correction helps.
     """
     expected = trained_ids(folder / "tokenizer.model")
@@ -63,4 +65,4 @@ def corrected_config(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
             (trial / "tokenizer_config.json").write_text(json.dumps(config | correction), encoding="utf-8")
             if loaded_ids(trial) == expected:
                 return config | correction, [f"{key}: {json.dumps(value)}" for key, value in correction.items()]
-    raise LookupError(folder)
+    raise YiTuneError("transformers gives this tokenizer other ids than the model was trained on.")
