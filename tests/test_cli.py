@@ -300,6 +300,7 @@ def finished_run(workspace: Path, model: Path) -> Path:
     record: dict[str, Any] = {
         "model": str(model),
         "model_path": str(model),
+        "weights": "",
         "identity": identity,
         "data": "identity-0.jsonl",
         "config": {},

@@ -10,8 +10,8 @@ from yi_tune import loading
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.loading import chat_config, find, run_config
-from yi_tune.models import CATALOGUE, DEFAULT_MODEL
-from yi_tune.origin import Origin
+from yi_tune.models import CATALOGUE, DEFAULT_MODEL, find_model
+from yi_tune.origin import FileOrigin, Origin
 
 NAME = "yi-1.5-6b-chat"
 
@@ -21,8 +21,10 @@ def make_model(folder: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "config.json").write_text('{"model_type": "llama"}')
     (folder / "tokenizer.json").write_text("{}")
-    save_file({"x": np.zeros(4, np.float32)}, folder / "model.safetensors")
-    Origin("huggingface", f"01-ai/{folder.name}", None, None).write(folder)
+    weights = folder / "model.safetensors"
+    save_file({"x": np.zeros(4, np.float32)}, weights)
+    files = {weights.name: FileOrigin(weights.stat().st_size, "a" * 64)}
+    Origin("huggingface", f"01-ai/{folder.name}", None, None, files).write(folder)
     return folder
 
 
@@ -33,7 +35,14 @@ def workspace(tmp_path: Path) -> Path:
     model = make_model(CATALOGUE[NAME].path(workspace))
     run = workspace / "saves" / CATALOGUE[NAME].folder / "identity"
     run.mkdir(parents=True)
-    record = {"model": NAME, "model_path": str(model), "identity": {}, "data": "identity-0.jsonl", "config": {}}
+    record = {
+        "model": NAME,
+        "model_path": str(model),
+        "weights": "",
+        "identity": {},
+        "data": "identity-0.jsonl",
+        "config": {},
+    }
     (run / "run.json").write_text(json.dumps(record))
     (run / "report.json").write_text("{}")
     (run / "chat.yaml").write_text(
@@ -57,6 +66,18 @@ def test_workspace_may_be_moved(workspace: Path, tmp_path: Path) -> None:
     config = run_config(find(moved, "identity", NAME))
     assert config["model_name_or_path"] == str(moved / "models" / "Yi-1.5-6B-Chat")
     assert config["adapter_name_or_path"] == str(moved / "saves" / "Yi-1.5-6B-Chat" / "identity")
+
+
+def test_other_weights_than_the_run_was_trained_on_are_told_of(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = workspace / "saves" / CATALOGUE[NAME].folder / "identity" / "run.json"
+    record = json.loads(file.read_text())
+    trained_on = find_model(NAME, workspace).weights_digest
+    for weights, told in ((trained_on, False), ("0" * 64, True)):
+        file.write_text(json.dumps(record | {"weights": weights}))
+        run_config(find(workspace, None, None))
+        assert ("has other weights now" in capsys.readouterr().err) == told
 
 
 def test_base_of_a_run(workspace: Path) -> None:

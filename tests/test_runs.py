@@ -236,6 +236,9 @@ def test_differences_of_json_and_python() -> None:
     assert differences(read_back, content(**config)) == []
     assert differences(read_back, content(**config | {"text": 1e-3})) == ["text: 1e-3 -> 0.001"]
     assert differences(content() | {"model": "yi"}, content()) == ["model: yi -> nano"]
+    new = {**content(), "weights": "b"}
+    assert differences(content() | {"weights": "a"}, new) == ["weights: a -> b"]
+    assert differences(content() | {"weights": ""}, new) == []
     assert differences(content(lora_rank=8), content()) == ["lora_rank: 8 -> None"]
 
 

@@ -36,6 +36,9 @@ def run_config(run: Run) -> Config:
         local = find_model(record["model"], run.folder.parents[2])
         use_cached(local, err)
     check_model(local)
+    if "" not in (now := local.weights_digest, record["weights"]) and now != record["weights"]:
+        note = f"Note: {record['model']} has other weights now than when this run was trained: train it anew, --fresh."
+        err.print(note, markup=False, soft_wrap=True)
     return {**config, "model_name_or_path": str(local.path), "adapter_name_or_path": str(run.folder)}
 
 

@@ -1,5 +1,6 @@
 """The models yi-tune knows, and where a model lies on this machine."""
 
+import hashlib
 import json
 import re
 import shlex
@@ -9,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from yi_tune.errors import YiTuneError, did_you_mean
-from yi_tune.origin import Origin, read_origin, whole
+from yi_tune.origin import Origin, read_origin, sha256, whole
 from yi_tune.resources import DATA
 from yi_tune.shapes import Shape
 
@@ -108,6 +109,19 @@ class LocalModel:
     def weight_bytes(self) -> int:
         """Size of the weights in bytes; 0 when they are not here."""
         return sum(file.stat().st_size for file in self.path.glob("*.safetensors"))
+
+    @property
+    def weights_digest(self) -> str:
+        """Tells these weights from others of the same name, by their sha256; "" where nobody has hashed them: a
+        large folder of the user's own, or a copy in ModelScope's cache.
+        """
+        files = sorted(self.path.glob("*.safetensors"))
+        origin = read_origin(self.path)
+        if origin is None:
+            digests = [sha256(file) for file in files] if self.weight_bytes <= CPU_LIMIT else []
+        else:
+            digests = [origin.files[file.name].sha256 or "" for file in files if file.name in origin.files]
+        return hashlib.sha256("".join(digests).encode()).hexdigest() if digests and all(digests) else ""
 
     @property
     def needs_gpu(self) -> bool:

@@ -17,7 +17,7 @@ from yi_tune.config import Config, dump_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, check_path, workspace_option
 
-_RECORD = ("model", "model_path", "identity", "data", "config")
+_RECORD = ("model", "model_path", "weights", "identity", "data", "config")
 _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # Where a run lies may change between two commands; what it trains may not.
 _PLACES = ("model_name_or_path", "dataset_dir", "output_dir")
@@ -123,6 +123,7 @@ def record(config: Config, local: LocalModel, identity: dict[str, str], data: st
     return {
         "model": local.model.name,
         "model_path": str(local.path),
+        "weights": local.weights_digest,
         "identity": identity,
         "data": data,
         "config": config,
@@ -136,9 +137,12 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     def trains(content: dict[str, Any]) -> dict[str, Any]:
         config = {key: value for key, value in content["config"].items() if key not in _PLACES}
-        return {"model": content["model"], **content["identity"], **config, "data": content["data"]}
+        same = {key: content[key] for key in ("model", "weights", "data")}
+        return {**same, **content["identity"], **config}
 
     before, after = trains(old), trains(new)
+    if not (before["weights"] and after["weights"]):  # of weights that nobody has hashed nothing is known
+        before["weights"] = after["weights"]
     return [
         f"{key}: {before.get(key)} -> {after.get(key)}"
         for key in {**before, **after}
