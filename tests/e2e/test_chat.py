@@ -96,7 +96,7 @@ def test_pipe_is_one_chat(trained: Trained) -> None:
 
 
 def test_json_lines_are_conversations_of_their_own(trained: Trained) -> None:
-    chat = [{"role": "user", "content": "2加3等于几？"}, {"role": "assistant", "content": "5。"}]
+    chat = [{"role": "user", "content": "2加3等于几？"}, {"role": "assistant", "content": "等于5。"}]
     prompts = ["你是谁？", [*chat, {"role": "user", "content": "谁开发了你？"}], [{"role": "robot", "content": "?"}]]
     stdin = "".join((prompt if isinstance(prompt, str) else json.dumps(prompt)) + "\n" for prompt in prompts)
     done = trained.yi_tune("chat", "--json", stdin=stdin)
