@@ -10,6 +10,7 @@ from yi_tune.errors import YiTuneError
 from yi_tune.hardware import detect
 from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_model
 from yi_tune.output import engine_output_to, log_folder
+from yi_tune.progress import Progress
 from yi_tune.runs import Run, find_run, has_finished
 from yi_tune.screen import err
 
@@ -75,7 +76,8 @@ def load(config: Config) -> "Assistant":
         err.print(note, markup=False, soft_wrap=True)
     log = log_folder() / "load.log"
     log.unlink(missing_ok=True)
-    with engine_output_to(log) as console, console.status("Loading the model"):
+    with engine_output_to(log) as console, Progress(console) as progress:
+        progress.stage("Loading the model")
         try:
             from yi_tune.engine.assistant import load_assistant
 

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from yi_tune.errors import YiTuneError
 from yi_tune.origin import FileOrigin, Origin, sha256
+from yi_tune.progress import Progress
 
 CONFIG = "tokenizer_config.json"
 ORIGINAL = "tokenizer_config.original.json"
@@ -22,7 +23,8 @@ def correct_tokenizer(folder: Path, origin: Origin, console: Console) -> Origin:
     if not all((folder / name).is_file() for name in ("tokenizer.model", CONFIG)):
         return origin
     try:
-        with console.status("Looking at the tokenizer"):
+        with Progress(console) as progress:
+            progress.stage("Looking at the tokenizer")
             from yi_tune.engine.tokenizer import corrected_config
 
             corrected = corrected_config(folder)

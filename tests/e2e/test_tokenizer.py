@@ -98,7 +98,7 @@ def test_with_a_tokenizer_json_beside(tokenizer_class: str, normalizer: str, tmp
 def test_right_tokenizer_is_left_alone(tmp_path: Path, console: Console) -> None:
     origin = yi_folder(tmp_path / "Yi", add_prefix_space=False)
     assert correct_tokenizer(tmp_path / "Yi", origin, console) is origin
-    assert console.export_text() == ""
+    assert console.export_text() == "Looking at the tokenizer ...\n"
 
 
 def test_model_with_only_a_tokenizer_json_is_left_alone(tmp_path: Path, console: Console) -> None:
