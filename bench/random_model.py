@@ -11,12 +11,13 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 NANO = Path(__file__).parents[1] / "data" / "nano"
-# Layers, hidden, FFN, heads, KV heads: the models' own config.json; `small` is for trying this on a CPU.
+# Layers, hidden, FFN, heads, KV heads: the models' own config.json; `small` is for trying this on a CPU,
+# where bitsandbytes' 4-bit inference takes widths that 64 divides.
 SHAPES = {
     "yi-1.5-6b": (32, 4096, 11008, 32, 4),
     "yi-1.5-9b": (48, 4096, 11008, 32, 4),
     "yi-1.5-34b": (60, 7168, 20480, 56, 8),
-    "small": (4, 512, 1376, 8, 1),
+    "small": (4, 512, 1408, 8, 1),
 }
 
 
