@@ -57,7 +57,7 @@ format: $(ready) ## ruff's formatter and its safe fixes
 	$(bin)/ruff format .
 
 nano: $(ready) ## build the embedded model from nothing (up to 30 minutes)
-	@# Memory that is kept, not given back to the system after every step, makes it a third faster.
+	@# Memory that is kept, not given back to the system after every step, saves time.
 	MALLOC_MMAP_THRESHOLD_=2000000000 MALLOC_TRIM_THRESHOLD_=4000000000 $(bin)/python nano/build.py
 
 nano-report: $(ready) ## tune nano to a dozen identities and write docs/nano.md

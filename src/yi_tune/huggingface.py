@@ -154,7 +154,7 @@ class HuggingFace:
             hf_raise_for_status(response)
             if response.status_code == 200:  # a server that knows no ranges sends all of it
                 out.restart()
-            for block in response.iter_bytes(1 << 18):  # small enough to be hashed while it is in the cache
+            for block in response.iter_bytes(1 << 18):  # of 1 MB, make bench-download took longer
                 out.write(block)
                 if out.size > file.size:
                     break

@@ -11,7 +11,7 @@ from rich.console import Console
 from tests.hubs.models import YI_TOKENIZER
 from yi_tune.models import CATALOGUE
 from yi_tune.origin import FileOrigin, Origin, read_origin, sha256
-from yi_tune.tokenizer import CONFIG, ORIGINAL, correct_tokenizer
+from yi_tune.tokenizer import CONFIG, ORIGINAL, correct_tokenizer, warn_of_tokenizer
 
 pytestmark = pytest.mark.skipif(not YI_TOKENIZER.is_dir(), reason=f"the real Yi tokenizer is not at {YI_TOKENIZER}")
 
@@ -99,6 +99,17 @@ def test_right_tokenizer_is_left_alone(tmp_path: Path, console: Console) -> None
     origin = yi_folder(tmp_path / "Yi", add_prefix_space=False)
     assert correct_tokenizer(tmp_path / "Yi", origin, console) is origin
     assert console.export_text() == "Looking at the tokenizer ...\n"
+
+
+def test_folder_of_the_users_own_is_warned_of_and_left_alone(tmp_path: Path, console: Console) -> None:
+    yi_folder(tmp_path / "Yi")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "Yi").iterdir()}
+    warn_of_tokenizer(tmp_path / "Yi", console)
+    assert "add_prefix_space: false" in console.export_text()
+    assert {path.name: path.read_bytes() for path in (tmp_path / "Yi").iterdir()} == before
+    yi_folder(tmp_path / "right", add_prefix_space=False)
+    warn_of_tokenizer(tmp_path / "right", console)
+    assert console.export_text() == ""
 
 
 def test_model_with_only_a_tokenizer_json_is_left_alone(tmp_path: Path, console: Console) -> None:
