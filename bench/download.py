@@ -22,7 +22,7 @@ from tests.hubs import HuggingFace
 from tests.hubs.machine import environment
 from tests.hubs.models import nano_tokenizer, sharded
 
-ROUNDS = 3
+ROUNDS = 11
 SHARDS = 4
 SHARD_BYTES = 250_000_000
 PAGE = Path(__file__).parents[1] / "docs" / "bench-download.md"
