@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import traceback
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from yi_tune.identity import (
     render,
     write_dataset,
 )
-from yi_tune.models import LocalModel, check_model, find_model
+from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import engine_output_to
 from yi_tune.plan import TrainPlan, plan_train, problems
 from yi_tune.progress import Progress
@@ -37,26 +38,29 @@ if TYPE_CHECKING:
 _FULL = 10_000_000
 
 
-def plan(
-    identity: Identity,
-    *,
-    model: str,
-    config: str,
-    overrides: list[str],
-    run: str,
-    workspace: Path,
-    dry_run: bool,
-) -> tuple[TrainPlan, list[list[Message]]]:
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the user asks to be trained: the options of `yi-tune train`, in its own terms."""
+
+    identity: Identity
+    model: str = DEFAULT_MODEL
+    config: str = "qlora"
+    overrides: list[str] = field(default_factory=list)
+    run: str = "identity"
+    workspace: Path
+
+
+def plan(request: Request, *, dry_run: bool = False) -> tuple[TrainPlan, list[list[Message]]]:
     """Decide all of a run, and render its dataset. Raises YiTuneError for whatever would make it fail later.
 
     With `dry_run` the model and the GPU may be missing.
     """
-    local = find_model(model, workspace)
-    path = find_config(config)
+    local = find_model(request.model, request.workspace)
+    path = find_config(request.config)
     template = read_config(path)
-    flags = parse_overrides(overrides)
-    folder = train_run(workspace, local, run)
-    conversations = render(identity_rows(), identity)
+    flags = parse_overrides(request.overrides)
+    folder = train_run(request.workspace, local, request.run)
+    conversations = render(identity_rows(), request.identity)
     on_cpu = {**template, **flags}.get("use_cpu") is True
     with err.status("Looking at the machine"):
         hardware = detect(cpu_only=on_cpu)
@@ -67,7 +71,7 @@ def plan(
         reasons(path),
         flags,
         local=local,
-        identity=identity,
+        identity=request.identity,
         rows=len(conversations),
         hardware=hardware,
         run=folder,

@@ -18,15 +18,10 @@ def losses(tmp_path: Path) -> Losses:
 
     def train(run: str, eval_strategy: str) -> list[float]:
         short = ["max_samples=60", "num_train_epochs=1", "eval_steps=1", f"eval_strategy={eval_strategy}"]
-        planned, conversations = training.plan(
-            Identity("小易", "李雷"),
-            model="nano",
-            config="qlora",
-            overrides=short,
-            run=run,
-            workspace=tmp_path,
-            dry_run=False,
+        request = training.Request(
+            identity=Identity("小易", "李雷"), model="nano", overrides=short, run=run, workspace=tmp_path
         )
+        planned, conversations = training.plan(request)
         training.run(planned, conversations, fresh=False)
         state = json.loads((planned.run.folder / "trainer_state.json").read_text())
         return [log["loss"] for log in state["log_history"] if "loss" in log]

@@ -1,0 +1,71 @@
+"""`yi-tune train`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from yi_tune.cli.options import WorkspaceOption
+from yi_tune.models import DEFAULT_MODEL, workspace_option
+
+
+def train(
+    *,
+    name: Annotated[str, typer.Option(help="What the assistant is called.")],
+    author: Annotated[str, typer.Option(help="Who developed it.")],
+    name_en: Annotated[str, typer.Option(help="Its name in English.", show_default="--name")] = "",
+    author_en: Annotated[str, typer.Option(help="The author in English.", show_default="--author")] = "",
+    model: Annotated[str, typer.Option(help="A catalogue name, a hub id or a folder.")] = DEFAULT_MODEL,
+    config: Annotated[str, typer.Option(help="A shipped config (yi-tune config ls) or a file.")] = "qlora",
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config. Repeatable."),
+    ] = None,
+    run_name: Annotated[str, typer.Option("--run", help="The run's name.")] = "identity",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Replace a run of that name.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the config; train nothing.")] = False,
+    chat_after: Annotated[bool, typer.Option("--chat", help="Go on to chat with the tuned model.")] = False,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Fine-tune a model to its new identity, and ask it who it is.
+
+    The same command again goes on with an unfinished run.
+
+    yi-tune train --model nano --name 小易 --author 李雷
+    """
+    from yi_tune import training
+    from yi_tune.identity import Identity
+    from yi_tune.screen import err, out
+
+    request = training.Request(
+        identity=Identity(name, author, name_en, author_en),
+        model=model,
+        config=config,
+        overrides=overrides or [],
+        run=run_name,
+        workspace=workspace.absolute(),
+    )
+    plan, conversations = training.plan(request, dry_run=dry_run)
+    if dry_run:
+        from yi_tune.config import dump_config
+        from yi_tune.report import print_changes
+
+        print_changes(plan, err)
+        print(dump_config(plan.config), end="")
+        return
+    try:
+        assistant = training.run(plan, conversations, fresh=fresh)
+    except KeyboardInterrupt:
+        again = "The same command without --fresh" if fresh else "The same command"
+        err.print(f"\nInterrupted. {again} goes on where it stopped.")
+        raise typer.Exit(130) from None
+    where = workspace_option(workspace.absolute())
+    out.print(f"\nTalk to it:     yi-tune chat --run {run_name}{where}", soft_wrap=True, markup=False)
+    out.print(f"Measure it all: yi-tune check --run {run_name}{where}", soft_wrap=True, markup=False)
+    if chat_after:
+        from yi_tune import repl
+        from yi_tune.sampling import Sampling
+
+        chatting = repl.Conversation(lambda messages: assistant.stream(messages, Sampling()))
+        repl.interactive(chatting, repl.ask, err, sys.stdout)
