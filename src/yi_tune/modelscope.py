@@ -1,5 +1,6 @@
 """Models on ModelScope, through modelscope_hub, which is the modelscope package without its import of torch."""
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -57,8 +58,10 @@ class ModelScope:
     def fetch(self, listing: Listing, files: Sequence[RemoteFile], folder: Path, transfer: Transfer) -> dict[str, str]:
         from modelscope_hub import HubApi
 
+        client = logging.getLogger("modelscope_hub.download")
+        client.addFilter(damaged := _Damaged(transfer))
         try:
-            # Resumes, takes the sha256 on the way, and fetches again what comes damaged.
+            # Resumes, takes the sha256 on the way, and fetches again what comes damaged: twice at most.
             HubApi().download_repo(
                 self.repository,
                 "model",
@@ -70,6 +73,8 @@ class ModelScope:
             )
         except Exception as error:
             raise self._explain(error, self._what) from error
+        finally:
+            client.removeFilter(damaged)
         return {file.name: file.sha256 or sha256(folder / file.name) for file in files}
 
     def _explain(self, error: BaseException, what: str) -> HubError:
@@ -93,6 +98,21 @@ class ModelScope:
         if isinstance(error, (errors.NetworkError, requests.ConnectionError)):
             return HubError(f"{site} cannot be reached, or breaks off.", mirror("MODELSCOPE_ENDPOINT"))
         return HubError(f"its answer makes no sense ({type(error).__name__}: {error}).", mirror("MODELSCOPE_ENDPOINT"))
+
+
+class _Damaged(logging.Filter):
+    """Tells the user of a damaged file, of which the client says only in its log that it fetches it again."""
+
+    def __init__(self, transfer: Transfer) -> None:
+        super().__init__()
+        self._transfer = transfer
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if "validation failed" in str(record.msg) and isinstance(record.args, tuple):
+            kind, name = record.args[:2]
+            how = "in another size" if kind == "Size" else "with another checksum"
+            self._transfer.say(f"{ModelScope.title}: {name} came {how} than it ought to have. Fetching it once more.")
+        return True
 
 
 def _callback(at: Callable[[str, int], None]) -> type:

@@ -40,7 +40,7 @@ UNKNOWN = {"X-Error-Code": "RepoNotFound"}
 
 @dataclass(frozen=True)
 class Case:
-    """Faults, and when they are not got over, the words that the user must read (in any case)."""
+    """Faults, and the words that the user must read (in any case), got over or not."""
 
     faults: tuple[Fault, ...] = ()
     ends_well: bool = True
@@ -67,8 +67,12 @@ def status(number: int, times: int = 1, pattern: str = "*", **options: object) -
     return Case((Fault(pattern, "status", times, status=number, **options),))  # type: ignore[arg-type]
 
 
-def fails(case: Case, *says: str) -> Case:
-    return replace(case, ends_well=False, says=says)
+def says(case: Case, *words: str) -> Case:
+    return replace(case, says=words)
+
+
+def fails(case: Case, *words: str) -> Case:
+    return replace(case, ends_well=False, says=words)
 
 
 CASES = {
@@ -80,13 +84,13 @@ CASES = {
     "stalls a moment": body("stall", seconds=1),
     "stalls once": body("stall"),
     "stalls always": fails(body("stall", ALWAYS)),
-    "wrong byte once": body("flip"),
+    "wrong byte once": says(body("flip"), f"{SHARD} came with another checksum", "Fetching it once more"),
     "wrong byte always": fails(body("flip", ALWAYS), SHARD, "checksum"),
     "wrong byte in config.json": fails(
         Case((Fault("*/config.json*", "flip", ALWAYS, at=9), Fault("*=config.json*", "flip", ALWAYS, at=9))),
         "config.json",
     ),
-    "short once": body("short"),
+    "short once": says(body("short"), f"{SHARD} came in another size", "Fetching it once more"),
     "short always": fails(body("short", ALWAYS), SHARD, "size"),
     "listed too large": fails(Case(listed_sizes={SHARD: 999_999}), SHARD, "size"),
     "listed too small": fails(Case(listed_sizes={SHARD: BYTE}), SHARD, "size"),
