@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Two processes whose idle threads spin take each other's cores away; the threads themselves stay as many as a
+    # user's, on which sums of floats depend.
+    os.environ["OMP_WAIT_POLICY"] = "passive"
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:

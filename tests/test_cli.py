@@ -131,6 +131,7 @@ def test_models_as_json() -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.alone
 def test_starts_fast() -> None:
     commands = {
         "typer": ["-c", "import typer"],

@@ -38,6 +38,7 @@ def model(workspace: Workspace) -> Path:
     return workspace.folder / "models" / "Yi-1.5-6B-Chat"
 
 
+@pytest.mark.alone
 @BOTH
 def test_each_source_and_train_finds_the_model(hub_class: type[Hub], workspace: Workspace, model: Path) -> None:
     name = name_of(hub_class)
@@ -88,6 +89,7 @@ def test_revision_and_commit_are_recorded(hub_class: type[Hub], workspace: Works
     assert content(model) == MODEL
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("dead", HUBS)
 def test_auto_with_one_hub_down(dead: str, workspace: Workspace, model: Path) -> None:
     alive = next(name for name in HUBS if name != dead)
@@ -106,6 +108,7 @@ def test_auto_with_one_hub_down(dead: str, workspace: Workspace, model: Path) ->
     assert workspace.yi_tune(*DRY_RUN, env=env).status == 0
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("dead", HUBS)
 def test_auto_with_a_hub_that_never_answers(dead: str, workspace: Workspace, model: Path) -> None:
     alive = next(name for name in HUBS if name != dead)

@@ -34,6 +34,7 @@ def test_nothing_is_built_a_second_time() -> None:
     assert "uv" not in make("--dry-run", "test").stdout
 
 
+@pytest.mark.alone
 def test_demo(tmp_path: Path) -> None:
     began = time.monotonic()
     done = make("demo", "NAME=O'Brien & Söhne", 'AUTHOR=The "A" Team', YI_TUNE_WORKSPACE=str(tmp_path))

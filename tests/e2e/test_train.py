@@ -27,6 +27,7 @@ def test_main_job(trained: Trained) -> None:
     assert "INFO|" not in trained.done.err + trained.done.out
 
 
+@pytest.mark.alone
 def test_main_job_takes_a_minute_at_most(trained: Trained) -> None:
     assert trained.seconds <= 60
 
