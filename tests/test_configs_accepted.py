@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from yi_tune.config import Config, dump_config, find_config, read_config, reasons, shipped
+from yi_tune.dataset import Dataset
 from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
 from yi_tune.models import CATALOGUE, LocalModel
@@ -49,7 +50,7 @@ def plan(name: str, folder: Path, overrides: Config) -> TrainPlan:
         overrides,
         local=LocalModel(CATALOGUE["nano"], folder / "nano"),
         identity=Identity("小易", "李雷"),
-        rows=10,
+        datasets=(Dataset("identity", 10, ""),),
         hardware=CPU,
         run=Run(folder / "saves" / "nano" / "identity"),
     )

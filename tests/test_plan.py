@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 
 from yi_tune.config import Config, find_config, read_config, reasons
+from yi_tune.dataset import Dataset
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
@@ -35,7 +36,7 @@ def plan(
         overrides or {},
         local=LocalModel(model, Path("/models/m")),
         identity=Identity("小易", "李雷"),
-        rows=398,
+        datasets=(Dataset("identity", 398, ""),),
         hardware=hardware,
         run=RUN,
     )
@@ -121,7 +122,8 @@ def test_placeholder_that_nothing_fills() -> None:
     [
         ("model_name_or_path", "--model"),
         ("output_dir", "--run"),
-        ("dataset_dir", "--name and --author"),
+        ("dataset_dir", "--name, --data"),
+        ("dataset", "--no-identity"),
         ("resume_from_checkpoint", "resumes"),
     ],
 )

@@ -22,7 +22,7 @@ CONFIG = {"model_name_or_path": "/models/nano", "learning_rate": 1e-3, "output_d
 
 def content(data: str = "identity-0.jsonl", **config: Any) -> dict[str, Any]:
     """A run.json."""
-    return record(CONFIG | config, NANO, IDENTITY, data)
+    return record(CONFIG | config, NANO, IDENTITY, {"identity": data})
 
 
 def files(folder: Path) -> dict[str, bytes | None]:
@@ -79,7 +79,8 @@ def test_new_run_is_recorded(run: Run) -> None:
 
 def test_record_says_what_from_what_and_with_which_versions() -> None:
     written = content()
-    assert (written["model"], written["model_path"], written["data"]) == ("nano", "/models/nano", "identity-0.jsonl")
+    assert (written["model"], written["model_path"]) == ("nano", "/models/nano")
+    assert written["data"] == {"identity": "identity-0.jsonl"}
     assert (written["identity"], written["config"]) == (IDENTITY, CONFIG)
     assert written["versions"].keys() >= {"yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes"}
     assert written["versions"]["llamafactory"].startswith("0.9.5")
@@ -123,7 +124,7 @@ def test_run_with_other_settings_is_refused(end: str, request: pytest.FixtureReq
         "learning_rate: 0.001 -> 0.002",
         "lora_rank: None -> 16",
         "author: 李雷 -> X",
-        "data: identity-0.jsonl -> identity-1.jsonl",
+        "data identity: identity-0.jsonl -> identity-1.jsonl",
     ):
         assert change in caught.value.message
     assert "output_dir" not in caught.value.message
@@ -239,6 +240,10 @@ def test_differences_of_json_and_python() -> None:
     new = {**content(), "weights": "b"}
     assert differences(content() | {"weights": "a"}, new) == ["weights: a -> b"]
     assert differences(content() | {"weights": ""}, new) == []
+    # The first runs had one dataset, and named it alone.
+    assert differences(content() | {"data": "identity-0.jsonl"}, content()) == []
+    more = content() | {"data": {"identity": "identity-0.jsonl", "own": "own-1.jsonl"}}
+    assert differences(content(), more) == ["data own: None -> own-1.jsonl"]
     assert differences(content(lora_rank=8), content()) == ["lora_rank: 8 -> None"]
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from yi_tune.config import Config, fill, placeholders
+from yi_tune.dataset import NAMES, Dataset
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
@@ -19,7 +20,8 @@ Source = Literal["template", "model", "hardware", "data", "run", "flag"]
 _OWNED = {
     "model_name_or_path": "--model",
     "output_dir": "--run or --workspace",
-    "dataset_dir": "--name and --author, which render the dataset",
+    "dataset": "--name, --data and --no-identity",
+    "dataset_dir": "--name, --data and --no-identity",
     "resume_from_checkpoint": "the same command again, which resumes an unfinished run",
 }
 
@@ -36,11 +38,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """All of a run: the config for LLaMA-Factory, the model, the identity and the folder."""
+    """All of a run: the config for LLaMA-Factory, the model, the identity, the data and the folder."""
 
     settings: tuple[Setting, ...]
     local: LocalModel
     identity: Identity
+    datasets: tuple[Dataset, ...]
     run: Run
 
     @property
@@ -76,7 +79,7 @@ def plan_train(
     *,
     local: LocalModel,
     identity: Identity,
-    rows: int,
+    datasets: tuple[Dataset, ...],
     hardware: Hardware,
     run: Run,
 ) -> TrainPlan:
@@ -89,7 +92,7 @@ def plan_train(
     model = local.model
     decided: dict[str, tuple[Any, Source, str]] = {
         "model_path": (str(local.path), "model", f"where {model.name} lies"),
-        "dataset_dir": (str(run.data), "data", f"{rows} rows rendered for {identity.name}"),
+        "dataset_dir": (str(run.data), "data", _origins(datasets, identity)),
         "output_dir": (str(run.folder), "run", "the run folder"),
         "learning_rate": (model.learning_rate, "model", f"{model.name}'s own"),
         "num_train_epochs": (model.num_train_epochs, "model", f"{model.name}'s own"),
@@ -113,6 +116,10 @@ def plan_train(
         "output_dir": "${output_dir}",
     }
     template = {**template, **own_paths}
+    names = ",".join(dataset.name for dataset in datasets)
+    if template.get("dataset") != names and _trainable(template.get("dataset")):
+        template["dataset"] = "${dataset}"
+        decided["dataset"] = (names, "data", "what there is to train on")
     # What nothing fills stays as it is, for problems() to report with all the rest.
     unknown = {name: f"${{{name}}}" for names in placeholders(template).values() for name in names - decided.keys()}
     filled = fill(template, {name: value for name, (value, _, _) in decided.items()} | unknown)
@@ -124,7 +131,18 @@ def plan_train(
         settings[key] = Setting(key, value, source, why)
     for key, value in overrides.items():
         settings[key] = Setting(key, value, "flag", "--set")
-    return TrainPlan(tuple(settings.values()), local, identity, run)
+    return TrainPlan(tuple(settings.values()), local, identity, datasets, run)
+
+
+def _origins(datasets: tuple[Dataset, ...], identity: Identity) -> str:
+    """How many rows there are of what."""
+    said = {"identity": f"rows rendered for {identity.name}", "own": "rows of your own", "replay": "rows of replay"}
+    return ", ".join(f"{dataset.rows} {said[dataset.name]}" for dataset in datasets)
+
+
+def _trainable(names: Any) -> bool:
+    """Whether a config's `dataset` names nothing but what yi-tune trains on."""
+    return isinstance(names, str) and {name.strip() for name in names.split(",")} <= set(NAMES)
 
 
 def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
@@ -147,7 +165,9 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
     combinations = {
         "stage: only sft is yi-tune's trade.": config.get("stage") != "sft",
         "do_train: without it nothing is trained.": not on("do_train"),
-        "dataset: yi-tune renders `identity`, and trains on nothing else.": config.get("dataset") != "identity",
+        "dataset: `identity` stands for what yi-tune renders; name your own data with --data.": (
+            not _trainable(config.get("dataset"))
+        ),
         "template: the run chats in Yi's format, `yi`.": config.get("template") != "yi",
         "finetuning_type: yi-tune trains a LoRA adapter, `lora`.": config.get("finetuning_type") != "lora",
         "bf16 and fp16: one of them at most.": on("bf16") and on("fp16"),

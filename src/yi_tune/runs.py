@@ -119,8 +119,8 @@ def _check_name(run: str) -> None:
         raise YiTuneError(f"--run {run!r} is not a folder name.", "Use letters, digits, '-', '_' and '.'.")
 
 
-def record(config: Config, local: LocalModel, identity: dict[str, str], data: str) -> dict[str, Any]:
-    """The content of run.json."""
+def record(config: Config, local: LocalModel, identity: dict[str, str], data: dict[str, str]) -> dict[str, Any]:
+    """The content of run.json; `data` has the file of each dataset, whose name tells its content."""
     return {
         "model": local.model.name,
         "model_path": str(local.path),
@@ -138,8 +138,10 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     def trains(content: dict[str, Any]) -> dict[str, Any]:
         config = {key: value for key, value in content["config"].items() if key not in _PLACES}
-        same = {key: content[key] for key in ("model", "weights", "data")}
-        return {**same, **content["identity"], **config}
+        same = {key: content[key] for key in ("model", "weights")}
+        # The first runs had one dataset.
+        data = content["data"] if isinstance(content["data"], dict) else {"identity": content["data"]}
+        return {**same, **{f"data {name}": file for name, file in data.items()}, **content["identity"], **config}
 
     before, after = trains(old), trains(new)
     if not (before["weights"] and after["weights"]):  # of weights that nobody has hashed nothing is known

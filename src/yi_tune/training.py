@@ -9,19 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yi_tune.config import find_config, parse_overrides, read_config, reasons
+from yi_tune.dataset import dataset_of, write_datasets
 from yi_tune.download import use_cached
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware, detect
 from yi_tune.heldout import Score, one_of_each, questions, score
-from yi_tune.identity import (
-    Identity,
-    Message,
-    dataset_name,
-    dataset_text,
-    identity_rows,
-    render,
-    write_dataset,
-)
+from yi_tune.identity import Identity, identity_rows, render
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import engine_output_to
 from yi_tune.plan import TrainPlan, plan_train, problems
@@ -50,7 +43,7 @@ class Request:
     workspace: Path
 
 
-def plan(request: Request, *, dry_run: bool = False) -> tuple[TrainPlan, list[list[Message]]]:
+def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     """Decide all of a run, and render its dataset. Raises YiTuneError for whatever would make it fail later.
 
     With `dry_run` the model and the GPU may be missing.
@@ -60,7 +53,7 @@ def plan(request: Request, *, dry_run: bool = False) -> tuple[TrainPlan, list[li
     template = read_config(path)
     flags = parse_overrides(request.overrides)
     folder = train_run(request.workspace, local, request.run)
-    conversations = render(identity_rows(), request.identity)
+    datasets = (dataset_of("identity", render(identity_rows(), request.identity)),)
     on_cpu = {**template, **flags}.get("use_cpu") is True
     with err.status("Looking at the machine"):
         hardware = detect(cpu_only=on_cpu)
@@ -72,7 +65,7 @@ def plan(request: Request, *, dry_run: bool = False) -> tuple[TrainPlan, list[li
         flags,
         local=local,
         identity=request.identity,
-        rows=len(conversations),
+        datasets=datasets,
         hardware=hardware,
         run=folder,
     )
@@ -84,7 +77,7 @@ def plan(request: Request, *, dry_run: bool = False) -> tuple[TrainPlan, list[li
         warn_of_tokenizer(local.path, err)
     if wrong := problems(planned.config, known):
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
-    return planned, conversations
+    return planned
 
 
 def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: bool) -> None:
@@ -102,7 +95,7 @@ def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: 
         err.print(f"Note: {error.message} {error.hint}", markup=False, soft_wrap=True)
 
 
-def run(planned: TrainPlan, conversations: list[list[Message]], *, fresh: bool) -> "Assistant":
+def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     """Train, ask a few held-out questions, write the report and print it; returns the tuned model.
 
     Raises YiTuneError when the run folder is taken or training fails, KeyboardInterrupt when it is
@@ -111,14 +104,14 @@ def run(planned: TrainPlan, conversations: list[list[Message]], *, fresh: bool) 
     # Asked to end while it loads or asks, it ends as by Ctrl-C; while it trains, engine/train.py sees to it.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = planned.run
-    text = dataset_text(conversations)
-    new = record(planned.config, planned.local, vars(planned.identity), dataset_name(text))
+    data = {dataset.name: dataset.file_name for dataset in planned.datasets}
+    new = record(planned.config, planned.local, vars(planned.identity), data)
     with folder.lock():
         try:
             checkpoint = prepare(folder, new, fresh=fresh)
             if checkpoint:
                 err.print(f"Going on with the run {folder.name!r} from {checkpoint.name}.", markup=False)
-            write_dataset(text, folder.data)
+            write_datasets(planned.datasets, folder.data)
             write_configs(folder, planned.config, planned.chat_config(read_config(find_config("chat"))))
             with engine_output_to(folder.log) as console, Progress(console) as progress:
                 assistant, loss, scored = _train(planned, checkpoint, progress)

@@ -46,7 +46,7 @@ def train(
         run=run_name,
         workspace=workspace.absolute(),
     )
-    plan, conversations = training.plan(request, dry_run=dry_run)
+    plan = training.plan(request, dry_run=dry_run)
     if dry_run:
         from yi_tune.config import dump_config
         from yi_tune.report import print_changes
@@ -55,7 +55,7 @@ def train(
         print(dump_config(plan.config), end="")
         return
     try:
-        assistant = training.run(plan, conversations, fresh=fresh)
+        assistant = training.run(plan, fresh=fresh)
     except KeyboardInterrupt:
         again = "The same command without --fresh" if fresh else "The same command"
         err.print(f"\nInterrupted. {again} goes on where it stopped.")
