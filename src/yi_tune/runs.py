@@ -17,7 +17,7 @@ from yi_tune.config import Config, dump_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, check_path, workspace_option
 
-_RECORD = ("model", "model_path", "weights", "identity", "data", "config")
+_RECORD = ("model", "model_path", "weights", "identity", "data", "config", "versions")
 _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # Where a run lies may change between two commands; what it trains may not.
 _PLACES = ("model_name_or_path", "dataset_dir", "output_dir")
