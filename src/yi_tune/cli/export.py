@@ -50,7 +50,11 @@ def export(
         check_repository(push)
     run = loading.find(where, run_name, model)
     plan = exporting.plan_export(run, loading.run_config(run), to, quant if format_ == "gguf" else None, where)
-    exporting.export(plan, force=force)
+    try:
+        exporting.export(plan, force=force)
+    except KeyboardInterrupt:
+        err.print("\nInterrupted. Nothing was exported.")
+        raise typer.Exit(130) from None
     url = upload(plan.target, push, public=public, console=err) if push is not None else None
     if as_json:
         print(json.dumps({"exported": str(plan.target), "gguf": plan.gguf or None, "url": url}, ensure_ascii=False))

@@ -77,6 +77,8 @@ def export(
         write_gguf(model, tokenizer, weights, folder / gguf, quant, name)
         return
     model.save_pretrained(folder, max_shard_size=_SHARD)
+    for shard in folder.glob("*.safetensors"):  # written for the owner alone, but Ollama may run as another user
+        shutil.copymode(folder / "config.json", shard)
     for file in _TOKENIZER:
         if (weights / file).is_file():
             shutil.copyfile(weights / file, folder / file)
