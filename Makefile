@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit lint format nano nano-report bench bench-gpu bench-download docs lock clean
+.PHONY: help demo test test-unit test-llamacpp lint format nano nano-report bench bench-gpu bench-download docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -47,6 +47,15 @@ test: $(ready) ## all tests, offline
 
 test-unit: $(ready) ## only the tests that start no engine
 	$(bin)/python -m pytest --ignore tests/e2e
+
+# An environment of its own: .venv stays as it is locked. cmake and ninja come along; a C++ compiler has to be there.
+.venv-llamacpp/.ready: $(ready)
+	$(bin)/uv venv --quiet --clear .venv-llamacpp
+	$(bin)/uv pip install --quiet --python .venv-llamacpp/bin/python llama-cpp-python==0.3.36
+	@touch $@
+
+test-llamacpp: $(ready) .venv-llamacpp/.ready ## exported GGUF in llama.cpp, which is compiled first (some minutes)
+	LLAMACPP_PYTHON="$(CURDIR)/.venv-llamacpp/bin/python" $(bin)/python -m pytest -rP tests/e2e/test_llamacpp.py
 
 lint: $(ready) ## ruff and mypy
 	$(bin)/ruff check .
@@ -87,4 +96,4 @@ lock: $(ready) ## compile requirements.lock anew from pyproject.toml
 		--no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 
 clean: ## remove the environment
-	rm -rf .venv
+	rm -rf .venv .venv-llamacpp
