@@ -1,6 +1,7 @@
 """What is exported from the main job's run, loaded as other programs load it."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,14 +9,17 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e.conftest import Done, Trained
+from tests.hubs.models import YI_TOKENIZER, sharded, yi_tokenizer
 from yi_tune import loading
 from yi_tune.errors import YiTuneError
-from yi_tune.export import Export, export, plan_export
+from yi_tune.export import CHAT_TEMPLATE, Export, export, plan_export, read_record
 from yi_tune.exported import ExportedScore, check_exported
 from yi_tune.heldout import Score, questions, score
 from yi_tune.identity import Identity, Message
 from yi_tune.models import CATALOGUE
+from yi_tune.progress import Progress
 from yi_tune.runs import Run
+from yi_tune.screen import err
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
@@ -89,9 +93,7 @@ def beside(chat: Score, assistant: "Assistant", in_16_bits: Any) -> list[str]:
     ask: Callable[[list[list[Message]]], list[str]] = assistant.reply_all
     tuned, assistant.model = assistant.model, in_16_bits
     try:
-        return [
-            answer.tuned for answer in score(questions(), chat.identity, lambda asked: [""] * len(asked), ask).answers
-        ]
+        scored = score(questions(), chat.identity, lambda asked: [""] * len(asked), ask)
     finally:
         assistant.model = tuned
     return [answer.tuned for answer in scored.answers]
