@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit test-llamacpp lint format nano nano-report bench bench-gpu bench-download docs lock clean
+.PHONY: help demo test test-unit test-llamacpp lint format nano nano-report bench bench-gpu bench-download bench-export docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -87,6 +87,9 @@ bench-gpu: $(ready) ## on a CUDA GPU: nano, then a random model of Yi-1.5-6B's s
 
 bench-download: $(ready) ## yi-tune download beside huggingface_hub; writes docs/bench-download.md
 	$(bin)/python -m bench.download
+
+bench-export: $(ready) ## what of a run survives its export; writes docs/bench-export.md
+	$(bin)/python bench/export.py
 
 docs: $(ready) ## write docs/help.md from --help
 	$(bin)/typer yi_tune.cli utils docs --name yi-tune --title 'yi-tune' --output docs/help.md
