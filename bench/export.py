@@ -19,7 +19,6 @@ from yi_tune.exported import check_exported
 from yi_tune.heldout import Score, questions, score
 from yi_tune.identity import Identity, Message
 from yi_tune.report import percent
-from yi_tune.runs import Run
 from yi_tune.training import Request, plan, run
 
 PAGE = Path(__file__).parents[1] / "docs" / "bench-export.md"
@@ -55,9 +54,8 @@ def difference(merged: Path, beside: PeftModel, dtype: torch.dtype) -> tuple[flo
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         workspace = Path(name)
-        planned, *rest = plan(Request(identity=IDENTITY, model="nano", workspace=workspace))
-        assistant = run(planned, *rest, fresh=False)
-        tuned = Run(planned.run.folder)
+        planned = plan(Request(identity=IDENTITY, model="nano", workspace=workspace))
+        assistant, tuned = run(planned, fresh=False), planned.run
         config = loading.run_config(tuned)
         chat = asked(assistant.reply_all)
         base = AutoModelForCausalLM.from_pretrained(config["model_name_or_path"], dtype="auto")
@@ -100,7 +98,7 @@ def main() -> None:
         "",
         "Largest difference of a logit between merged weights and base + adapter, both in 16 bits: "
         + ", ".join(
-            f"{apart:.3f} computed in {dtype} (logits up to {largest:.1f})"
+            f"{apart:.3f} computed in {dtype} (the largest logit is {largest:.1f})"
             for dtype, (apart, largest) in logits.items()
         )
         + ".",

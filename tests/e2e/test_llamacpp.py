@@ -92,3 +92,6 @@ def test_the_real_yi_tokenizer(tmp_path: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     expected = [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS]
     assert ask(tmp_path / "yi.gguf", TEXTS, [])["ids"] == expected
+    # transformers takes 20 s to load it, which is why this stands here and not in test_export.py.
+    loaded = AutoTokenizer.from_pretrained(tmp_path, gguf_file="yi.gguf")
+    assert [loaded(text, add_special_tokens=False).input_ids for text in TEXTS] == expected

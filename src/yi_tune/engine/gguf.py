@@ -110,7 +110,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, base: Path, vocab_si
     """Tokens with scores and types, merges, special ids and the chat template.
 
     llama.cpp's SentencePiece goes by the scores, its byte-level BPE by the merges; transformers, which reads GGUF
-    too, takes minutes to make up the merges of 64,000 tokens where they are missing.
+    too, would make up missing merges by searching all tokens for both parts of each.
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     if (base / "tokenizer.model").is_file():
