@@ -48,6 +48,10 @@ class Progress:
         if not self._console.is_terminal:
             self._console.print(f"{what} ...")
 
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
     def start(self, total: int, done: int) -> None:
         """Training begins: `done` of `total` steps are behind it."""
         self._total, self._first, self._began = total, done, time.monotonic()

@@ -21,6 +21,9 @@ _RECORD = ("model", "model_path", "weights", "identity", "data", "config")
 _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # Where a run lies may change between two commands; what it trains may not.
 _PLACES = ("model_name_or_path", "dataset_dir", "output_dir")
+# Nor how its steps are divided for the memory that is free: their product is the same training.
+_BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
+_MEMORY = (*_BATCH, "per_device_eval_batch_size", "disable_gradient_checkpointing", "flash_attn")
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What of two run.json would train otherwise, as `key: old -> new`."""
 
     def trains(content: dict[str, Any]) -> dict[str, Any]:
-        config = {key: value for key, value in content["config"].items() if key not in _PLACES}
+        given = content["config"]
+        config = {key: value for key, value in given.items() if key not in (*_PLACES, *_MEMORY)}
+        config["effective batch"] = given.get(_BATCH[0], 8) * given.get(_BATCH[1], 1)
         same = {key: content[key] for key in ("model", "weights", "data")}
         return {**same, **content["identity"], **config}
 
@@ -215,6 +220,9 @@ def find_run(workspace: Path, name: str | None = None, model: LocalModel | None 
 
 
 def write_configs(run: Run, train: Config, chat: Config) -> None:
-    """Write train.yaml and chat.yaml, which llamafactory-cli takes as they are."""
+    """Write train.yaml and chat.yaml, which llamafactory-cli takes as they are, and what of run.json they change."""
+    marker = run.folder / "run.json"
+    content = json.loads(marker.read_text(encoding="utf-8"))
+    run.write(marker.name, json.dumps(content | {"config": train}, ensure_ascii=False, indent=2))
     run.write("train.yaml", f"# llamafactory-cli train {run.folder}/train.yaml\n{dump_config(train)}")
     run.write("chat.yaml", f"# llamafactory-cli chat {run.folder}/chat.yaml\n{dump_config(chat)}")

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yi_tune.config import find_config, parse_overrides, read_config, reasons
+from yi_tune.config import Config, find_config, parse_overrides, read_config, reasons
 from yi_tune.download import use_cached
 from yi_tune.errors import YiTuneError
+from yi_tune.fit import byte_bound, choose_fit, refuse
 from yi_tune.hardware import Hardware, detect
 from yi_tune.heldout import Score, one_of_each, questions, score
 from yi_tune.identity import (
@@ -22,10 +23,12 @@ from yi_tune.identity import (
     render,
     write_dataset,
 )
+from yi_tune.memory import number
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
-from yi_tune.output import engine_output_to
+from yi_tune.output import engine_output_to, log_folder
 from yi_tune.plan import TrainPlan, plan_train, problems
 from yi_tune.progress import Progress
+from yi_tune.recovery import train_within_memory
 from yi_tune.report import print_advice, print_answers, summary
 from yi_tune.runs import prepare, record, train_run, write_configs
 from yi_tune.screen import err, out
@@ -61,11 +64,14 @@ def plan(request: Request, *, dry_run: bool = False) -> tuple[TrainPlan, list[li
     flags = parse_overrides(request.overrides)
     folder = train_run(request.workspace, local, request.run)
     conversations = render(identity_rows(), request.identity)
-    on_cpu = {**template, **flags}.get("use_cpu") is True
+    config = {**template, **flags}
+    on_cpu = config.get("use_cpu") is True
     with err.status("Looking at the machine"):
         hardware = detect(cpu_only=on_cpu)
     use_cached(local, err)
-    _check_fit(local, hardware, forced=on_cpu, dry_run=dry_run)
+    usable = _check_trainable(local, hardware, forced=on_cpu, dry_run=dry_run)
+    length = _longest_row(local, config, conversations, usable=usable)
+    fit = choose_fit(local.shape, config, length, hardware)
     planned = plan_train(
         template,
         reasons(path),
@@ -73,7 +79,7 @@ def plan(request: Request, *, dry_run: bool = False) -> tuple[TrainPlan, list[li
         local=local,
         identity=request.identity,
         rows=len(conversations),
-        hardware=hardware,
+        fit=fit,
         run=folder,
     )
     with err.status("Looking at the config"):
@@ -84,11 +90,31 @@ def plan(request: Request, *, dry_run: bool = False) -> tuple[TrainPlan, list[li
         warn_of_tokenizer(local.path, err)
     if wrong := problems(planned.config, known):
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
+    if local.shape and not fit.fits:
+        error = refuse(fit, local.shape, config, length, local.model.name)
+        if not dry_run and "per_device_train_batch_size" not in flags:
+            raise error
+        err.print(f"Note: {error.message} {error.hint}", markup=False, soft_wrap=True)
+    err.print(fit.summary, markup=False, soft_wrap=True)
     return planned, conversations
 
 
-def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: bool) -> None:
-    """Refuse what cannot be trained here; a dry run is only told."""
+def _longest_row(local: LocalModel, config: Config, conversations: list[list[Message]], *, usable: bool) -> int:
+    """Tokens of the longest row that is trained on: a micro-batch is padded to it, so that memory has to do for it."""
+    cutoff = number(config, "cutoff_len", 2048)
+    if config.get("packing") or config.get("neat_packing"):
+        return cutoff
+    if not usable:  # no tokenizer is here yet to count with
+        return min(byte_bound(conversations), cutoff)
+    with err.status("Counting tokens"), engine_output_to(log_folder() / "plan.log"):
+        from yi_tune.engine.lengths import token_lengths
+
+        lengths = token_lengths(conversations, {**config, "model_name_or_path": str(local.path)})
+    return min(max(lengths), cutoff)
+
+
+def _check_trainable(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: bool) -> bool:
+    """Refuse what cannot be trained here; a dry run is only told. Returns whether the model is here and whole."""
     try:
         if local.needs_gpu and hardware.gpu is None and not forced:
             raise YiTuneError(
@@ -100,6 +126,8 @@ def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: 
         if not dry_run:
             raise
         err.print(f"Note: {error.message} {error.hint}", markup=False, soft_wrap=True)
+        return False
+    return True
 
 
 def run(planned: TrainPlan, conversations: list[list[Message]], *, fresh: bool) -> "Assistant":
@@ -142,9 +170,7 @@ def _train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> t
     """The part whose output goes to train.log, tracebacks included."""
     try:
         progress.stage("Loading LLaMA-Factory and the model")
-        from yi_tune.engine.train import train
-
-        assistant, loss = train(planned.config, checkpoint, progress)
+        assistant, loss = train_within_memory(planned, checkpoint, progress)
         progress.stage("Asking who it is")
         asked = one_of_each(questions())
         return assistant, loss, score(asked, planned.identity, assistant.base_reply_all, assistant.reply_all)
@@ -162,11 +188,5 @@ def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:
         return YiTuneError(
             f"The disk of {folder} is full.",
             "Free some space, then type the same command, without --fresh: it goes on where it stopped.",
-        )
-    if type(error).__name__ == "OutOfMemoryError":
-        return YiTuneError(
-            "The GPU is out of memory.",
-            "Try smaller steps with the same result: --set per_device_train_batch_size=1 "
-            "--set gradient_accumulation_steps=8 --set per_device_eval_batch_size=1 --fresh",
         )
     return YiTuneError(f"Training failed: {type(error).__name__}: {error}", f"The whole story is in {planned.run.log}")

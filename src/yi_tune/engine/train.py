@@ -1,11 +1,13 @@
 """One training run through LLaMA-Factory's own `run_exp`, in this process."""
 
+import gc
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from bitsandbytes.nn.modules import Linear4bit
 from llamafactory.train.tuner import run_exp
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -13,6 +15,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from yi_tune.config import Config
 from yi_tune.engine.assistant import Assistant
 from yi_tune.progress import Progress
+
+
+class OutOfMemoryError(Exception):
+    """Memory ran out; what held it has been freed. `loaded`: whether it was training, or still on its way to it."""
+
+    def __init__(self, message: str, *, loaded: bool) -> None:
+        super().__init__(message)
+        self.loaded = loaded
 
 
 class KeepTrainable(TrainerCallback):
@@ -86,17 +96,36 @@ def _interruptible(reporter: Reporter) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _is_out_of_memory(error: BaseException) -> bool:
+    """CUDA's allocator has an exception of its own; that of the CPU says so in words, as does bitsandbytes."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error).lower() for words in ("out of memory", "allocate memory", "bad_alloc"))
+
+
 def train(config: Config, checkpoint: Path | None, progress: Progress) -> tuple[Assistant, float | None]:
     """Train as `config` says, from `checkpoint` if given; returns the tuned model and its mean loss, None if
     it logged none.
 
-    Raises KeyboardInterrupt, after saving a checkpoint, when the user stops it.
+    Raises KeyboardInterrupt, after saving a checkpoint, when the user stops it, and OutOfMemoryError.
     """
     # Lines in the log instead of a bar, which would also draw itself anew when the process ends.
     args = {**config, "resume_from_checkpoint": str(checkpoint) if checkpoint else None, "disable_tqdm": True}
     reporter = Reporter(progress)
+    short_of_memory = None
     with _interruptible(reporter):
-        run_exp(args, [KeepTrainable(), reporter])
+        try:
+            run_exp(args, [KeepTrainable(), reporter])
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            short_of_memory = str(error)
+    if short_of_memory is not None:
+        # Out here the exception is gone, and with it the frames that held the model.
+        loaded, reporter.model = reporter.model is not None, None
+        gc.collect()
+        torch.cuda.empty_cache()
+        raise OutOfMemoryError(short_of_memory, loaded=loaded)
     if reporter.interrupted:  # after the last step
         raise KeyboardInterrupt
     mean_loss = sum(reporter.losses) / len(reporter.losses) if reporter.losses else None
