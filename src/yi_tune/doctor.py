@@ -162,18 +162,14 @@ def _gpu(local: LocalModel, gpus: list[Gpu], probe: dict[str, Any], hardware: Ha
         precision = "bf16" if hardware.bf16 else "fp16"
         return Check("gpu", "ok", f"{seen or hardware.gpu}; torch for CUDA {probe['cuda']}; trains in {precision}")
     if not gpus:
-        found, remedy = (
-            "no CUDA GPU, or no NVIDIA driver (nvidia-smi lists none)",
-            "Install the driver, if there is one",
-        )
+        found, remedy = "no CUDA GPU, or no NVIDIA driver (nvidia-smi lists none)", "Install the driver for the GPU"
     else:
         found, remedy = _unused(gpus[0], probe)
         found = f"{seen}, but torch sees none: {found}"
-    if not local.needs_gpu:
-        return Check(
-            "gpu", "ok" if not gpus else "warning", f"{found}; {local.model.name} needs none", remedy if gpus else ""
-        )
-    return Check("gpu", "error", found, f"{remedy}. Or a model that needs none: --model nano")
+    if local.needs_gpu:
+        return Check("gpu", "error", found, f"{remedy}. Or a model that needs none: --model nano")
+    found = f"{found}; {local.model.name} needs none"
+    return Check("gpu", "warning", found, remedy) if gpus else Check("gpu", "ok", found)
 
 
 def _unused(gpu: Gpu, probe: dict[str, Any]) -> tuple[str, str]:

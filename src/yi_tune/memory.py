@@ -50,6 +50,7 @@ def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estim
     lora_target and pure_bf16. With h, q and f for the widths of hidden state, queries and FFN, in bytes:
 
     weights: the layers' linear parts in 4.127 or 8 bits, or 16; trained in full, in 32 and a 16-bit copy for autocast
+    model file: on a CPU the linear parts' 16 bits too, pages of the file that stay mapped (seen in RssFile)
     embeddings and head: 16 bits
     trainable: float32, that is 4 for the weight, 4 for its gradient, 8 for Adam's two moments
     activations of a layer, kept for the backward pass, for each token of a micro-batch (padded to its longest row):
@@ -91,6 +92,8 @@ def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estim
         {
             "CUDA" if device == "cuda" else "Python and libraries": _BASELINE[device],
             "weights": int(shape.linear_parameters * weight_bits / 8),
+            # On a CPU the 16-bit weights were read through a mapping of their file, which the head's keeps open.
+            "model file": 2 * shape.linear_parameters if device == "cpu" and bits in _BITS and not full else 0,
             "embeddings and head": int(rest * weight_bits / 8) if full else 2 * rest,
             "adapter": 0 if full else trained * numbers,
             "gradients": trained * numbers,

@@ -36,7 +36,7 @@ def probe() -> dict[str, Any]:
 def _train_in_4_bit(device: str) -> None:
     """A forward and a backward pass through a 4-bit layer: its native library loads only now."""
     import torch
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     layer = Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to(device)
     inputs = torch.ones(2, 64, device=device, requires_grad=True)
