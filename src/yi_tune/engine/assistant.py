@@ -6,6 +6,7 @@ LLaMA-Factory's ChatModel hangs for ever when a generation fails and cannot be s
 
 from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Any
 
@@ -35,6 +36,19 @@ class _Stop(StoppingCriteria):
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
         return torch.full((input_ids.shape[0],), self.asked.is_set(), device=input_ids.device)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A greedy reply, and the token ids of the conversation that it answers and of itself.
+
+    `answer` ends with a stop token when it is `finished`; one that hit the limit is not.
+    """
+
+    prompt: list[int]
+    answer: list[int]
+    finished: bool
+    text: str
 
 
 class Assistant:
@@ -92,21 +106,40 @@ class Assistant:
             raise failure[0]
 
     def reply_all(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[str]:
+        """The text of the greedy reply to each conversation."""
+        return [reply.text for reply in self.greedy(conversations, max_new_tokens)]
+
+    def greedy(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[Reply]:
         """The greedy reply to each conversation, in batches of similar length."""
         encoded = [self._encode(messages) for messages in conversations]
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-        replies = [""] * len(encoded)
+        replies: dict[int, Reply] = {}
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
-            width = max(len(encoded[index]) for index in batch)
-            padded = [[self._tokenizer.pad_token_id] * (width - len(encoded[i])) + encoded[i] for i in batch]
-            mask = [[0] * (width - len(encoded[index])) + [1] * len(encoded[index]) for index in batch]
-            inputs, attention = (torch.tensor(rows, device=self.model.device) for rows in (padded, mask))
-            output = self._generate(inputs, attention, do_sample=False, max_new_tokens=max_new_tokens)
-            texts = self._tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-            for index, text in zip(batch, texts, strict=True):
-                replies[index] = text.strip()
-        return replies
+            inputs, mask = self._pad([encoded[index] for index in batch])
+            output = self._generate(inputs, mask, do_sample=False, max_new_tokens=max_new_tokens)
+            for index, ids in zip(batch, output[:, inputs.shape[1] :].tolist(), strict=True):
+                end = next((at for at, token in enumerate(ids) if token in self._stop_ids), None)
+                answer = ids if end is None else ids[: end + 1]
+                text = self._tokenizer.decode(answer, skip_special_tokens=True).strip()
+                replies[index] = Reply(encoded[index], answer, end is not None, text)
+        return [replies[index] for index in range(len(encoded))]
+
+    @torch.inference_mode()
+    def answer_logits(self, replies: list[Reply]) -> torch.Tensor:
+        """The logits of every token of the answers, each given all that comes before it.
+
+        float32, [tokens of all answers, vocabulary], in the order of `replies`.
+        """
+        inputs, mask = self._pad([reply.prompt + reply.answer[:-1] for reply in replies])
+        longest = max(len(reply.answer) for reply in replies)
+        # Padded on the left, the answers end together: only the last positions go through the output layer.
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        logits = self.model(
+            input_ids=inputs, attention_mask=mask, position_ids=positions, logits_to_keep=longest, use_cache=False
+        ).logits
+        answers = zip(logits, replies, strict=True)
+        return torch.cat([row[longest - len(reply.answer) :].float() for row, reply in answers])
 
     def base_reply_all(self, conversations: list[list[Message]]) -> list[str]:
         """The base's greedy reply to each conversation."""
@@ -119,6 +152,13 @@ class Assistant:
         turns = messages[1:] if system is not None else messages
         ids, _ = self._template.encode_oneturn(self._tokenizer, [*turns, {"role": "assistant", "content": ""}], system)
         return list(ids)
+
+    def _pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids padded on the left to one length, and the attention mask."""
+        width = max(len(row) for row in rows)
+        ids = [[self._tokenizer.pad_token_id] * (width - len(row)) + row for row in rows]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+        return torch.tensor(ids, device=self.model.device), torch.tensor(mask, device=self.model.device)
 
     @torch.inference_mode()
     def _generate(self, inputs: torch.Tensor, mask: torch.Tensor, *, stop: _Stop | None = None, **options: Any) -> Any:
