@@ -1,0 +1,49 @@
+"""Replay: the base's own answers to general prompts join the training set, so that it keeps what it knew."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from yi_tune.errors import YiTuneError
+from yi_tune.general import Prompt, introduces_base, replay_prompts
+from yi_tune.identity import Message, read_jsonl
+from yi_tune.runs import Run
+
+
+@dataclass(frozen=True)
+class BaseAnswer:
+    """What the base answers to a prompt; not `finished` when it was too long to be trained on whole."""
+
+    prompt: str
+    answer: str
+    finished: bool
+
+    @property
+    def usable(self) -> bool:
+        """Whether to train on it: not on an answer that breaks off, nor on who the base used to be."""
+        return self.finished and bool(self.answer) and not introduces_base(self.answer)
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation that it is."""
+        return [{"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.answer}]
+
+
+Ask = Callable[[list[Prompt]], list[BaseAnswer]]
+
+
+def choose_prompts(count: int) -> list[Prompt]:
+    """`count` prompts for the base, of both languages and all kinds. Raises YiTuneError when there are not as many."""
+    known = replay_prompts()
+    if not 0 <= count <= len(known):
+        raise YiTuneError(f"--replay {count}: there are {len(known)} prompts.", f"Take 0, for none, to {len(known)}.")
+    return known[:count]
+
+
+def base_answers(run: Run, prompts: list[Prompt], ask: Ask) -> list[BaseAnswer]:
+    """The base's answers to `prompts`: those that the run folder keeps, or else asked for and kept there."""
+    file = run.folder / "replay.jsonl"
+    if not file.exists():  # whole when it does: Run.write
+        lines = [json.dumps(vars(answer), ensure_ascii=False) + "\n" for answer in ask(prompts)]
+        run.write(file.name, "".join(lines))
+    return [BaseAnswer(**row) for row in read_jsonl(file)]
