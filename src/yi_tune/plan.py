@@ -45,6 +45,8 @@ class TrainPlan:
     identity: Identity
     datasets: tuple[Dataset, ...]
     run: Run
+    # How many general prompts the base answers first; its answers become a dataset of their own.
+    replay: int
 
     @property
     def config(self) -> Config:
@@ -71,6 +73,11 @@ class TrainPlan:
             filled["infer_dtype"] = "bfloat16" if config.get("bf16") else "float16"
         return filled
 
+    def base_config(self, template: Config) -> Config:
+        """The config that loads the model as it is before training; `template` as for `chat_config`."""
+        config = self.chat_config(template)
+        return {key: value for key, value in config.items() if key != "adapter_name_or_path"}
+
 
 def plan_train(
     template: Config,
@@ -82,6 +89,7 @@ def plan_train(
     datasets: tuple[Dataset, ...],
     hardware: Hardware,
     run: Run,
+    replay: int = 0,
 ) -> TrainPlan:
     """Merge template, model, machine and flags, the later ones winning.
 
@@ -92,7 +100,7 @@ def plan_train(
     model = local.model
     decided: dict[str, tuple[Any, Source, str]] = {
         "model_path": (str(local.path), "model", f"where {model.name} lies"),
-        "dataset_dir": (str(run.data), "data", _origins(datasets, identity)),
+        "dataset_dir": (str(run.data), "data", _origins(datasets, identity, replay)),
         "output_dir": (str(run.folder), "run", "the run folder"),
         "learning_rate": (model.learning_rate, "model", f"{model.name}'s own"),
         "num_train_epochs": (model.num_train_epochs, "model", f"{model.name}'s own"),
@@ -116,7 +124,7 @@ def plan_train(
         "output_dir": "${output_dir}",
     }
     template = {**template, **own_paths}
-    names = ",".join(dataset.name for dataset in datasets)
+    names = ",".join([*(dataset.name for dataset in datasets), *(["replay"] if replay else [])])
     if template.get("dataset") != names and _trainable(template.get("dataset")):
         template["dataset"] = "${dataset}"
         decided["dataset"] = (names, "data", "what there is to train on")
@@ -131,13 +139,14 @@ def plan_train(
         settings[key] = Setting(key, value, source, why)
     for key, value in overrides.items():
         settings[key] = Setting(key, value, "flag", "--set")
-    return TrainPlan(tuple(settings.values()), local, identity, datasets, run)
+    return TrainPlan(tuple(settings.values()), local, identity, datasets, run, replay)
 
 
-def _origins(datasets: tuple[Dataset, ...], identity: Identity) -> str:
+def _origins(datasets: tuple[Dataset, ...], identity: Identity, replay: int) -> str:
     """How many rows there are of what."""
-    said = {"identity": f"rows rendered for {identity.name}", "own": "rows of your own", "replay": "rows of replay"}
-    return ", ".join(f"{dataset.rows} {said[dataset.name]}" for dataset in datasets)
+    said = {"identity": f"rows rendered for {identity.name}", "own": "rows of your own"}
+    rows = [f"{dataset.rows} {said[dataset.name]}" for dataset in datasets]
+    return ", ".join(rows + ([f"up to {replay} answers of the base"] if replay else []))
 
 
 def _trainable(names: Any) -> bool:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from yi_tune.dataset import Dataset, dataset_of
 from yi_tune.errors import YiTuneError
 from yi_tune.general import Prompt, introduces_base, replay_prompts
 from yi_tune.identity import Message, read_jsonl
@@ -47,3 +48,14 @@ def base_answers(run: Run, prompts: list[Prompt], ask: Ask) -> list[BaseAnswer]:
         lines = [json.dumps(vars(answer), ensure_ascii=False) + "\n" for answer in ask(prompts)]
         run.write(file.name, "".join(lines))
     return [BaseAnswer(**row) for row in read_jsonl(file)]
+
+
+def replay_dataset(answers: list[BaseAnswer]) -> Dataset:
+    """The usable ones as a dataset. Raises YiTuneError when there is none."""
+    usable = [answer.messages for answer in answers if answer.usable]
+    if not usable:
+        raise YiTuneError(
+            f"None of the base's {len(answers)} answers can be trained on: they do not come to an end, or say who it is.",
+            "Look at replay.jsonl in the run folder, or train without: --replay 0 --fresh",
+        )
+    return dataset_of("replay", usable)

@@ -17,7 +17,7 @@ from yi_tune.config import Config, dump_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, check_path, workspace_option
 
-_RECORD = ("model", "model_path", "weights", "identity", "data", "config")
+_RECORD = ("model", "model_path", "weights", "identity", "data", "replay", "config")
 _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # Where a run lies may change between two commands; what it trains may not.
 _PLACES = ("model_name_or_path", "dataset_dir", "output_dir")
@@ -55,8 +55,8 @@ class Run:
         """run.json: what was trained, from what, with which versions. Raises YiTuneError if it is broken."""
         try:
             content = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-            # The first runs did not record their weights.
-            return {key: ({"weights": ""} | content)[key] for key in _RECORD}
+            # The first runs did not record their weights, and knew no replay.
+            return {key: ({"weights": "", "replay": 0} | content)[key] for key in _RECORD}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise YiTuneError(
                 f"{self.folder} holds no readable run.json ({error}).", "Use another --run, or train it anew: --fresh"
@@ -119,7 +119,9 @@ def _check_name(run: str) -> None:
         raise YiTuneError(f"--run {run!r} is not a folder name.", "Use letters, digits, '-', '_' and '.'.")
 
 
-def record(config: Config, local: LocalModel, identity: dict[str, str], data: dict[str, str]) -> dict[str, Any]:
+def record(
+    config: Config, local: LocalModel, identity: dict[str, str], data: dict[str, str], replay: int = 0
+) -> dict[str, Any]:
     """The content of run.json; `data` has the file of each dataset, whose name tells its content."""
     return {
         "model": local.model.name,
@@ -127,6 +129,7 @@ def record(config: Config, local: LocalModel, identity: dict[str, str], data: di
         "weights": local.weights_digest,
         "identity": identity,
         "data": data,
+        "replay": replay,
         "config": config,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
@@ -138,7 +141,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     def trains(content: dict[str, Any]) -> dict[str, Any]:
         config = {key: value for key, value in content["config"].items() if key not in _PLACES}
-        same = {key: content[key] for key in ("model", "weights")}
+        same = {key: content[key] for key in ("model", "weights", "replay")}
         # The first runs had one dataset.
         data = content["data"] if isinstance(content["data"], dict) else {"identity": content["data"]}
         return {**same, **{f"data {name}": file for name, file in data.items()}, **content["identity"], **config}

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yi_tune.config import find_config, parse_overrides, read_config, reasons
-from yi_tune.dataset import dataset_of, write_datasets
+from yi_tune.dataset import Dataset, dataset_of, write_datasets
 from yi_tune.download import use_cached
 from yi_tune.errors import YiTuneError
+from yi_tune.general import Prompt
 from yi_tune.hardware import Hardware, detect
 from yi_tune.heldout import Score, one_of_each, questions, score
 from yi_tune.identity import Identity, identity_rows, render
@@ -19,6 +20,7 @@ from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import engine_output_to
 from yi_tune.plan import TrainPlan, plan_train, problems
 from yi_tune.progress import Progress
+from yi_tune.replay import BaseAnswer, base_answers, choose_prompts, replay_dataset
 from yi_tune.report import print_advice, print_answers, summary
 from yi_tune.runs import prepare, record, train_run, write_configs
 from yi_tune.screen import err, out
@@ -40,6 +42,7 @@ class Request:
     config: str = "qlora"
     overrides: list[str] = field(default_factory=list)
     run: str = "identity"
+    replay: int | None = None  # None: the model's own
     workspace: Path
 
 
@@ -53,6 +56,8 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     template = read_config(path)
     flags = parse_overrides(request.overrides)
     folder = train_run(request.workspace, local, request.run)
+    replay = local.model.replay if request.replay is None else request.replay
+    choose_prompts(replay)
     datasets = (dataset_of("identity", render(identity_rows(), request.identity)),)
     on_cpu = {**template, **flags}.get("use_cpu") is True
     with err.status("Looking at the machine"):
@@ -68,6 +73,7 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         datasets=datasets,
         hardware=hardware,
         run=folder,
+        replay=replay,
     )
     with err.status("Looking at the config"):
         from yi_tune.engine.arguments import known_keys
@@ -105,13 +111,13 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = planned.run
     data = {dataset.name: dataset.file_name for dataset in planned.datasets}
-    new = record(planned.config, planned.local, vars(planned.identity), data)
+    new = record(planned.config, planned.local, vars(planned.identity), data, planned.replay)
     with folder.lock():
         try:
             checkpoint = prepare(folder, new, fresh=fresh)
             if checkpoint:
                 err.print(f"Going on with the run {folder.name!r} from {checkpoint.name}.", markup=False)
-            write_datasets(planned.datasets, folder.data)
+            write_datasets((*planned.datasets, *_replay(planned)), folder.data)
             write_configs(folder, planned.config, planned.chat_config(read_config(find_config("chat"))))
             with engine_output_to(folder.log) as console, Progress(console) as progress:
                 assistant, loss, scored = _train(planned, checkpoint, progress)
@@ -129,6 +135,35 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     if (plot := folder.folder / "training_loss.png").exists():
         out.print(f"loss plot:      {plot}", markup=False, soft_wrap=True)
     return assistant
+
+
+def _replay(planned: TrainPlan) -> list[Dataset]:
+    """The base's own answers as a dataset; none where the plan wants none."""
+    if not planned.replay:
+        return []
+    with engine_output_to(planned.run.log) as console, Progress(console) as progress:
+
+        def ask(prompts: list[Prompt]) -> list[BaseAnswer]:
+            progress.stage(f"Asking the base model {len(prompts)} general prompts")
+            from yi_tune.engine.replay import ask_base
+
+            return ask_base(
+                planned.base_config(read_config(find_config("chat"))), prompts, planned.config.get("cutoff_len", 2048)
+            )
+
+        try:
+            answers = base_answers(planned.run, choose_prompts(planned.replay), ask)
+            dataset = replay_dataset(answers)
+        except Exception as error:
+            traceback.print_exc()
+            raise _explain(error, planned) from error
+        console.print(
+            f"{dataset.rows} of its {len(answers)} answers are trained on: those that come to an end and "
+            "do not say who it was.",
+            markup=False,
+            soft_wrap=True,
+        )
+    return [dataset]
 
 
 def _train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> tuple["Assistant", float | None, Score]:

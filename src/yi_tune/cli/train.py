@@ -22,6 +22,13 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config. Repeatable."),
     ] = None,
+    replay: Annotated[
+        int | None,
+        typer.Option(
+            help="Train on the base's own answers to so many general prompts too, so that it keeps what it knew.",
+            show_default="64, nano 0",
+        ),
+    ] = None,
     run_name: Annotated[str, typer.Option("--run", help="The run's name.")] = "identity",
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace a run of that name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the config; train nothing.")] = False,
@@ -44,6 +51,7 @@ def train(
         config=config,
         overrides=overrides or [],
         run=run_name,
+        replay=replay,
         workspace=workspace.absolute(),
     )
     plan = training.plan(request, dry_run=dry_run)
