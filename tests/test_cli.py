@@ -264,6 +264,7 @@ def test_dry_run_of_what_is_not_downloaded() -> None:
         "--config=tutorial",
         "--name=小易",
         "--author=李雷",
+        "--replay=0",
         "--dry-run",
         "--set=run_name=a=b",
         CUDA_VISIBLE_DEVICES="",

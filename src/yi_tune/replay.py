@@ -55,7 +55,7 @@ def replay_dataset(answers: list[BaseAnswer]) -> Dataset:
     usable = [answer.messages for answer in answers if answer.usable]
     if not usable:
         raise YiTuneError(
-            f"None of the base's {len(answers)} answers can be trained on: they do not come to an end, or say who it is.",
-            "Look at replay.jsonl in the run folder, or train without: --replay 0 --fresh",
+            f"None of the base's {len(answers)} answers can be trained on: they do not end, or say who it is.",
+            "They are in replay.jsonl of the run folder. Train without: --replay 0 --fresh",
         )
     return dataset_of("replay", usable)
