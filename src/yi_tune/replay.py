@@ -1,7 +1,6 @@
 """Replay: the base's own answers to general prompts join the training set, so that it keeps what it knew."""
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from yi_tune.dataset import Dataset, dataset_of
@@ -9,6 +8,8 @@ from yi_tune.errors import YiTuneError
 from yi_tune.general import Prompt, introduces_base, replay_prompts
 from yi_tune.identity import Message, read_jsonl
 from yi_tune.runs import Run
+
+_FILE = "replay.jsonl"
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,6 @@ class BaseAnswer:
         return [{"role": "user", "content": self.prompt}, {"role": "assistant", "content": self.answer}]
 
 
-Ask = Callable[[list[Prompt]], list[BaseAnswer]]
-
-
 def choose_prompts(count: int) -> list[Prompt]:
     """`count` prompts for the base, of both languages and all kinds. Raises YiTuneError when there are not as many."""
     known = replay_prompts()
@@ -41,13 +39,15 @@ def choose_prompts(count: int) -> list[Prompt]:
     return known[:count]
 
 
-def base_answers(run: Run, prompts: list[Prompt], ask: Ask) -> list[BaseAnswer]:
-    """The base's answers to `prompts`: those that the run folder keeps, or else asked for and kept there."""
-    file = run.folder / "replay.jsonl"
-    if not file.exists():  # whole when it does: Run.write
-        lines = [json.dumps(vars(answer), ensure_ascii=False) + "\n" for answer in ask(prompts)]
-        run.write(file.name, "".join(lines))
-    return [BaseAnswer(**row) for row in read_jsonl(file)]
+def kept_answers(run: Run) -> list[BaseAnswer] | None:
+    """The answers that the run folder keeps; None when the base has not been asked, or not to the end."""
+    file = run.folder / _FILE
+    return [BaseAnswer(**row) for row in read_jsonl(file)] if file.exists() else None
+
+
+def keep_answers(run: Run, answers: list[BaseAnswer]) -> None:
+    """Keep all answers, the unusable ones too, in the run folder: a resumed run trains on the same."""
+    run.write(_FILE, "".join(json.dumps(vars(answer), ensure_ascii=False) + "\n" for answer in answers))
 
 
 def replay_dataset(answers: list[BaseAnswer]) -> Dataset:
@@ -56,6 +56,6 @@ def replay_dataset(answers: list[BaseAnswer]) -> Dataset:
     if not usable:
         raise YiTuneError(
             f"None of the base's {len(answers)} answers can be trained on: they do not end, or say who it is.",
-            "They are in replay.jsonl of the run folder. Train without: --replay 0 --fresh",
+            f"They are in {_FILE} of the run folder. Train without: --replay 0 --fresh",
         )
     return dataset_of("replay", usable)

@@ -12,7 +12,6 @@ from yi_tune.config import find_config, parse_overrides, read_config, reasons
 from yi_tune.dataset import Dataset, dataset_of, write_datasets
 from yi_tune.download import use_cached
 from yi_tune.errors import YiTuneError
-from yi_tune.general import Prompt
 from yi_tune.hardware import Hardware, detect
 from yi_tune.heldout import Score, one_of_each, questions, score
 from yi_tune.identity import Identity, identity_rows, render
@@ -20,7 +19,7 @@ from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import engine_output_to
 from yi_tune.plan import TrainPlan, plan_train, problems
 from yi_tune.progress import Progress
-from yi_tune.replay import BaseAnswer, base_answers, choose_prompts, replay_dataset
+from yi_tune.replay import choose_prompts, keep_answers, kept_answers, replay_dataset
 from yi_tune.report import print_advice, print_answers, summary
 from yi_tune.runs import prepare, record, train_run, write_configs
 from yi_tune.screen import err, out
@@ -142,27 +141,22 @@ def _replay(planned: TrainPlan) -> list[Dataset]:
     if not planned.replay:
         return []
     with engine_output_to(planned.run.log) as console, Progress(console) as progress:
-
-        def ask(prompts: list[Prompt]) -> list[BaseAnswer]:
-            progress.stage(f"Asking the base model {len(prompts)} general prompts")
-            from yi_tune.engine.replay import ask_base
-
-            return ask_base(
-                planned.base_config(read_config(find_config("chat"))), prompts, planned.config.get("cutoff_len", 2048)
-            )
-
         try:
-            answers = base_answers(planned.run, choose_prompts(planned.replay), ask)
+            answers = kept_answers(planned.run)
+            if answers is None:
+                progress.stage(f"Asking the base model {planned.replay} general prompts")
+                from yi_tune.engine.replay import ask_base
+
+                base = planned.base_config(read_config(find_config("chat")))
+                cutoff_len = planned.config.get("cutoff_len", 2048)  # LLaMA-Factory's own default
+                answers = ask_base(base, choose_prompts(planned.replay), cutoff_len)
+                keep_answers(planned.run, answers)
             dataset = replay_dataset(answers)
         except Exception as error:
             traceback.print_exc()
             raise _explain(error, planned) from error
-        console.print(
-            f"{dataset.rows} of its {len(answers)} answers are trained on: those that come to an end and "
-            "do not say who it was.",
-            markup=False,
-            soft_wrap=True,
-        )
+        note = f"Training on {dataset.rows} of the base's {len(answers)} answers"
+        console.print(f"{note}: those that come to an end, and do not say who it was.", markup=False, soft_wrap=True)
     return [dataset]
 
 
