@@ -82,7 +82,7 @@ def measure(command: list[str], results: Path) -> Measured:
 
 def compare(model: str, rounds: int) -> dict[str, list[Measured]]:
     """Train with both, `rounds` times in turn."""
-    train = [*YI_TUNE, "train", "--model", model, "--name", "小易", "--author", "李雷"]
+    train = [*YI_TUNE, "train", "--model", model, "--name", "小易", "--author", "李雷", "--replay", "0"]
     train += ["--set", f"num_train_epochs={EPOCHS}", "--set", "include_effective_tokens_per_second=true"]
     measured: dict[str, list[Measured]] = {OURS: [], THEIRS: []}
     with tempfile.TemporaryDirectory() as temporary:

@@ -60,21 +60,9 @@ def test_replay_gives_away_no_held_out_question() -> None:
 
 
 def test_no_prompt_is_about_the_assistant() -> None:
-    about = (
-        "你是谁",
-        "你叫",
-        "你的名字",
-        "谁开发",
-        "介绍一下你",
-        "who are you",
-        "your name",
-        "who made you",
-        "are you",
-    )
-    asked = [
-        prompt for prompt in REPLAY + CHECK if introduces_base(prompt) or any(it in prompt.lower() for it in about)
-    ]
-    assert asked == []
+    about = ("你是谁", "你叫", "你的名字", "谁做了你", "who are you", "your name", "who made you", "are you")
+    assert [prompt for prompt in REPLAY + CHECK if any(words in prompt.lower() for words in about)] == []
+    assert [prompt for prompt in REPLAY + CHECK if introduces_base(prompt)] == []
 
 
 @pytest.mark.parametrize(
