@@ -77,7 +77,7 @@ def check(
 
     run = loading.find(workspace.absolute(), run_name, model)
     identity = Identity(**run.record["identity"])
-    assistant = loading.load(loading.run_config(run))
+    assistant = loading.load_run(run)
     scored = score(questions(), identity, assistant.base_reply_all, assistant.reply_all)
     if as_json:
         print(json.dumps({"run": str(run.folder), "identity": vars(identity), **scored.to_dict()}, ensure_ascii=False))
