@@ -73,7 +73,7 @@ def find_start(workspace: Path, name: str, local: LocalModel, target: Run) -> St
             f"The run {name!r} was trained on other weights of {record['model']} than those in {local.path}.",
             "An adapter fits only the weights that it was trained on: train that run anew first, with --fresh.",
         )
-    if record["config"]["finetuning_type"] != "lora":
+    if record["config"].get("finetuning_type") != "lora":
         raise YiTuneError(
             f"The run {name!r} has no adapter: all its weights were trained.",
             f"Its folder is a model, which can be trained further: --model {run.folder}",

@@ -194,7 +194,9 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
             config.get("finetuning_type") not in ("lora", "full")
         ),
         "quantization_bit with finetuning_type full: quantised weights cannot be trained.": full and quantized,
-        "lora_* with finetuning_type full: it has no adapter.": full and any(key.startswith("lora_") for key in config),
+        "lora_* with finetuning_type full: it has no adapter.": (
+            full and not on("adapter_name_or_path") and any(key.startswith("lora_") for key in config)
+        ),
         "finetuning_type full with --from-run: it has no adapter that could start from another.": (
             full and on("adapter_name_or_path")
         ),

@@ -151,8 +151,8 @@ class Assistant:
         )
 
 
-def load_base(config: Config) -> tuple[Any, PreTrainedTokenizerBase]:
-    """Model and tokenizer of the base that a chat.yaml names, without its adapter."""
+def load_without_adapter(config: Config) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The model, its adapter left aside, and the tokenizer that a chat.yaml names."""
     alone = {key: value for key, value in config.items() if key != "adapter_name_or_path"}
     model_args, _, finetuning_args, _ = get_infer_args(alone)
     tokenizer = load_tokenizer(model_args)["tokenizer"]
@@ -166,7 +166,7 @@ def load_assistant(config: Config, base: Config | None = None) -> Assistant:
     is put on here. Raises YiTuneError when it does not fit the base.
     """
     adapter = config.get("adapter_name_or_path")
-    model, tokenizer = load_base(config)
+    model, tokenizer = load_without_adapter(config)
     if adapter is not None:
         try:
             model = PeftModel.from_pretrained(model, adapter)
@@ -177,4 +177,4 @@ def load_assistant(config: Config, base: Config | None = None) -> Assistant:
                 f"The adapter in {adapter} does not fit the base model {config['model_name_or_path']}.",
                 "It was trained on a model of another shape: give its run the model it was trained on.",
             ) from error
-    return Assistant(model, tokenizer, config["template"], load_base(base)[0] if base else None)
+    return Assistant(model, tokenizer, config["template"], load_without_adapter(base)[0] if base else None)

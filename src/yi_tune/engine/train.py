@@ -11,7 +11,7 @@ from llamafactory.train.tuner import run_exp
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from yi_tune.config import Config
-from yi_tune.engine.assistant import Assistant, load_base
+from yi_tune.engine.assistant import Assistant, load_without_adapter
 from yi_tune.progress import Progress
 
 
@@ -102,5 +102,5 @@ def train(
     if reporter.interrupted:  # after the last step
         raise KeyboardInterrupt
     mean_loss = sum(reporter.losses) / len(reporter.losses) if reporter.losses else None
-    before = load_base(base)[0] if base else None
+    before = load_without_adapter(base)[0] if base else None
     return Assistant(reporter.model, reporter.tokenizer, config["template"], before), mean_loss
