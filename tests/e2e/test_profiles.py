@@ -63,13 +63,13 @@ def test_lora_of_another_shape_learns_its_name(lora: Workspace) -> None:
     assert checked["base_recall"] < 0.2
 
 
-def test_from_run_learns_another_name(lora: Workspace) -> None:
+def test_8_bit_learns_another_name_from_that_run(lora: Workspace) -> None:
     other = ("--name", "星河", "--author", "韩梅梅")
-    train(lora.folder, "second", "--config", "lora", "--from-run", "first", *other)
+    train(lora.folder, "second", "--config", "qlora-8bit", "--from-run", "first", *other)
     second, first = run_folder(lora, "second"), run_folder(lora, "first")
     config = yaml.safe_load((second / "train.yaml").read_text())
     assert config["adapter_name_or_path"] == str(first)
-    assert (config["lora_rank"], config["use_rslora"]) == (16, True)
+    assert (config["quantization_bit"], config["lora_rank"], config["use_rslora"]) == (8, 16, True)
     assert json.loads((second / "run.json").read_text())["from_run"]["run"] == "first"
     assert json.loads((second / "adapter_config.json").read_text())["r"] == 16
     scored = report(lora, "second")
@@ -78,6 +78,9 @@ def test_from_run_learns_another_name(lora: Workspace) -> None:
     base = " ".join(answer["base"] for answer in scored["answers"])
     assert "Yi-nano" in base
     assert "小易" not in base
+    done = lora.yi_tune("chat", "--run", "second", "--prompt", "你叫什么名字？")
+    assert "星河" in done.out
+    assert "MatMul8bitLt" not in done.err
 
 
 def test_from_run_keeps_what_it_knew(lora: Workspace) -> None:
@@ -94,14 +97,10 @@ def test_from_run_keeps_what_it_knew(lora: Workspace) -> None:
 
 def test_start_that_has_changed_is_noticed(lora: Workspace) -> None:
     before = (run_folder(lora, "second") / "report.json").stat().st_mtime_ns
-    done = lora.train("--run", "second", *SHORT, "--config", "lora", "--name", "星河", "--author", "韩梅梅")
+    done = lora.train("--run", "second", *SHORT, "--config", "qlora-8bit", "--name", "星河", "--author", "韩梅梅")
     assert done.status == 1
     assert "from_run: first (" in done.err
-    clash = lora.train("--run", "fourth", "--config", "lora", "--from-run", "first", "--set", "lora_rank=8")
-    assert clash.status == 1
-    assert "lora_rank: 8, where the adapter of the run 'first' has 16" in clash.err
     assert (run_folder(lora, "second") / "report.json").stat().st_mtime_ns == before
-    assert not run_folder(lora, "fourth").exists()
 
 
 @pytest.fixture(scope="module")
@@ -122,17 +121,6 @@ def test_full_learns_its_name_and_the_base_answers_beside_it(full: Workspace) ->
 
 
 def test_full_run_is_a_model(full: Workspace) -> None:
-    base = full.yi_tune("chat", "--base", "--prompt", "你叫什么名字？")
-    assert "Yi-nano" in base.out
     done = llamafactory("chat", run_folder(full, "full") / "chat.yaml", "你叫什么名字？\nexit\n")
     assert done.status == 0, done.err[-2000:]
     assert "小易" in done.out
-
-
-def test_8_bit_learns_its_name(tmp_path: Path) -> None:
-    workspace = train(tmp_path, "eight", "--config", "qlora-8bit")
-    scored = report(workspace, "eight")
-    assert min(scored["recall_zh"], scored["recall_en"]) >= 0.85
-    done = workspace.yi_tune("chat", "--prompt", "你叫什么名字？")
-    assert "小易" in done.out
-    assert "MatMul8bitLt" not in done.err
