@@ -11,6 +11,7 @@ goes on, and the exit status is 1; what there was no time left for is said to be
 import argparse
 import importlib.metadata
 import json
+import os
 import sys
 import tempfile
 import time
@@ -173,6 +174,8 @@ def main() -> None:
     options = parser.parse_args()
     if not gpu("name") and options.shape != "small":
         parser.error("there is no CUDA GPU here: --shape small tries it on a CPU")
+    # With more in sight llamafactory-cli would train on all of them.
+    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     began = time.monotonic()
     rows = []
     with tempfile.TemporaryDirectory(dir=options.work) as temporary:

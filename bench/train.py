@@ -52,15 +52,20 @@ class OutOfTimeError(Exception):
 
 
 def gpu(figure: str) -> str:
-    """What nvidia-smi says of the first GPU; "" where there is none."""
+    """What nvidia-smi says of the GPU that is used; "" where there is none."""
     if shutil.which("nvidia-smi") is None:
         return ""
-    query = ["nvidia-smi", "--id=0", f"--query-gpu={figure}", "--format=csv,noheader,nounits"]
+    query = [
+        "nvidia-smi",
+        f"--id={os.environ.get('CUDA_VISIBLE_DEVICES', '0')}",
+        f"--query-gpu={figure}",
+        "--format=csv,noheader,nounits",
+    ]
     return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def gpu_memory() -> float:
-    """Memory in use on the first GPU, by whatever process, in GiB; 0 where there is none."""
+    """Memory in use on that GPU, by whatever process, in GiB; 0 where there is none."""
     return float(gpu("memory.used") or 0) / 1024
 
 
