@@ -224,7 +224,12 @@ def test_unknown_config(command: str) -> None:
         (("--config", "list.yaml"), "list.yaml is not a mapping", "key: value"),
         (("--set", "learning_rate"), "--set 'learning_rate' is not key=value", "--set num_train_epochs=5"),
         (("--set", "lora_target=[q"), "--set 'lora_target=[q' is not YAML", "Mend"),
-        (("--run", "a/b"), "--run 'a/b' is not a folder name", "letters"),
+        (("--run", "a/b"), "'a/b' is not a folder name", "letters"),
+        (("--from-run", "a/b"), "'a/b' is not a folder name", "letters"),
+        (("--from-run", "none"), "There is no run called 'none'", "yi-tune train"),
+        (("--from-run", "identity"), "'identity' cannot start from itself", "--run NAME"),
+        (("--config", "full", "--model", "yi-1.5-6b-chat"), "takes 97 GB for weights", "--config lora"),
+        (("--set", "finetuning_type=full", "--model", "yi-1.5-34b-chat"), "takes 550 GB for weights", "--config qlora"),
         (("--workspace", "a, b"), "a, b/saves/nano/identity has a comma", "Rename"),
         (("--name", "[bold]{{"), "--name '[bold]{{' holds '{{'", "Remove"),
     ],
@@ -321,7 +326,7 @@ def test_no_finished_run(command: str, tmp_path: Path) -> None:
     (finished_run(tmp_path, tmp_path) / "report.json").unlink()
     assert "There is no finished run" in complaint(command)
     assert "The run 'identity' is not finished" in complaint(command, "--run", "identity")
-    assert "--run '../mine/identity' is not a folder name" in complaint(command, "--run", "../mine/identity")
+    assert "'../mine/identity' is not a folder name" in complaint(command, "--run", "../mine/identity")
     assert "There is no run called 'other'" in complaint(command, "--run", "other")
 
 

@@ -6,6 +6,7 @@ Pure: no file is written and no heavy package imported here.
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from yi_tune.adapters import Start
 from yi_tune.config import Config, fill, placeholders
 from yi_tune.dataset import NAMES, Dataset
 from yi_tune.errors import YiTuneError, did_you_mean
@@ -19,6 +20,7 @@ Source = Literal["template", "model", "hardware", "data", "run", "flag"]
 # What yi-tune itself decides, and the option that is meant by setting it.
 _OWNED = {
     "model_name_or_path": "--model",
+    "adapter_name_or_path": "--from-run",
     "output_dir": "--run or --workspace",
     "dataset": "--name, --data and --no-identity",
     "dataset_dir": "--name, --data and --no-identity",
@@ -47,6 +49,7 @@ class TrainPlan:
     run: Run
     # How many general prompts the base answers first; its answers become a dataset of their own.
     replay: int
+    start: Start | None = None
 
     @property
     def config(self) -> Config:
@@ -66,6 +69,9 @@ class TrainPlan:
         """
         config = self.config
         filled = fill(template, {"model_path": str(self.local.path), "adapter_path": str(self.run.folder)})
+        if config["finetuning_type"] == "full":  # the run folder holds a model, and no adapter
+            filled["model_name_or_path"] = filled.pop("adapter_name_or_path")
+        filled["finetuning_type"] = config["finetuning_type"]
         filled["template"] = config["template"]
         if config.get("quantization_bit"):
             filled["quantization_bit"] = config["quantization_bit"]
@@ -90,13 +96,16 @@ def plan_train(
     hardware: Hardware,
     run: Run,
     replay: int = 0,
+    start: Start | None = None,
 ) -> TrainPlan:
-    """Merge template, model, machine and flags, the later ones winning.
+    """Merge template, model, machine and flags, the later ones winning; `start` is the adapter to start from.
 
-    Raises YiTuneError for an override of what yi-tune decides.
+    Raises YiTuneError for an override of what yi-tune decides, or what does not fit the adapter to start from.
     """
     if owned := [f"{key} (use {_OWNED[key]})" for key in overrides if key in _OWNED]:
         raise YiTuneError(f"--set cannot change {', '.join(owned)}.", "Drop that --set.")
+    if start and (clashes := start.clashes({**template, **overrides})):
+        raise YiTuneError(f"{'; '.join(clashes)}.", "An adapter keeps its shape: drop that, or --from-run.")
     model = local.model
     decided: dict[str, tuple[Any, Source, str]] = {
         "model_path": (str(local.path), "model", f"where {model.name} lies"),
@@ -123,6 +132,14 @@ def plan_train(
         "dataset_dir": "${dataset_dir}",
         "output_dir": "${output_dir}",
     }
+    if start:
+        own_paths["adapter_name_or_path"] = "${adapter_path}"
+        decided["adapter_path"] = (str(start.folder), "run", f"where the adapter of the run {start.run} lies")
+    elif "adapter_name_or_path" in template:
+        raise YiTuneError(
+            f"The config starts from the adapter {template['adapter_name_or_path']}.",
+            "Drop that line; an earlier run's is started from with --from-run RUN.",
+        )
     template = {**template, **own_paths}
     names = ",".join([*(dataset.name for dataset in datasets), *(["replay"] if replay else [])])
     if template.get("dataset") != names and _trainable(template.get("dataset")):
@@ -137,9 +154,13 @@ def plan_train(
         from_template: tuple[Any, Source, str] = (value, "template", reasons.get(key, ""))
         _, source, why = decided.get(name, from_template)
         settings[key] = Setting(key, value, source, why)
+    if start:
+        why = f"the adapter of the run {start.run} has it"
+        shape = {key: value for key, value in start.shape.items() if value is not None}
+        settings |= {key: Setting(key, value, "run", why) for key, value in shape.items()}
     for key, value in overrides.items():
         settings[key] = Setting(key, value, "flag", "--set")
-    return TrainPlan(tuple(settings.values()), local, identity, datasets, run, replay)
+    return TrainPlan(tuple(settings.values()), local, identity, datasets, run, replay, start)
 
 
 def _origins(datasets: tuple[Dataset, ...], identity: Identity, replay: int) -> str:
@@ -170,7 +191,7 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
     def on(key: str) -> bool:
         return bool(config.get(key)) and config.get(key) != "no"
 
-    quantized = on("quantization_bit")
+    quantized, full = on("quantization_bit"), config.get("finetuning_type") == "full"
     combinations = {
         "stage: only sft is yi-tune's trade.": config.get("stage") != "sft",
         "do_train: without it nothing is trained.": not on("do_train"),
@@ -178,7 +199,17 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
             not _trainable(config.get("dataset"))
         ),
         "template: the run chats in Yi's format, `yi`.": config.get("template") != "yi",
-        "finetuning_type: yi-tune trains a LoRA adapter, `lora`.": config.get("finetuning_type") != "lora",
+        "finetuning_type: yi-tune trains a LoRA adapter, `lora`, or every weight, `full`.": (
+            config.get("finetuning_type") not in ("lora", "full")
+        ),
+        "quantization_bit with finetuning_type full: quantised weights cannot be trained.": full and quantized,
+        "lora_* with finetuning_type full: it has no adapter.": (
+            full and not on("adapter_name_or_path") and any(key.startswith("lora_") for key in config)
+        ),
+        "finetuning_type full with --from-run: it has no adapter that could start from another.": (
+            full and on("adapter_name_or_path")
+        ),
+        "create_new_adapter: a run has one adapter.": on("create_new_adapter"),
         "bf16 and fp16: one of them at most.": on("bf16") and on("fp16"),
         "pure_bf16 on a CPU: bf16 is meant.": on("pure_bf16") and on("use_cpu"),
         "use_unsloth_gc needs a GPU.": on("use_unsloth_gc") and on("use_cpu"),

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -17,10 +17,13 @@ from yi_tune.config import Config, dump_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, check_path, workspace_option
 
-_RECORD = ("model", "model_path", "weights", "identity", "data", "replay", "config")
+if TYPE_CHECKING:
+    from yi_tune.adapters import Start
+
+_RECORD = ("model", "model_path", "weights", "from_run", "identity", "data", "replay", "config")
 _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # Where a run lies may change between two commands; what it trains may not.
-_PLACES = ("model_name_or_path", "dataset_dir", "output_dir")
+_PLACES = ("model_name_or_path", "adapter_name_or_path", "dataset_dir", "output_dir")
 
 
 @dataclass(frozen=True)
@@ -55,8 +58,8 @@ class Run:
         """run.json: what was trained, from what, with which versions. Raises YiTuneError if it is broken."""
         try:
             content = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-            # The first runs did not record their weights, and knew no replay.
-            return {key: ({"weights": "", "replay": 0} | content)[key] for key in _RECORD}
+            # The first runs recorded none of these.
+            return {key: ({"weights": "", "from_run": None, "replay": 0} | content)[key] for key in _RECORD}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise YiTuneError(
                 f"{self.folder} holds no readable run.json ({error}).", "Use another --run, or train it anew: --fresh"
@@ -116,17 +119,25 @@ def train_run(workspace: Path, local: LocalModel, name: str) -> Run:
 
 def _check_name(run: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*", run):
-        raise YiTuneError(f"--run {run!r} is not a folder name.", "Use letters, digits, '-', '_' and '.'.")
+        raise YiTuneError(f"The run's name {run!r} is not a folder name.", "Use letters, digits, '-', '_' and '.'.")
 
 
 def record(
-    config: Config, local: LocalModel, identity: dict[str, str], data: dict[str, str], replay: int = 0
+    config: Config,
+    local: LocalModel,
+    identity: dict[str, str],
+    data: dict[str, str],
+    replay: int = 0,
+    start: "Start | None" = None,
 ) -> dict[str, Any]:
-    """The content of run.json; `data` has the file of each dataset, whose name tells its content."""
+    """The content of run.json; `data` has the file of each dataset, whose name tells its content, and `start` is the
+    adapter that it starts from.
+    """
     return {
         "model": local.model.name,
         "model_path": str(local.path),
         "weights": local.weights_digest,
+        "from_run": start and start.record,
         "identity": identity,
         "data": data,
         "replay": replay,
@@ -142,6 +153,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     def trains(content: dict[str, Any]) -> dict[str, Any]:
         config = {key: value for key, value in content["config"].items() if key not in _PLACES}
         same = {key: content[key] for key in ("model", "weights", "replay")}
+        if start := content["from_run"]:
+            same["from_run"] = f"{start['run']} ({start['adapter'][:12]})"
         # The first runs had one dataset.
         data = content["data"] if isinstance(content["data"], dict) else {"identity": content["data"]}
         return {**same, **{f"data {name}": file for name, file in data.items()}, **content["identity"], **config}

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from yi_tune.adapters import find_start
 from yi_tune.config import find_config, parse_overrides, read_config, reasons
 from yi_tune.dataset import Dataset, dataset_of, write_datasets
 from yi_tune.download import use_cached
@@ -23,6 +24,7 @@ from yi_tune.replay import choose_prompts, keep_answers, kept_answers, replay_da
 from yi_tune.report import print_advice, print_answers, summary
 from yi_tune.runs import prepare, record, train_run, write_configs
 from yi_tune.screen import err, out
+from yi_tune.speedups import without_missing
 from yi_tune.tokenizer import warn_of_tokenizer
 
 if TYPE_CHECKING:
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 # A disk with less than this left, in bytes, is why a save failed.
 _FULL = 10_000_000
+# Every weight is trained of models with this many parameters at most: nano, with room for its like.
+_FULL_LIMIT = 100_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +46,7 @@ class Request:
     overrides: list[str] = field(default_factory=list)
     run: str = "identity"
     replay: int | None = None  # None: the model's own
+    from_run: str | None = None
     workspace: Path
 
 
@@ -57,6 +62,9 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     folder = train_run(request.workspace, local, request.run)
     replay = local.model.replay if request.replay is None else request.replay
     choose_prompts(replay)
+    if {**template, **flags}.get("finetuning_type") == "full":
+        _check_full(local)
+    start = None if request.from_run is None else find_start(request.workspace, request.from_run, local, folder)
     datasets = (dataset_of("identity", render(identity_rows(), request.identity)),)
     on_cpu = {**template, **flags}.get("use_cpu") is True
     with err.status("Looking at the machine"):
@@ -73,7 +81,11 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         hardware=hardware,
         run=folder,
         replay=replay,
+        start=start,
     )
+    planned, notes = without_missing(planned, hardware)
+    for note in notes:
+        err.print(note, markup=False, soft_wrap=True)
     with err.status("Looking at the config"):
         from yi_tune.engine.arguments import known_keys
 
@@ -100,6 +112,17 @@ def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: 
         err.print(f"Note: {error.message} {error.hint}", markup=False, soft_wrap=True)
 
 
+def _check_full(local: LocalModel) -> None:
+    """Refuse to train all the weights of a model that is larger than nano."""
+    size = local.model.shape.parameters if local.model.shape else local.weight_bytes // 2
+    if size > _FULL_LIMIT:
+        raise YiTuneError(
+            f"finetuning_type full is for nano: of {local.model.name} it takes {16 * size / 1e9:.0f} GB for weights, "
+            "gradients and Adam's two moments, in 32 bits.",
+            "Train an adapter: --config qlora, or --config lora with the model in 16 bits.",
+        )
+
+
 def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     """Train, ask a few held-out questions, write the report and print it; returns the tuned model.
 
@@ -110,7 +133,7 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = planned.run
     data = {dataset.name: dataset.file_name for dataset in planned.datasets}
-    new = record(planned.config, planned.local, vars(planned.identity), data, planned.replay)
+    new = record(planned.config, planned.local, vars(planned.identity), data, planned.replay, planned.start)
     with folder.lock():
         try:
             checkpoint = prepare(folder, new, fresh=fresh)
@@ -166,7 +189,10 @@ def _train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> t
         progress.stage("Loading LLaMA-Factory and the model")
         from yi_tune.engine.train import train
 
-        assistant, loss = train(planned.config, checkpoint, progress)
+        full = planned.config["finetuning_type"] == "full"
+        chat = read_config(planned.run.chat_yaml)
+        base = {**chat, "model_name_or_path": str(planned.local.path)} if full else None
+        assistant, loss = train(planned.config, checkpoint, progress, base)
         progress.stage("Asking who it is")
         asked = one_of_each(questions())
         return assistant, loss, score(asked, planned.identity, assistant.base_reply_all, assistant.reply_all)

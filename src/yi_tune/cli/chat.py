@@ -79,7 +79,7 @@ def check(
 
     run = loading.find(workspace.absolute(), run_name, model)
     identity = Identity(**run.record["identity"])
-    assistant = loading.load(loading.run_config(run))
+    assistant = loading.load_run(run)
     scored = score(questions(), identity, assistant.base_reply_all, assistant.reply_all)
     general = measure_forgetting(assistant, check_prompts(), identity)
     if as_json:

@@ -30,6 +30,9 @@ def train(
         ),
     ] = None,
     run_name: Annotated[str, typer.Option("--run", help="The run's name.")] = "identity",
+    from_run: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Start from the adapter of this finished run.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace a run of that name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the config; train nothing.")] = False,
     chat_after: Annotated[bool, typer.Option("--chat", help="Go on to chat with the tuned model.")] = False,
@@ -52,6 +55,7 @@ def train(
         overrides=overrides or [],
         run=run_name,
         replay=replay,
+        from_run=from_run,
         workspace=workspace.absolute(),
     )
     plan = training.plan(request, dry_run=dry_run)

@@ -1,11 +1,12 @@
-"""A loaded model that answers: base and tuned from one copy of the weights.
+"""A loaded model that answers: base and tuned from one copy of the weights, or of two after a full fine-tuning.
 
 LLaMA-Factory loads the model and encodes the chat; the generation is transformers' own, because
 LLaMA-Factory's ChatModel hangs for ever when a generation fails and cannot be stopped halfway.
 """
 
-from collections.abc import Generator
-from contextlib import AbstractContextManager, nullcontext
+import logging
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Any
@@ -21,6 +22,9 @@ from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
 from yi_tune.identity import Message
 from yi_tune.sampling import Sampling
+
+# In 8 bits it would tell of a cast in every layer of every step.
+logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 # A Yi-1.5 reply ends at <|im_end|>, but the base also ends at any other of its control tokens
 # (its config.json says eos 2, its tokenizer 7).
@@ -52,20 +56,34 @@ class Reply:
 
 
 class Assistant:
-    """Answers conversations: lists of messages with the roles system (first, optional), user, assistant."""
+    """Answers conversations: lists of messages with the roles system (first, optional), user, assistant.
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+    `base` is the model as it was before, where that is not `model` with its adapter switched off.
+    """
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, template: str, base: Any = None) -> None:
         self.model: Any = model  # an nn.Module to the type checker would hide config, device and generate
         self.model.eval()
+        self._base = base
         self._tokenizer: Any = tokenizer
         self._template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template=template))
         known = tokenizer.get_vocab()
         self._stop_ids = sorted({known[token] for token in _STOP_TOKENS if token in known} | {tokenizer.eos_token_id})
         self._context = int(self.model.config.max_position_embeddings)
 
-    def base(self) -> AbstractContextManager[Any]:
-        """Within this context the base answers, its adapter switched off."""
-        return self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext()
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """Within this context the base answers."""
+        if isinstance(self.model, PeftModel):
+            with self.model.disable_adapter():
+                yield
+            return
+        tuned = self.model
+        self.model = tuned if self._base is None else self._base
+        try:
+            yield
+        finally:
+            self.model = tuned
 
     def stream(self, messages: list[Message], sampling: Sampling) -> Generator[str]:
         """The reply, piece by piece. Closing the iterator stops the generation.
@@ -173,17 +191,22 @@ class Assistant:
         )
 
 
-def load_assistant(config: Config) -> Assistant:
-    """Load what a chat.yaml names; without `adapter_name_or_path` that is the base alone.
+def load_without_adapter(config: Config) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The model, its adapter left aside, and the tokenizer that a chat.yaml names."""
+    alone = {key: value for key, value in config.items() if key != "adapter_name_or_path"}
+    model_args, _, finetuning_args, _ = get_infer_args(alone)
+    tokenizer = load_tokenizer(model_args)["tokenizer"]
+    return load_model(tokenizer, model_args, finetuning_args), tokenizer
+
+
+def load_assistant(config: Config, base: Config | None = None) -> Assistant:
+    """Load what a chat.yaml names, and beside it the `base` of a full fine-tuning.
 
     LLaMA-Factory would merge the adapter into unquantised weights and lose the base, so the adapter
     is put on here. Raises YiTuneError when it does not fit the base.
     """
-    config = dict(config)
-    adapter = config.pop("adapter_name_or_path", None)
-    model_args, _, finetuning_args, _ = get_infer_args(config)
-    tokenizer = load_tokenizer(model_args)["tokenizer"]
-    model = load_model(tokenizer, model_args, finetuning_args)
+    adapter = config.get("adapter_name_or_path")
+    model, tokenizer = load_without_adapter(config)
     if adapter is not None:
         try:
             model = PeftModel.from_pretrained(model, adapter)
@@ -194,4 +217,4 @@ def load_assistant(config: Config) -> Assistant:
                 f"The adapter in {adapter} does not fit the base model {config['model_name_or_path']}.",
                 "It was trained on a model of another shape: give its run the model it was trained on.",
             ) from error
-    return Assistant(model, tokenizer, config["template"])
+    return Assistant(model, tokenizer, config["template"], load_without_adapter(base)[0] if base else None)

@@ -11,7 +11,7 @@ from llamafactory.train.tuner import run_exp
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from yi_tune.config import Config
-from yi_tune.engine.assistant import Assistant
+from yi_tune.engine.assistant import Assistant, load_without_adapter
 from yi_tune.progress import Progress
 
 
@@ -86,9 +86,11 @@ def _interruptible(reporter: Reporter) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def train(config: Config, checkpoint: Path | None, progress: Progress) -> tuple[Assistant, float | None]:
+def train(
+    config: Config, checkpoint: Path | None, progress: Progress, base: Config | None
+) -> tuple[Assistant, float | None]:
     """Train as `config` says, from `checkpoint` if given; returns the tuned model and its mean loss, None if
-    it logged none.
+    it logged none. `base` is what to load for the base where training leaves none of it.
 
     Raises KeyboardInterrupt, after saving a checkpoint, when the user stops it.
     """
@@ -100,4 +102,5 @@ def train(config: Config, checkpoint: Path | None, progress: Progress) -> tuple[
     if reporter.interrupted:  # after the last step
         raise KeyboardInterrupt
     mean_loss = sum(reporter.losses) / len(reporter.losses) if reporter.losses else None
-    return Assistant(reporter.model, reporter.tokenizer, config["template"]), mean_loss
+    before = load_without_adapter(base)[0] if base else None
+    return Assistant(reporter.model, reporter.tokenizer, config["template"], before), mean_loss
