@@ -8,6 +8,7 @@ import typer
 
 from yi_tune.cli.options import WorkspaceOption
 from yi_tune.models import DEFAULT_MODEL, workspace_option
+from yi_tune.trackers import Tracker
 
 
 def train(
@@ -23,6 +24,12 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config. Repeatable."),
     ] = None,
     run_name: Annotated[str, typer.Option("--run", help="The run's name.")] = "identity",
+    early_stop: Annotated[
+        bool, typer.Option("--early-stop", help="Stop when the validation loss no longer falls; keep the best.")
+    ] = False,
+    report_to: Annotated[
+        list[Tracker] | None, typer.Option(help="Send the figures to an experiment tracker. Repeatable.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace a run of that name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the config; train nothing.")] = False,
     chat_after: Annotated[bool, typer.Option("--chat", help="Go on to chat with the tuned model.")] = False,
@@ -44,6 +51,8 @@ def train(
         config=config,
         overrides=overrides or [],
         run=run_name,
+        early_stop=early_stop,
+        report_to=report_to or [],
         workspace=workspace.absolute(),
     )
     plan = training.plan(request, dry_run=dry_run)
