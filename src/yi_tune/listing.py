@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
 
 from yi_tune.errors import YiTuneError
 from yi_tune.history import read_history
@@ -96,17 +95,18 @@ def _report(run: Run) -> tuple[dict[str, Any], str | None]:
 
 
 def print_runs(runs: list[ListedRun], console: Console) -> None:
-    """A line a run, and under it all what went wrong."""
-    columns = [Column(name, no_wrap=True) for name in ("run", "model", "name", "state")]
-    columns += [Column(name, no_wrap=True, justify="right") for name in ("step", "loss", "eval_loss", "recall")]
-    table = Table(*columns, Column("when", no_wrap=True), box=None, pad_edge=False)
+    """A line a run, however wide the terminal is, and under them what went wrong."""
+    lines = [("run", "model", "name", "state", "step", "loss", "eval_loss", "recall", "when")]
     for run in runs:
         step = "-" if run.step is None else f"{run.step}/{run.steps}"
-        losses = ("-" if loss is None else f"{loss:.4f}" for loss in (run.loss, run.eval_loss))
-        texts = (run.run, run.model, run.name or "-", run.state, step, *losses, percent(run.recall), _when(run))
-        table.add_row(*map(escape, texts))
-    # A line is a run, also where it is longer than the terminal is wide.
-    console.print(table, width=max(console.width, 400), crop=False, soft_wrap=True)
+        loss, eval_loss = ("-" if loss is None else f"{loss:.4f}" for loss in (run.loss, run.eval_loss))
+        figures = (step, loss, eval_loss, percent(run.recall))
+        lines.append((run.run, run.model, run.name or "-", run.state, *figures, _when(run)))
+    # Chinese characters are two cells wide.
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        cells = (set_cell_size(text, width) for text, width in zip(line, widths, strict=True))
+        console.print("  ".join(cells).rstrip(), markup=False, soft_wrap=True)
     for run in runs:
         if run.why:
             console.print(f"{run.run}: {run.why}", markup=False, soft_wrap=True)

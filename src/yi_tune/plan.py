@@ -80,12 +80,12 @@ def plan_train(
     reasons: dict[str, str],
     overrides: Config,
     *,
-    options: Mapping[str, tuple[Any, str]],
     local: LocalModel,
     identity: Identity,
     datasets: tuple[Dataset, ...],
     hardware: Hardware,
     run: Run,
+    options: Mapping[str, tuple[Any, str]] | None = None,
 ) -> TrainPlan:
     """Merge template, model, machine and flags, the later ones winning.
 
@@ -134,7 +134,7 @@ def plan_train(
         from_template: tuple[Any, Source, str] = (value, "template", reasons.get(key, ""))
         _, source, why = decided.get(name, from_template)
         settings[key] = Setting(key, value, source, why)
-    for key, (value, why) in options.items():
+    for key, (value, why) in (options or {}).items():
         settings[key] = Setting(key, value, "flag", why)
     for key, value in overrides.items():
         settings[key] = Setting(key, value, "flag", "--set")

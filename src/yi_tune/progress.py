@@ -74,12 +74,12 @@ class Progress:
         """The training loss of the last steps, the learning rate, the speed since training began, and the memory
         in use, in bytes.
         """
-        speed = {} if tokens_per_second is None else {"speed": f"{tokens_per_second:.0f} tokens/s"}
+        speed = {} if tokens_per_second is None else {"speed": f"{tokens_per_second:.0f} tok/s"}
         self._show(loss=f"loss {self._smooth(loss):.4f}", lr=f"lr {learning_rate:.1e}", **speed, memory=decimal(memory))
 
     def eval_loss(self, loss: float) -> None:
         """The loss on the validation rows."""
-        self._show(eval_loss=f"eval_loss {loss:.4f}")
+        self._show(eval_loss=f"eval {loss:.4f}")
 
     def _smooth(self, loss: float) -> float:
         # In steps what history.smooth() does to the whole.
@@ -96,7 +96,7 @@ class Progress:
         if not self._console.is_terminal and due:
             self._printed = done
             left = (time.monotonic() - self._began) / max(done - self._first, 1) * (self._total - done)
-            self._console.print("  ".join((*text, f"{left:.0f} s left")))
+            self._console.print("  ".join((*text, f"{left:.0f} s left")), soft_wrap=True)
 
 
 class Transfer:

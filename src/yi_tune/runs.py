@@ -85,8 +85,8 @@ class Run:
         """run.json: what was trained, from what, with which versions. Raises YiTuneError if it is broken."""
         try:
             content = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-            # The first runs did not record their weights.
-            return {key: ({"weights": ""} | content)[key] for key in _RECORD}
+            # Old runs did not record all of it.
+            return {key: ({"weights": "", "created": None} | content)[key] for key in _RECORD}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise YiTuneError(
                 f"{self.folder} holds no readable run.json ({error}).", "Use another --run, or train it anew: --fresh"

@@ -2,8 +2,10 @@
 
 from enum import StrEnum
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-from yi_tune.config import Config
+if TYPE_CHECKING:
+    from yi_tune.config import Config
 
 
 class Tracker(StrEnum):
@@ -15,10 +17,10 @@ class Tracker(StrEnum):
     MLFLOW = "mlflow"
 
 
-def tracker_problems(config: Config) -> list[str]:
+def tracker_problems(config: "Config") -> list[str]:
     """What is wrong with a config's `report_to`, and every secret that the run folder would keep."""
     asked = config.get("report_to") or []
-    names = [asked] if isinstance(asked, str) else list(asked)
+    names = asked if isinstance(asked, list) else [asked]
     found = [f"{key}: a run folder keeps its config, and is no place for a secret." for key in config if _secret(key)]
     for name in names:
         if name not in [*Tracker, "none"]:

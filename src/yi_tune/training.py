@@ -70,12 +70,12 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         template,
         reasons(path),
         flags,
-        options=_options(request, folder),
         local=local,
         identity=request.identity,
         datasets=datasets,
         hardware=hardware,
         run=folder,
+        options=_options(request, folder),
     )
     check_validation(planned.config, [dataset.rows for dataset in datasets])
     with err.status("Looking at the config"):
