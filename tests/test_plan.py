@@ -6,6 +6,7 @@ import pytest
 from yi_tune.adapters import Start
 from yi_tune.config import Config, find_config, read_config, reasons
 from yi_tune.dataset import Dataset
+from yi_tune.early_stop import SETTINGS, check_validation, is_aligned
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
@@ -26,6 +27,7 @@ def plan(
     model: Model = CATALOGUE["nano"],
     hardware: Hardware = CPU,
     start: Start | None = None,
+    options: dict[str, tuple[Any, str]] | None = None,
 ) -> TrainPlan:
     """The plan for a shipped config, or one given."""
     why = {}
@@ -42,6 +44,7 @@ def plan(
         hardware=hardware,
         run=RUN,
         start=start,
+        options=options,
     )
 
 
@@ -259,7 +262,12 @@ KNOWN: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("bf16", "fp16", "pure_bf16", "use_cpu", "use_dora", "pissa_init", "use_unsloth_gc"), (bool,)),
     "load_best_model_at_end": (bool,),
     "eval_strategy": (),
+    "save_steps": (float,),
+    "save_only_model": (bool,),
+    "hub_token": (str, type(None)),
 }
+# Evaluated as often as it is saved by default, every 500 steps.
+EVALUATED: Config = {"eval_strategy": "steps", "val_size": 0.1}
 FINE: Config = {"stage": "sft", "do_train": True, "dataset": "identity", "template": "yi", "finetuning_type": "lora"}
 
 
@@ -278,7 +286,7 @@ def test_nothing_wrong() -> None:
         ("quantization_bit", None),
         ("report_to", ["none"]),
         ("report_to", "none"),
-        ("report_to", 3),
+        ("report_to", None),
     ],
 )
 def test_right_types(key: str, value: Any) -> None:
@@ -340,8 +348,13 @@ def test_unknown_key_far_from_any_lists_few_keys_only() -> None:
         ({"eval_strategy": "steps"}, "val_size: "),
         ({"eval_strategy": "epoch", "val_size": 0.0}, "val_size: "),
         ({"early_stopping_steps": 3}, "early_stopping_steps needs"),
-        ({"early_stopping_steps": 3, "load_best_model_at_end": True}, "early_stopping_steps needs"),
+        ({"early_stopping_steps": 3, "load_best_model_at_end": True} | EVALUATED, "early_stopping_steps needs"),
         ({"early_stopping_steps": 3, "metric_for_best_model": "loss"}, "early_stopping_steps needs"),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end: "),
+        ({"load_best_model_at_end": True, "save_steps": 0.5} | EVALUATED, "load_best_model_at_end: "),
+        ({"save_only_model": True}, "save_only_model: "),
+        ({"report_to": ["tensorbord"]}, "report_to: 'tensorbord' is not one of"),
+        ({"hub_token": "hf_x"}, "hub_token: "),
     ],
 )
 def test_refused_combination(config: Config, said: str) -> None:
@@ -362,7 +375,7 @@ def test_refused_combination(config: Config, said: str) -> None:
         {"use_unsloth_gc": True},
         {"eval_strategy": "no"},
         {"eval_strategy": "steps", "val_size": 0.1},
-        {"early_stopping_steps": 3, "load_best_model_at_end": True, "metric_for_best_model": "loss"},
+        {"early_stopping_steps": 3, "load_best_model_at_end": True, "metric_for_best_model": "loss"} | EVALUATED,
     ],
 )
 def test_allowed_combination(config: Config) -> None:
@@ -383,3 +396,18 @@ def test_all_problems_at_once() -> None:
         "stage",
         "bf16 and fp16",
     ]
+
+
+def test_options_come_before_overrides() -> None:
+    planned = plan(
+        overrides={"eval_steps": 0.2}, options={"eval_steps": (0.05, "--early-stop"), "run_name": ("a", "b")}
+    )
+    assert provenance(planned, "eval_steps") == (0.2, "flag", "--set")
+    assert provenance(planned, "run_name") == ("a", "flag", "b")
+
+
+def test_early_stop_is_accepted_with_the_shipped_configs() -> None:
+    for template in ("qlora", "tutorial"):
+        planned = plan(template, options=SETTINGS)
+        assert is_aligned(planned.config)
+        check_validation(planned.config, [398])

@@ -3,17 +3,20 @@
 Pure: no file is written and no heavy package imported here.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from yi_tune.adapters import Start
 from yi_tune.config import Config, fill, placeholders
 from yi_tune.dataset import NAMES, Dataset
+from yi_tune.early_stop import is_aligned
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
 from yi_tune.models import LocalModel
 from yi_tune.runs import Run
+from yi_tune.trackers import tracker_problems
 
 Source = Literal["template", "model", "hardware", "data", "run", "flag"]
 
@@ -97,9 +100,11 @@ def plan_train(
     run: Run,
     replay: int = 0,
     start: Start | None = None,
+    options: Mapping[str, tuple[Any, str]] | None = None,
 ) -> TrainPlan:
     """Merge template, model, machine and flags, the later ones winning; `start` is the adapter to start from.
 
+    `options` are the keys that an option of yi-tune's decides, with value and reason; `overrides` those of --set.
     Raises YiTuneError for an override of what yi-tune decides, or what does not fit the adapter to start from.
     """
     if owned := [f"{key} (use {_OWNED[key]})" for key in overrides if key in _OWNED]:
@@ -158,6 +163,8 @@ def plan_train(
         why = f"the adapter of the run {start.run} has it"
         shape = {key: value for key, value in start.shape.items() if value is not None}
         settings |= {key: Setting(key, value, "run", why) for key, value in shape.items()}
+    for key, (value, why) in (options or {}).items():
+        settings[key] = Setting(key, value, "flag", why)
     for key, value in overrides.items():
         settings[key] = Setting(key, value, "flag", "--set")
     return TrainPlan(tuple(settings.values()), local, identity, datasets, run, replay, start)
@@ -221,8 +228,12 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
         "early_stopping_steps needs load_best_model_at_end and metric_for_best_model.": (
             on("early_stopping_steps") and not (on("load_best_model_at_end") and on("metric_for_best_model"))
         ),
+        "load_best_model_at_end: save_steps has to be a multiple of eval_steps, both in steps or both as shares.": (
+            on("load_best_model_at_end") and not is_aligned(config)
+        ),
+        "save_only_model: a run could not be gone on with.": on("save_only_model"),
     }
-    return found + [text for text, wrong in combinations.items() if wrong]
+    return found + [text for text, wrong in combinations.items() if wrong] + tracker_problems(config)
 
 
 def _fits(value: Any, types: tuple[type, ...]) -> bool:

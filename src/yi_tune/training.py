@@ -6,15 +6,19 @@ import signal
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from yi_tune.adapters import find_start
+from yi_tune.chart import print_end
+from yi_tune.checkpoints import newest_whole
 from yi_tune.config import find_config, parse_overrides, read_config, reasons
 from yi_tune.dataset import Dataset, dataset_of, write_datasets
 from yi_tune.download import use_cached
+from yi_tune.early_stop import SETTINGS, check_validation
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware, detect
 from yi_tune.heldout import Score, one_of_each, questions, score
+from yi_tune.history import read_history
 from yi_tune.identity import Identity, identity_rows, render
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import engine_output_to
@@ -22,10 +26,11 @@ from yi_tune.plan import TrainPlan, plan_train, problems
 from yi_tune.progress import Progress
 from yi_tune.replay import choose_prompts, keep_answers, kept_answers, replay_dataset
 from yi_tune.report import print_advice, print_answers, summary
-from yi_tune.runs import prepare, record, train_run, write_configs
+from yi_tune.runs import Run, prepare, record, train_run, write_configs
 from yi_tune.screen import err, out
 from yi_tune.speedups import without_missing
 from yi_tune.tokenizer import warn_of_tokenizer
+from yi_tune.trackers import Tracker
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
@@ -47,6 +52,8 @@ class Request:
     run: str = "identity"
     replay: int | None = None  # None: the model's own
     from_run: str | None = None
+    report_to: list[Tracker] = field(default_factory=list)
+    early_stop: bool = False
     workspace: Path
 
 
@@ -82,10 +89,12 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         run=folder,
         replay=replay,
         start=start,
+        options=_options(request, folder),
     )
     planned, notes = without_missing(planned, hardware)
     for note in notes:
         err.print(note, markup=False, soft_wrap=True)
+    check_validation(planned.config, [dataset.rows for dataset in datasets])
     with err.status("Looking at the config"):
         from yi_tune.engine.arguments import known_keys
 
@@ -95,6 +104,15 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     if wrong := problems(planned.config, known):
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
     return planned
+
+
+def _options(request: Request, folder: Run) -> dict[str, tuple[Any, str]]:
+    """The keys of the config that an option decides, with value and reason."""
+    options: dict[str, tuple[Any, str]] = {}
+    if request.report_to:
+        options["report_to"] = ([tracker.value for tracker in request.report_to], "--report-to")
+        options["run_name"] = (f"{folder.folder.parent.name}/{folder.name}", "what the tracker calls the run")
+    return options | (SETTINGS if request.early_stop else {})
 
 
 def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: bool) -> None:
@@ -136,7 +154,8 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     new = record(planned.config, planned.local, vars(planned.identity), data, planned.replay, planned.start)
     with folder.lock():
         try:
-            checkpoint = prepare(folder, new, fresh=fresh)
+            prepare(folder, new, fresh=fresh)
+            checkpoint = newest_whole(folder.folder, err)
             if checkpoint:
                 err.print(f"Going on with the run {folder.name!r} from {checkpoint.name}.", markup=False)
             write_datasets((*planned.datasets, *_replay(planned)), folder.data)
@@ -154,6 +173,8 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     out.print(summary(scored), markup=False, soft_wrap=True)
     if loss is not None:
         out.print(f"\nmean training loss: {loss:.4f}", markup=False)
+    if history := read_history(folder.folder):
+        print_end(history, out)
     if (plot := folder.folder / "training_loss.png").exists():
         out.print(f"loss plot:      {plot}", markup=False, soft_wrap=True)
     return assistant
@@ -198,7 +219,9 @@ def _train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> t
         return assistant, loss, score(asked, planned.identity, assistant.base_reply_all, assistant.reply_all)
     except Exception as error:
         traceback.print_exc()
-        raise _explain(error, planned) from error
+        explained = _explain(error, planned)
+        planned.run.record_failure(explained.message)
+        raise explained from error
 
 
 def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:
