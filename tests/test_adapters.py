@@ -143,9 +143,9 @@ def test_resume_notices_another_start(tmp_path: Path, nano: LocalModel) -> None:
     run = finish(tmp_path, "first", nano)
     second = target(tmp_path, nano)
     alone = record({}, nano, {}, {})
-    before = record({}, nano, {}, {}, find_start(tmp_path, "first", nano, second))
+    before = record({}, nano, {}, {}, start=find_start(tmp_path, "first", nano, second))
     save_file({"lora": np.ones(4, np.float32)}, run.folder / "adapter_model.safetensors")
-    after = record({}, nano, {}, {}, find_start(tmp_path, "first", nano, second))
+    after = record({}, nano, {}, {}, start=find_start(tmp_path, "first", nano, second))
     assert differences(before, json.loads(json.dumps(before))) == []
     for one, other in ((before, after), (before, alone), (alone, after)):
         (said,) = differences(one, other)

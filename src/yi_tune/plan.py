@@ -51,7 +51,7 @@ class TrainPlan:
     datasets: tuple[Dataset, ...]
     run: Run
     # How many general prompts the base answers first; its answers become a dataset of their own.
-    replay: int
+    replay: int = 0
     start: Start | None = None
 
     @property

@@ -146,11 +146,12 @@ def record(
     local: LocalModel,
     identity: dict[str, str],
     data: dict[str, str],
+    *,
     replay: int = 0,
     start: "Start | None" = None,
 ) -> dict[str, Any]:
-    """The content of run.json; `data` has the file of each dataset, whose name tells its content, and `start` is the
-    adapter that it starts from.
+    """The content of run.json; `data` has the file of each dataset, whose name tells its content, `replay` is how many
+    prompts the base answers first, and `start` the adapter that it starts from.
     """
     return {
         "model": local.model.name,

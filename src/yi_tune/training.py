@@ -151,7 +151,14 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = planned.run
     data = {dataset.name: dataset.file_name for dataset in planned.datasets}
-    new = record(planned.config, planned.local, vars(planned.identity), data, planned.replay, planned.start)
+    new = record(
+        planned.config,
+        planned.local,
+        vars(planned.identity),
+        data,
+        replay=planned.replay,
+        start=planned.start,
+    )
     with folder.lock():
         try:
             prepare(folder, new, fresh=fresh)
