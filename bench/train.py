@@ -55,12 +55,8 @@ def gpu(figure: str) -> str:
     """What nvidia-smi says of the GPU that is used; "" where there is none."""
     if shutil.which("nvidia-smi") is None:
         return ""
-    query = [
-        "nvidia-smi",
-        f"--id={os.environ.get('CUDA_VISIBLE_DEVICES', '0')}",
-        f"--query-gpu={figure}",
-        "--format=csv,noheader,nounits",
-    ]
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0"
+    query = ["nvidia-smi", f"--id={first}", f"--query-gpu={figure}", "--format=csv,noheader,nounits"]
     return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
 
 
