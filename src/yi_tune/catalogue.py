@@ -73,4 +73,4 @@ def print_models(models: list[Listed], console: Console) -> None:
         lines.append((model.name, parameters, disk, memory, f"{model.path} ({model.source})" if model.path else "no"))
     for name, parameters, disk, memory, where in lines:
         console.print(f"{name:20} {parameters:>10} {disk:>9} {memory:>13}  {where}", markup=False, soft_wrap=True)
-    console.print("\n* the least that training on identity rows takes: an estimate, not measured yet on a GPU")
+    console.print("\n* the least it takes: an estimate, not measured yet on a GPU")

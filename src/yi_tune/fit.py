@@ -11,7 +11,8 @@ from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.identity import Message
 from yi_tune.memory import Device, Estimate, estimate, number
-from yi_tune.models import CATALOGUE
+from yi_tune.models import CATALOGUE, LocalModel
+from yi_tune.output import engine_output_to, log_folder
 from yi_tune.shapes import Shape
 
 # Rows of an optimiser step: the tutorial's 1 x 8. However they are divided, the training is the same, because
@@ -154,6 +155,23 @@ def smaller(config: Config) -> Config | None:
             "per_device_eval_batch_size": min(number(config, "per_device_eval_batch_size", 8), half),
         }
     return {"disable_gradient_checkpointing": False} if config.get("disable_gradient_checkpointing") else None
+
+
+def longest_row(local: LocalModel, config: Config, conversations: list[list[Message]], *, usable: bool) -> int:
+    """Tokens of the longest row that is trained on: a micro-batch is padded to it, so that memory has to do for it.
+
+    Where the model is not here, and so no tokenizer to count with (`usable`), more than that.
+    """
+    cutoff = number(config, "cutoff_len", 2048)
+    if config.get("packing") or config.get("neat_packing"):
+        return cutoff
+    if not usable:
+        return min(byte_bound(conversations), cutoff)
+    with engine_output_to(log_folder() / "plan.log"):
+        from yi_tune.engine.tokens import token_lengths
+
+        lengths = token_lengths(conversations, {**config, "model_name_or_path": str(local.path)})
+    return min(max(lengths), cutoff)
 
 
 def byte_bound(conversations: list[list[Message]]) -> int:

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from yi_tune.checkpoints import newest_whole
 from yi_tune.config import find_config, read_config
 from yi_tune.errors import YiTuneError
 from yi_tune.fit import smaller
 from yi_tune.plan import TrainPlan
 from yi_tune.progress import Progress
 from yi_tune.runs import write_configs
+from yi_tune.screen import err
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
@@ -24,9 +26,12 @@ def train_within_memory(
     """
     from yi_tune.engine.train import OutOfMemoryError, train
 
+    full = planned.config["finetuning_type"] == "full"
+    chat = read_config(planned.run.chat_yaml)
+    base = {**chat, "model_name_or_path": str(planned.local.path)} if full else None
     while True:
         try:
-            return train(planned.config, checkpoint, progress)
+            return train(planned.config, checkpoint, progress, base)
         except OutOfMemoryError as error:
             changes = smaller(planned.config)
             if changes is None or not error.loaded:
@@ -38,7 +43,7 @@ def train_within_memory(
                 ) from None
         planned = planned.changed(changes, "memory ran out with more")
         write_configs(planned.run, planned.config, planned.chat_config(read_config(find_config("chat"))))
-        checkpoint = planned.run.checkpoint()
+        checkpoint = newest_whole(planned.run.folder, err)
         told = ", ".join(f"{key} {value}" for key, value in changes.items())
         progress.say(
             f"Out of memory. Going on {f'from {checkpoint.name}' if checkpoint else 'from the start'} with {told}."

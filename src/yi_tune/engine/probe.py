@@ -38,7 +38,7 @@ def _train_in_4_bit(device: str) -> None:
     import torch
     from bitsandbytes.nn.modules import Linear4bit
 
-    layer = Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to(device)
+    layer = Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to(device)  # type: ignore[no-untyped-call]
     inputs = torch.ones(2, 64, device=device, requires_grad=True)
     layer(inputs).sum().backward()
 
