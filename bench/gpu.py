@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from bench.memory import longest
 from bench.random_model import SHAPES
 from bench.train import (
     OURS,
@@ -36,7 +37,6 @@ from bench.train import (
     planned,
     training,
 )
-from yi_tune.identity import Identity, identity_rows, render
 from yi_tune.memory import estimate
 from yi_tune.shapes import read_shape
 from yi_tune.speedups import installed
@@ -121,10 +121,7 @@ def memory(train: list[str], work: Path, micro_batch: int, left: float) -> Measu
 
 def estimates(model: Path) -> dict[str, float]:
     """The estimate of the memory in GiB, by the step that measures it; that asks nothing after training."""
-    from yi_tune.engine.tokens import token_lengths
-
-    rows = render(identity_rows(), Identity("小易", "李雷"))
-    length = max(token_lengths(rows, {"model_name_or_path": str(model), "template": "yi"}))
+    length = longest(model)
     found = {}
     for micro_batch in MICRO_BATCHES:
         # On a GPU that this bench is for, checkpointing is off.

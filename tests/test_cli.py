@@ -287,7 +287,9 @@ def test_dry_run_of_what_is_not_downloaded() -> None:
     }
     assert config["output_dir"] == str(Path("saves/Yi-1.5-6B-Chat/identity").absolute())
     # Beside it, on stderr, the changed keys with where each value is from, and what stands in the way.
-    sources = {line.split()[0]: line.split()[2] for line in done.stderr.splitlines() if not line.startswith("Note")}
+    sources = {
+        line.split()[0]: line.split()[2] for line in done.stderr.splitlines() if not line.startswith(("Note", "Memory"))
+    }
     assert sources == {
         "key": "from",
         "model_name_or_path": "model",
