@@ -218,8 +218,7 @@ def _train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> t
         from yi_tune.engine.train import train
 
         full = planned.config["finetuning_type"] == "full"
-        chat = read_config(planned.run.chat_yaml)
-        base = {**chat, "model_name_or_path": str(planned.local.path)} if full else None
+        base = planned.base_config(read_config(find_config("chat"))) if full else None
         assistant, loss = train(planned.config, checkpoint, progress, base)
         progress.stage("Asking who it is")
         asked = one_of_each(questions())
