@@ -20,7 +20,8 @@ from yi_tune.models import LocalModel, check_path, workspace_option
 _RECORD = ("model", "model_path", "weights", "identity", "data", "config", "created")
 _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # Where a run lies and what is told of it may change between two commands; what it trains may not.
-_PLACES = ("model_name_or_path", "dataset_dir", "output_dir", "report_to", "run_name")
+_PLACES = ("model_name_or_path", "dataset_dir", "output_dir")
+_REPORTS = ("report_to", "run_name", "use_swanlab", "swanlab_run_name")
 _FAILURE = "failure.txt"
 
 
@@ -155,7 +156,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What of two run.json would train otherwise, as `key: old -> new`."""
 
     def trains(content: dict[str, Any]) -> dict[str, Any]:
-        config = {key: value for key, value in content["config"].items() if key not in _PLACES}
+        config = {key: value for key, value in content["config"].items() if key not in (*_PLACES, *_REPORTS)}
         same = {key: content[key] for key in ("model", "weights")}
         # The first runs had one dataset.
         data = content["data"] if isinstance(content["data"], dict) else {"identity": content["data"]}

@@ -27,7 +27,7 @@ from yi_tune.report import print_advice, print_answers, summary
 from yi_tune.runs import Run, prepare, record, train_run, write_configs
 from yi_tune.screen import err, out
 from yi_tune.tokenizer import warn_of_tokenizer
-from yi_tune.trackers import Tracker
+from yi_tune.trackers import Tracker, tracker_settings
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
@@ -93,9 +93,10 @@ def _options(request: Request, folder: Run) -> dict[str, tuple[Any, str]]:
     """The keys of the config that an option decides, with value and reason."""
     options: dict[str, tuple[Any, str]] = {}
     if request.report_to:
-        options["report_to"] = ([tracker.value for tracker in request.report_to], "--report-to")
-        options["run_name"] = (f"{folder.folder.parent.name}/{folder.name}", "what the tracker calls the run")
-    return options | (SETTINGS if request.early_stop else {})
+        options |= tracker_settings(request.report_to, f"{folder.folder.parent.name}/{folder.name}")
+    if request.early_stop:
+        options |= SETTINGS
+    return options
 
 
 def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: bool) -> None:
