@@ -77,7 +77,6 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         run=folder,
         options=_options(request, folder),
     )
-    check_validation(planned.config, [dataset.rows for dataset in datasets])
     with err.status("Looking at the config"):
         from yi_tune.engine.arguments import known_keys
 
@@ -86,6 +85,7 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         warn_of_tokenizer(local.path, err)
     if wrong := problems(planned.config, known):
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
+    check_validation(planned.config, [dataset.rows for dataset in datasets])
     return planned
 
 
