@@ -103,6 +103,6 @@ def test_the_base_is_asked_as_it_will_be_trained() -> None:
 
 
 def test_another_replay_is_another_run() -> None:
-    old, new = (record(planned(n).config, planned(n).local, {"name": "Ada"}, {}, n) for n in (16, 64))
+    old, new = (record(planned(n).config, planned(n).local, {"name": "Ada"}, {}, replay=n) for n in (16, 64))
     assert differences(old, new) == ["replay: 16 -> 64"]
     assert differences(old, old) == []
