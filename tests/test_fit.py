@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from yi_tune.config import find_config, read_config
-from yi_tune.fit import byte_bound, choose_fit, refuse, smaller
+from yi_tune.fit import EFFECTIVE_BATCH, byte_bound, choose_fit, refuse, smaller
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE
 from yi_tune.shapes import Shape
@@ -33,6 +33,11 @@ def test_the_more_memory_the_larger_the_steps() -> None:
     fitting = [fit.micro_batch for fit in found if fit.fits]
     assert fitting == sorted(fitting)
     assert {1, 2, 4, 8} == set(fitting)
+
+
+def test_rows_of_a_step_are_the_tutorials() -> None:
+    tutorial = read_config(find_config("tutorial"))
+    assert tutorial[MICRO] * tutorial[ACCUMULATION] == EFFECTIVE_BATCH
 
 
 def test_what_fits_is_what_the_estimate_says() -> None:

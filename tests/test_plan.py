@@ -220,6 +220,14 @@ def test_chat_config_of_a_full_fine_tuning_loads_the_run_itself() -> None:
     }
 
 
+@pytest.mark.parametrize("template", ["qlora", "full"])
+def test_base_config_loads_the_model_as_it_was(template: str) -> None:
+    planned = plan(template)
+    changed = {"model_name_or_path": "/models/m"}
+    rest = {key: value for key, value in planned.chat_config(CHAT).items() if key != "adapter_name_or_path"}
+    assert planned.base_config(CHAT) == rest | changed
+
+
 START = Start(
     "first",
     Path("/ws/saves/m/first"),

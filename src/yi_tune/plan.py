@@ -93,7 +93,7 @@ class TrainPlan:
 
     def base_config(self, template: Config) -> Config:
         """The config that loads the model as it is before training; `template` as for `chat_config`."""
-        config = self.chat_config(template)
+        config = self.chat_config(template) | {"model_name_or_path": str(self.local.path)}
         return {key: value for key, value in config.items() if key != "adapter_name_or_path"}
 
 

@@ -27,8 +27,7 @@ def train_within_memory(
     from yi_tune.engine.train import OutOfMemoryError, train
 
     full = planned.config["finetuning_type"] == "full"
-    chat = read_config(planned.run.chat_yaml)
-    base = {**chat, "model_name_or_path": str(planned.local.path)} if full else None
+    base = planned.base_config(read_config(find_config("chat"))) if full else None
     while True:
         try:
             return train(planned.config, checkpoint, progress, base)

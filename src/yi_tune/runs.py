@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _RECORD = ("model", "model_path", "weights", "from_run", "identity", "data", "replay", "config", "created")
 _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # Where a run lies and what is told of it may change between two commands; what it trains may not.
-_PLACES = ("model_name_or_path", "adapter_name_or_path", "dataset_dir", "output_dir", "report_to", "run_name")
+_PLACES = ("model_name_or_path", "adapter_name_or_path", "dataset_dir", "output_dir")
+_REPORTS = ("report_to", "run_name", "use_swanlab", "swanlab_run_name")
 # Nor how its steps are divided for the memory that is free: their product is the same training.
 _BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
 _MEMORY = (*_BATCH, "per_device_eval_batch_size", "disable_gradient_checkpointing", "flash_attn")
@@ -175,7 +176,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     def trains(content: dict[str, Any]) -> dict[str, Any]:
         given = content["config"]
-        config = {key: value for key, value in given.items() if key not in (*_PLACES, *_MEMORY)}
+        config = {key: value for key, value in given.items() if key not in (*_PLACES, *_REPORTS, *_MEMORY)}
         config["effective batch"] = given.get(_BATCH[0], 8) * given.get(_BATCH[1], 1)
         same = {key: content[key] for key in ("model", "weights", "replay")}
         if start := content["from_run"]:
