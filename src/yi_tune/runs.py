@@ -92,6 +92,8 @@ class Run:
         """run.json: what was trained, from what, with which versions. Raises YiTuneError if it is broken."""
         try:
             content = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+            if not (isinstance(content["identity"], dict) and isinstance(content["config"], dict)):
+                raise TypeError("of another kind")
             # Old runs did not record all of it.
             missing = {"weights": "", "from_run": None, "replay": 0, "created": None}
             return {key: (missing | content)[key] for key in _RECORD}
