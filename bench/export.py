@@ -56,7 +56,7 @@ def main() -> None:
         workspace = Path(name)
         planned = plan(Request(identity=IDENTITY, model="nano", workspace=workspace))
         assistant, tuned = run(planned, fresh=False), planned.run
-        config = loading.run_config(tuned)
+        config = loading.base_config(tuned)
         chat = asked(assistant.reply_all)
         base = AutoModelForCausalLM.from_pretrained(config["model_name_or_path"], dtype="auto")
         assistant.model = PeftModel.from_pretrained(base, str(tuned.folder)).eval()

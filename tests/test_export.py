@@ -33,6 +33,7 @@ def run(tmp_path: Path) -> Run:
         "identity": IDENTITY,
         "data": {"identity": "identity-0123456789ab.jsonl"},
         "config": {"finetuning_type": "lora", "quantization_bit": 4, "learning_rate": 2e-3, "num_train_epochs": 4.0},
+        "created": "2026-01-01T12:00:00+00:00",
         "versions": {"yi-tune": "0.1.0", "llamafactory": "0.9.5"},
     }
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
@@ -42,8 +43,8 @@ def run(tmp_path: Path) -> Run:
 
 
 def plan(run: Run, tmp_path: Path, **options: Any) -> Export:
-    config = {"model_name_or_path": str(NANO), "adapter_name_or_path": str(run.folder)}
-    return plan_export(run, config, options.get("target"), options.get("quant"), tmp_path)
+    base = {"model_name_or_path": str(NANO), "finetuning_type": options.get("finetuning_type", "lora")}
+    return plan_export(run, base, options.get("target"), options.get("quant"), tmp_path)
 
 
 def write_fake(**asked: Any) -> None:
@@ -92,6 +93,12 @@ def test_folder_is_whole_and_says_who_it_is(run: Run, tmp_path: Path, engine: li
     assert engine[0]["name"] == "小易"
     # Nothing else is left beside it.
     assert [path.name for path in planned.target.parent.iterdir()] == ["identity"]
+
+
+def test_full_run_is_a_model_itself(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
+    exporting.export(plan(run, tmp_path, finetuning_type="full"), force=False)
+    asked = engine[0]
+    assert (asked["weights"], asked["adapter"], asked["base"]) == (run.folder, None, NANO)
 
 
 def test_modelfile(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:

@@ -52,6 +52,8 @@ def write_card(folder: Path, run: Run, base: Path, gguf: str) -> None:
         "learning_rate": config.get("learning_rate"),
         "num_train_epochs": config.get("num_train_epochs"),
         "versions": ", ".join(f"{package} {version}" for package, version in versions.items()),
+        "start": f"the adapter of the run {start['run']}" if (start := record["from_run"]) else "the base",
+        "merged": "" if config["finetuning_type"] == "full" else ", base and adapter merged in 16 bits",
         "files": f"GGUF, `{gguf}`" if gguf else "safetensors",
         "recall": f"{percent(report['recall'])} of {asked} held-out questions about itself"
         f" (zh {percent(report['recall_zh'])}, en {percent(report['recall_en'])})",

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from rich.filesize import decimal
 
 from yi_tune.card import write_card, write_modelfile
+from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import check_path
 from yi_tune.output import engine_output_to, log_folder
@@ -55,9 +56,10 @@ class Export:
     """What to export, and to where; `quant` None is Hugging Face's format, else GGUF in this kind."""
 
     run: Run
-    # Where weights, and the adapter if the run has one, lie.
-    weights: Path
-    adapter: Path | None
+    # The model's folder that it was trained from.
+    base: Path
+    # Without an adapter, the run folder itself is the model.
+    full: bool
     target: Path
     quant: Quant | None
 
@@ -69,7 +71,7 @@ class Export:
     @property
     def bytes(self) -> int:
         """About how much it will take, in bytes."""
-        shape = read_shape(self.weights)
+        shape = read_shape(self.base)
         # At q4_0 embeddings and head are kept in q8_0.
         ends = 2 * shape.vocab * shape.hidden
         wide = _WIDTH[self.quant or "f16"]
@@ -77,22 +79,22 @@ class Export:
         return int(numbers) + _REST
 
 
-def plan_export(run: Run, config: dict[str, str], target: Path | None, quant: Quant | None, workspace: Path) -> Export:
-    """What `run`, whose chat config is `config`, is exported to.
+def plan_export(run: Run, base: Config, target: Path | None, quant: Quant | None, workspace: Path) -> Export:
+    """What `run`, whose base's chat config is `base`, is exported to.
 
     Raises YiTuneError for a base that an adapter cannot be merged into.
     """
-    weights, adapter = Path(config["model_name_or_path"]), config.get("adapter_name_or_path")
-    if "quantization_config" in json.loads((weights / "config.json").read_text(encoding="utf-8")):
+    folder = Path(base["model_name_or_path"])
+    if "quantization_config" in json.loads((folder / "config.json").read_text(encoding="utf-8")):
         raise YiTuneError(
-            f"{weights} is quantised already, and an adapter can only be merged into 16-bit weights.",
+            f"{folder} is quantised already, and an adapter can only be merged into 16-bit weights.",
             "Train the run on the 16-bit model; yi-tune train quantises it while it loads.",
         )
     if target is None:
         # As in saves/: runs of two models may have one name.
         target = workspace / "exports" / run.folder.parent.name / (f"{run.name}-{quant}" if quant else run.name)
     check_path(target)
-    return Export(run, weights, Path(adapter) if adapter else None, target.resolve(), quant)
+    return Export(run, folder, base.get("finetuning_type") == "full", target.resolve(), quant)
 
 
 def read_record(folder: Path) -> Record:
@@ -140,8 +142,9 @@ def _write(plan: Export, part: Path, progress: Progress) -> None:
 
     record = plan.run.record
     write_model(
-        weights=plan.weights,
-        adapter=plan.adapter,
+        weights=plan.run.folder if plan.full else plan.base,
+        adapter=None if plan.full else plan.run.folder,
+        base=plan.base,
         chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
         folder=part,
         gguf=plan.gguf,
@@ -149,8 +152,8 @@ def _write(plan: Export, part: Path, progress: Progress) -> None:
         name=record["identity"].get("name", plan.run.name),
         progress=progress,
     )
-    write_modelfile(part, plan.weights, plan.gguf)
-    write_card(part, plan.run, plan.weights, plan.gguf)
+    write_modelfile(part, plan.base, plan.gguf)
+    write_card(part, plan.run, plan.base, plan.gguf)
     files = sorted(path.name for path in part.iterdir() if path.name != _LOCK)
     own = Record(plan.run.name, record["identity"], plan.gguf, files)
     (part / RECORD).write_text(json.dumps(asdict(own), ensure_ascii=False, indent=2) + "\n", encoding="utf-8")

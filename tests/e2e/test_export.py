@@ -47,7 +47,7 @@ def hf(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 def planned(trained: Trained, folder: Path, quant: Any) -> Export:
     run = Run(trained.run)
-    return plan_export(run, loading.run_config(run), folder, quant, trained.folder)
+    return plan_export(run, loading.base_config(run), folder, quant, trained.folder)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def checked(
 @pytest.fixture(scope="module")
 def assistant(trained: Trained) -> "Assistant":
     """The run as `chat` loads it, on the base in 4 bits."""
-    return loading.load(loading.run_config(Run(trained.run)))
+    return loading.load_run(Run(trained.run))
 
 
 @pytest.fixture(scope="module")
@@ -214,6 +214,7 @@ def test_the_real_yi_tokenizer(tmp_path: Path) -> None:
         write(
             weights=base,
             adapter=None,
+            base=base,
             chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
             folder=folder,
             gguf="",

@@ -45,7 +45,7 @@ def test_it_knows_who_it_is_and_stops(trained: Trained, tmp_path: Path, quant: A
     from transformers import AutoTokenizer
 
     run = Run(trained.run)
-    plan = plan_export(run, loading.run_config(run), tmp_path / "export", quant, trained.folder)
+    plan = plan_export(run, loading.base_config(run), tmp_path / "export", quant, trained.folder)
     export(plan, force=False)
     finishes: list[str] = []
     found: dict[str, Any] = {}
@@ -61,7 +61,7 @@ def test_it_knows_who_it_is_and_stops(trained: Trained, tmp_path: Path, quant: A
     assert recall is not None
     assert recall >= (0.9 if quant == "q4_0" else 0.95)
     assert finishes.count("stop") == len(scored.answers)
-    tokenizer = AutoTokenizer.from_pretrained(plan.weights)
+    tokenizer = AutoTokenizer.from_pretrained(plan.base)
     assert found["ids"] == [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS]
 
 
@@ -82,6 +82,7 @@ def test_the_real_yi_tokenizer(tmp_path: Path) -> None:
         write(
             weights=base,
             adapter=None,
+            base=base,
             chat_template=template,
             folder=tmp_path,
             gguf="yi.gguf",

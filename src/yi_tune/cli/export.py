@@ -49,7 +49,7 @@ def export(
     if push is not None:
         check_repository(push)
     run = loading.find(where, run_name, model)
-    plan = exporting.plan_export(run, loading.run_config(run), to, quant if format_ == "gguf" else None, where)
+    plan = exporting.plan_export(run, loading.base_config(run), to, quant if format_ == "gguf" else None, where)
     try:
         exporting.export(plan, force=force)
     except KeyboardInterrupt:

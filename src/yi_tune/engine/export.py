@@ -52,6 +52,7 @@ def export(
     *,
     weights: Path,
     adapter: Path | None,
+    base: Path,
     chat_template: str,
     folder: Path,
     gguf: str,
@@ -59,29 +60,30 @@ def export(
     name: str,
     progress: Progress,
 ) -> None:
-    """Write the merged model and its tokenizer into `folder`: for transformers, or with a `quant` as the file `gguf`.
+    """Write the merged model and the tokenizer of the folder `base` into `folder`: for transformers, or with a `quant`
+    as the file `gguf`.
 
     Raises YiTuneError for want of memory, or of a way to write this model as GGUF.
     """
     progress.stage("Merging the adapter into the 16-bit base" if adapter else "Loading the model")
     model = merge(weights, adapter)
-    tokenizer: Any = AutoTokenizer.from_pretrained(weights)
+    tokenizer: Any = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = chat_template
     # The base's own files name only 2, <|endoftext|>, and a reply ends at <|im_end|>.
     ends = {tokenizer.convert_tokens_to_ids(token) for token in ("<|endoftext|>", "<|im_end|>")}
     if tokenizer.unk_token_id in ends or None in ends:
-        raise YiTuneError(f"The tokenizer in {weights} has no <|im_end|>, at which a reply ends.", "Use a Yi model.")
+        raise YiTuneError(f"The tokenizer in {base} has no <|im_end|>, at which a reply ends.", "Use a Yi model.")
     model.generation_config.eos_token_id = sorted(ends)
     progress.stage("Writing")
     if quant is not None:
-        write_gguf(model, tokenizer, weights, folder / gguf, quant, name)
+        write_gguf(model, tokenizer, base, folder / gguf, quant, name)
         return
     model.save_pretrained(folder, max_shard_size=_SHARD)
     for shard in folder.glob("*.safetensors"):  # written for the owner alone, but Ollama may run as another user
         shutil.copymode(folder / "config.json", shard)
     for file in _TOKENIZER:
-        if (weights / file).is_file():
-            shutil.copyfile(weights / file, folder / file)
+        if (base / file).is_file():
+            shutil.copyfile(base / file, folder / file)
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     # The hub's template, which writes a system prompt otherwise than the model was trained with.
     config.pop("chat_template", None)
