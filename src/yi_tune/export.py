@@ -124,7 +124,7 @@ def export(plan: Export, *, force: bool) -> None:
         log = log_folder() / "export.log"
         log.unlink(missing_ok=True)
         with engine_output_to(log) as console, Progress(console) as progress:
-            progress.stage("Loading LLaMA-Factory and the model")
+            progress.stage("Loading transformers")
             try:
                 _write(plan, part, progress)
             except YiTuneError:

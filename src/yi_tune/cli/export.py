@@ -20,8 +20,9 @@ def export(
         Literal["hf", "gguf"], typer.Option("--format", help="hf: safetensors. gguf: for llama.cpp and Ollama.")
     ] = "hf",
     quant: Annotated[
-        Literal["f16", "q8_0", "q4_0"], typer.Option(help="With --format gguf: 16, 8 or 4 bits a weight.")
-    ] = "f16",
+        Literal["f16", "q8_0", "q4_0"] | None,
+        typer.Option(help="With --format gguf: 16, 8 or 4 bits a weight.", show_default="f16"),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an export that is there.")] = False,
     push: Annotated[
         str | None, typer.Option(metavar="REPO", help="Upload it to this repository on Hugging Face, OWNER/NAME.")
@@ -45,11 +46,15 @@ def export(
     from yi_tune.push import push as upload
     from yi_tune.screen import err, out
 
+    if quant and format_ == "hf":
+        raise typer.BadParameter("it goes with --format gguf.", param_hint="--quant")
     where = workspace.absolute()
     if push is not None:
         check_repository(push)
     run = loading.find(where, run_name, model)
-    plan = exporting.plan_export(run, loading.base_config(run), to, quant if format_ == "gguf" else None, where)
+    plan = exporting.plan_export(
+        run, loading.base_config(run), to, (quant or "f16") if format_ == "gguf" else None, where
+    )
     try:
         exporting.export(plan, force=force)
     except KeyboardInterrupt:
