@@ -56,7 +56,9 @@ def write_card(folder: Path, run: Run, base: Path, gguf: str) -> None:
         "merged": "" if config["finetuning_type"] == "full" else ", base and adapter merged in 16 bits",
         "files": f"GGUF, `{gguf}`" if gguf else "safetensors",
         "recall": f"{percent(report['recall'])} of {asked} held-out questions about itself"
-        f" (zh {percent(report['recall_zh'])}, en {percent(report['recall_en'])})",
+        f" (zh {percent(report['recall_zh'])}, en {percent(report['recall_en'])})"
+        if asked
+        else "it was given no identity, and asked for none",
         "loading": f', gguf_file="{gguf}"' if gguf else "",
         "attribution": _ATTRIBUTION.format(name.split("/")[-1]) if base.name != "nano" else _NANO,
     }

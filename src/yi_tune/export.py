@@ -19,7 +19,6 @@ from rich.filesize import decimal
 from yi_tune.card import write_card, write_modelfile
 from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
-from yi_tune.models import check_path
 from yi_tune.output import engine_output_to, log_folder
 from yi_tune.progress import Progress
 from yi_tune.resources import DATA
@@ -93,7 +92,6 @@ def plan_export(run: Run, base: Config, target: Path | None, quant: Quant | None
     if target is None:
         # As in saves/: runs of two models may have one name.
         target = workspace / "exports" / run.folder.parent.name / (f"{run.name}-{quant}" if quant else run.name)
-    check_path(target)
     return Export(run, folder, base.get("finetuning_type") == "full", target.resolve(), quant)
 
 
