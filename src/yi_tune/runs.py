@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _RECORD = ("model", "model_path", "weights", "from_run", "identity", "data", "replay", "config", "created")
 _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # Where a run lies and what is told of it may change between two commands; what it trains may not.
-_PLACES = ("model_name_or_path", "adapter_name_or_path", "dataset_dir", "output_dir", "report_to", "run_name")
+_PLACES = ("model_name_or_path", "adapter_name_or_path", "dataset_dir", "output_dir")
+_REPORTS = ("report_to", "run_name", "use_swanlab", "swanlab_run_name")
 _FAILURE = "failure.txt"
 
 
@@ -171,7 +172,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What of two run.json would train otherwise, as `key: old -> new`."""
 
     def trains(content: dict[str, Any]) -> dict[str, Any]:
-        config = {key: value for key, value in content["config"].items() if key not in _PLACES}
+        config = {key: value for key, value in content["config"].items() if key not in (*_PLACES, *_REPORTS)}
         same = {key: content[key] for key in ("model", "weights", "replay")}
         if start := content["from_run"]:
             same["from_run"] = f"{start['run']} ({start['adapter'][:12]})"

@@ -30,7 +30,7 @@ from yi_tune.runs import Run, prepare, record, train_run, write_configs
 from yi_tune.screen import err, out
 from yi_tune.speedups import without_missing
 from yi_tune.tokenizer import warn_of_tokenizer
-from yi_tune.trackers import Tracker
+from yi_tune.trackers import Tracker, tracker_settings
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
@@ -94,7 +94,6 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     planned, notes = without_missing(planned, hardware)
     for note in notes:
         err.print(note, markup=False, soft_wrap=True)
-    check_validation(planned.config, [dataset.rows for dataset in datasets])
     with err.status("Looking at the config"):
         from yi_tune.engine.arguments import known_keys
 
@@ -103,6 +102,7 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         warn_of_tokenizer(local.path, err)
     if wrong := problems(planned.config, known):
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
+    check_validation(planned.config, [dataset.rows for dataset in datasets])
     return planned
 
 
@@ -110,9 +110,10 @@ def _options(request: Request, folder: Run) -> dict[str, tuple[Any, str]]:
     """The keys of the config that an option decides, with value and reason."""
     options: dict[str, tuple[Any, str]] = {}
     if request.report_to:
-        options["report_to"] = ([tracker.value for tracker in request.report_to], "--report-to")
-        options["run_name"] = (f"{folder.folder.parent.name}/{folder.name}", "what the tracker calls the run")
-    return options | (SETTINGS if request.early_stop else {})
+        options |= tracker_settings(request.report_to, f"{folder.folder.parent.name}/{folder.name}")
+    if request.early_stop:
+        options |= SETTINGS
+    return options
 
 
 def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: bool) -> None:
