@@ -1,5 +1,6 @@
 """Chooses micro-batch, accumulation and gradient checkpointing so that a run fits the memory that is free."""
 
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -154,23 +155,31 @@ def smaller(config: Config) -> Config | None:
             "gradient_accumulation_steps": number(config, "gradient_accumulation_steps", 1) * (micro // half),
             "per_device_eval_batch_size": min(number(config, "per_device_eval_batch_size", 8), half),
         }
+    if number(config, "per_device_eval_batch_size", 8) > 1:  # it may have been an evaluation
+        return {"per_device_eval_batch_size": 1}
     return {"disable_gradient_checkpointing": False} if config.get("disable_gradient_checkpointing") else None
 
 
 def longest_row(local: LocalModel, config: Config, conversations: list[list[Message]], *, usable: bool) -> int:
     """Tokens of the longest row that is trained on: a micro-batch is padded to it, so that memory has to do for it.
 
-    Where the model is not here, and so no tokenizer to count with (`usable`), more than that.
+    Where the model is not here, and so no tokenizer to count with (`usable`), more than that. Raises YiTuneError for a
+    tokenizer that does not load.
     """
     cutoff = number(config, "cutoff_len", 2048)
     if config.get("packing") or config.get("neat_packing"):
         return cutoff
     if not usable:
         return min(byte_bound(conversations), cutoff)
-    with engine_output_to(log_folder() / "plan.log"):
+    log = log_folder() / "plan.log"
+    with engine_output_to(log):
         from yi_tune.engine.tokens import token_lengths
 
-        lengths = token_lengths(conversations, {**config, "model_name_or_path": str(local.path)})
+        try:
+            lengths = token_lengths(conversations, {"model_name_or_path": str(local.path), "template": "yi"})
+        except Exception as error:
+            traceback.print_exc()
+            raise YiTuneError(f"The tokenizer in {local.path} does not load: {error}", f"See {log}") from error
     return min(max(lengths), cutoff)
 
 
