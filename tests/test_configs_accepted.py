@@ -51,6 +51,7 @@ def plan(name: str, folder: Path, overrides: Config) -> TrainPlan:
         local=LocalModel(CATALOGUE["nano"], folder / "nano"),
         identity=Identity("小易", "李雷"),
         datasets=(Dataset("identity", 10, ""),),
+        own=None,
         hardware=CPU,
         run=Run(folder / "saves" / "nano" / "identity"),
     )

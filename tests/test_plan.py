@@ -37,6 +37,7 @@ def plan(
         local=LocalModel(model, Path("/models/m")),
         identity=Identity("小易", "李雷"),
         datasets=(Dataset("identity", 398, ""),),
+        own=None,
         hardware=hardware,
         run=RUN,
     )

@@ -5,21 +5,24 @@ import importlib.metadata
 import json
 import os
 import random
-import re
 import shutil
-from collections.abc import Iterator
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from statistics import median
 
 from filelock import FileLock
 
 from yi_tune.config import Config
 from yi_tune.dataset import Dataset
-from yi_tune.errors import YiTuneError, did_you_mean
-from yi_tune.forms import ALPACA, OPENAI, SHAREGPT, Form, conversation
+from yi_tune.errors import YiTuneError
+from yi_tune.forms import conversation
 from yi_tune.identity import Message
+from yi_tune.output import engine_output_to, log_folder
 from yi_tune.rows import RowError, read_rows
+from yi_tune.screen import err
+from yi_tune.sources import Source, find_sources
 
 _SHOWN = 10
 # Of the newest tokenised data in a workspace so many are kept; each is about the size of its files.
@@ -29,15 +32,6 @@ TOKEN_KEYS = (
     *("template", "cutoff_len", "default_system", "train_on_prompt", "mask_history"),
     *("enable_thinking", "preserve_thinking", "tool_format"),
 )
-
-
-@dataclass(frozen=True)
-class Source:
-    """A file of rows, how many of them are drawn (None: all are taken), and their form if a dataset_info.json says."""
-
-    path: Path
-    rows: int | None = None
-    form: Form | None = None
 
 
 @dataclass(frozen=True)
@@ -53,10 +47,14 @@ class Checked:
 
 @dataclass(frozen=True)
 class OwnData:
-    """Checked rows in a folder of the cache: as JSON lines, and, once tokenised, as tokens."""
+    """Checked rows in a folder of the cache: as JSON lines, and, once tokenised, as tokens.
+
+    `lengths` has the tokens of each row, uncut; it is empty until they are tokenised.
+    """
 
     folder: Path
     checked: Checked
+    lengths: tuple[int, ...] = ()
 
     @property
     def dataset(self) -> Dataset:
@@ -66,84 +64,6 @@ class OwnData:
     @property
     def tokens(self) -> Path:
         return self.folder / "tokens"
-
-
-def find_sources(data: list[str], data_dir: Path | None) -> list[Source]:
-    """What `--data FILE`, `FILE:ROWS` or a name in the dataset_info.json of `--data-dir` stands for.
-
-    Raises YiTuneError for what is not there.
-    """
-    info = _dataset_info(data_dir) if data_dir else {}
-    sources = []
-    for text in data:
-        name, rows = text, None
-        if (match := re.fullmatch(r"(.+):(\d+)", text)) and text not in info and not Path(text).exists():
-            name, rows = match[1], int(match[2])
-            if rows == 0:
-                raise YiTuneError(f"--data {text}: a sample of no rows.", "Ask for one at least.")
-        if data_dir and name in info:
-            source = _listed_source(name, info[name], data_dir)
-            sources.append(replace(source, rows=rows if rows is not None else source.rows))
-        elif Path(name).is_file():
-            sources.append(Source(Path(name), rows))
-        elif Path(name).is_dir():
-            raise YiTuneError(f"--data {name} is a folder.", "Name its files, each with a --data of its own.")
-        else:
-            known = did_you_mean(name, sorted(info)) if info else "A path is looked up from the current folder."
-            raise YiTuneError(
-                f"--data {name}: no such file" + (f", and not in {data_dir}'s dataset_info.json." if data_dir else "."),
-                known,
-            )
-    return sources
-
-
-def _dataset_info(folder: Path) -> dict[str, Any]:
-    path = folder / "dataset_info.json"
-    try:
-        info = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise YiTuneError(f"{path} cannot be read: {error}.", "--data-dir names the folder that holds it.") from None
-    if not isinstance(info, dict) or not all(isinstance(entry, dict) for entry in info.values()):
-        raise YiTuneError(f"{path} is not a mapping of names to datasets.", "It is LLaMA-Factory's format.")
-    return info
-
-
-def _listed_source(name: str, entry: dict[str, Any], folder: Path) -> Source:
-    """A dataset as LLaMA-Factory's dataset_info.json describes it."""
-    if not isinstance(file := entry.get("file_name"), str):
-        raise YiTuneError(f"The dataset {name} names no file_name: it is not on this machine.", "Download it first.")
-    if entry.get("ranking"):
-        raise YiTuneError(f"The dataset {name} holds preferences (ranking).", "yi-tune trains on answers only.")
-    if not (folder / file).is_file():
-        raise YiTuneError(f"The dataset {name}: there is no file {folder / file}.", "Mend its file_name.")
-    formatting = entry.get("formatting", "alpaca")
-    forms = {"alpaca": ALPACA, "sharegpt": SHAREGPT, "openai": replace(OPENAI, messages="conversations")}
-    if formatting not in forms:
-        raise YiTuneError(f"The dataset {name}: formatting {formatting!r} is none of {', '.join(forms)}.", "Mend it.")
-    columns, tags = ({key: str(value) for key, value in entry.get(part, {}).items()} for part in ("columns", "tags"))
-    form = forms[formatting]
-    if formatting == "alpaca":
-        form = replace(
-            form,
-            prompt=columns.get("prompt", form.prompt),
-            query=columns.get("query", form.query),
-            response=columns.get("response", form.response),
-            history=columns.get("history", form.history),
-            system=columns.get("system", form.system),
-        )
-    else:
-        roles = {"system_tag": "system", "user_tag": "user", "assistant_tag": "assistant"}
-        usual = {role: tag for tag, role in form.roles.items() if formatting == "openai" or tag in ("human", "gpt")}
-        named = {tags.get(tag, usual.get(role, role)): role for tag, role in roles.items()}
-        form = replace(
-            form,
-            messages=columns.get("messages", form.messages),
-            system=columns.get("system", form.system),
-            role_tag=tags.get("role_tag", form.role_tag),
-            content_tag=tags.get("content_tag", form.content_tag),
-            roles=named,
-        )
-    return Source(folder / file, entry.get("num_samples"), form)
 
 
 def check_rows(sources: list[Source], to: Path) -> Checked:
@@ -201,7 +121,7 @@ def digest(path: Path) -> str:
         raise YiTuneError(f"{path} cannot be read: {error.strerror}.", "Is that the right file?") from None
 
 
-def prepare(sources: list[Source], config: Config, workspace: Path, *, skip_bad_rows: bool) -> OwnData:
+def own_data(sources: list[Source], config: Config, workspace: Path, *, skip_bad_rows: bool) -> OwnData:
     """The checked rows of `sources`, from the cache if this very content has been there before.
 
     Nothing but content decides: neither names nor times of change do. Raises YiTuneError for bad rows,
@@ -244,16 +164,48 @@ def bad_rows(checked: Checked, sources: list[Source]) -> str:
     return "".join(lines) + (f"\n  and {more:,} more" if more else "")
 
 
-def tokenise(own: OwnData, config: Config) -> None:
-    """Bring the rows into tokens, on all cores, unless that has been done before."""
+def tokenise(own: OwnData, config: Config) -> OwnData:
+    """The same rows in tokens, made on all cores unless that has been done before.
+
+    Raises YiTuneError when the config does not let them be.
+    """
+    from yi_tune.engine.tokens import read_lengths, write_tokens
+
     with FileLock(own.folder.parent / ".lock"):
         if not own.tokens.exists():
-            from yi_tune.engine.tokens import write_tokens
-
             part = own.folder / "tokens.part"
             shutil.rmtree(part, ignore_errors=True)
-            write_tokens(own.dataset, part, config)
+            try:
+                write_tokens(own.dataset, part, config)
+            except (TypeError, ValueError) as error:
+                traceback.print_exc()
+                raise YiTuneError(f"With this config rows cannot be tokenised: {error}.", "Mend the config.") from None
             part.replace(own.tokens)
+        return replace(own, lengths=tuple(read_lengths(own.tokens)))
+
+
+def describe(lengths: tuple[int, ...], cutoff_len: int) -> str:
+    """Rows, their tokens, and how many are cut, in a line."""
+    ranked = sorted(lengths)
+    p95 = ranked[max(0, -(-len(ranked) * 95 // 100) - 1)]
+    over = sum(length > cutoff_len for length in ranked)
+    cut = f"{over:,} longer than cutoff_len {cutoff_len:,} and cut to it" if over else f"cutoff_len {cutoff_len:,}"
+    return (
+        f"own data: {len(ranked):,} rows; tokens: min {ranked[0]:,}, median {int(median(ranked)):,}, "
+        f"p95 {p95:,}, max {ranked[-1]:,}; {cut}"
+    )
+
+
+def mix(datasets: Sequence[Dataset], own: OwnData, config: Config, folder: Path) -> None:
+    """Bring all rows of a run together in tokens, unless they are; what was cut short is begun anew."""
+    if folder.exists():
+        return
+    from yi_tune.engine.mixture import write_mixture
+
+    part = folder.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    write_mixture(datasets, own, config, part)
+    part.replace(folder)
 
 
 def _forget_old(cache: Path) -> None:
@@ -276,3 +228,31 @@ def _judge(checked: Checked, sources: list[Source], *, skip_bad_rows: bool) -> N
             f"{bad_rows(checked, sources)}",
             "Mend them, or go on without them: --skip-bad-rows",
         )
+
+
+def prepare_own(
+    data: list[str], data_dir: Path | None, config: Config, workspace: Path, *, skip_bad_rows: bool, tokens: bool
+) -> OwnData:
+    """The rows of `--data`, checked, and with `tokens` tokenised; says what they are.
+
+    Raises YiTuneError for what is not there or cannot be trained on.
+    """
+    sources = find_sources(data, data_dir)
+    with err.status("Checking your rows"):
+        own = own_data(sources, config, workspace, skip_bad_rows=skip_bad_rows)
+    if own.checked.bad:
+        note = f"Leaving out {own.checked.bad:,} bad rows:{bad_rows(own.checked, sources)}"
+        err.print(note, markup=False, soft_wrap=True)
+    if not tokens:
+        return own
+    cutoff_len = config.get("cutoff_len", 2048)
+    if type(cutoff_len) is not int or cutoff_len < 1:
+        raise YiTuneError(f"cutoff_len: {cutoff_len!r} is no number of tokens.", "For example: --set cutoff_len=1024")
+    with err.status("Bringing your rows into tokens"), engine_output_to(log_folder() / "data.log"):
+        own = tokenise(own, config)
+    err.print(describe(own.lengths, cutoff_len), markup=False, soft_wrap=True)
+    most = config.get("max_samples")
+    if most is not None and most < len(own.lengths):
+        note = f"max_samples leaves out {len(own.lengths) - most:,} of them; --set max_samples=null takes all."
+        err.print(note, markup=False, soft_wrap=True)
+    return own

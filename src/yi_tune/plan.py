@@ -12,6 +12,7 @@ from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
 from yi_tune.models import LocalModel
+from yi_tune.own import OwnData
 from yi_tune.runs import Run
 
 Source = Literal["template", "model", "hardware", "data", "run", "flag"]
@@ -22,6 +23,7 @@ _OWNED = {
     "output_dir": "--run or --workspace",
     "dataset": "--name, --data and --no-identity",
     "dataset_dir": "--name, --data and --no-identity",
+    "tokenized_path": "--data",
     "resume_from_checkpoint": "the same command again, which resumes an unfinished run",
 }
 
@@ -42,8 +44,9 @@ class TrainPlan:
 
     settings: tuple[Setting, ...]
     local: LocalModel
-    identity: Identity
+    identity: Identity | None
     datasets: tuple[Dataset, ...]
+    own: OwnData | None
     run: Run
 
     @property
@@ -78,8 +81,9 @@ def plan_train(
     overrides: Config,
     *,
     local: LocalModel,
-    identity: Identity,
+    identity: Identity | None,
     datasets: tuple[Dataset, ...],
+    own: OwnData | None,
     hardware: Hardware,
     run: Run,
 ) -> TrainPlan:
@@ -107,6 +111,7 @@ def plan_train(
             f"{hardware.device} has bf16" if hardware.bf16 else "no bf16 here",
         ),
         "fp16": (not hardware.bf16, "hardware", "not beside bf16" if hardware.bf16 else "no bf16 here"),
+        "neat_packing": (False, "data", "identity rows are never packed"),
         "use_cpu": (hardware.gpu is None, "hardware", f"training is on {hardware.device}"),
     }
     # A config written for LLaMA-Factory itself names its own paths; yi-tune's replace them.
@@ -115,7 +120,7 @@ def plan_train(
         "dataset_dir": "${dataset_dir}",
         "output_dir": "${output_dir}",
     }
-    template = {**template, **own_paths}
+    template = {key: value for key, value in template.items() if key != "tokenized_path"} | own_paths
     names = ",".join(dataset.name for dataset in datasets)
     if template.get("dataset") != names and _trainable(template.get("dataset")):
         template["dataset"] = "${dataset}"
@@ -131,12 +136,16 @@ def plan_train(
         settings[key] = Setting(key, value, source, why)
     for key, value in overrides.items():
         settings[key] = Setting(key, value, "flag", "--set")
-    return TrainPlan(tuple(settings.values()), local, identity, datasets, run)
+    if own:
+        why = "own rows are tokenised once"
+        settings["tokenized_path"] = Setting("tokenized_path", str(run.tokenized), "data", why)
+    return TrainPlan(tuple(settings.values()), local, identity, datasets, own, run)
 
 
-def _origins(datasets: tuple[Dataset, ...], identity: Identity) -> str:
+def _origins(datasets: tuple[Dataset, ...], identity: Identity | None) -> str:
     """How many rows there are of what."""
-    said = {"identity": f"rows rendered for {identity.name}", "own": "rows of your own", "replay": "rows of replay"}
+    name = identity.name if identity else ""
+    said = {"identity": f"rows rendered for {name}", "own": "rows of your own", "replay": "rows of replay"}
     return ", ".join(f"{dataset.rows} {said[dataset.name]}" for dataset in datasets)
 
 
@@ -152,11 +161,7 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
     """
     found = [f"{key}: no such key. {did_you_mean(key, sorted(known))}" for key in config if key not in known]
     found += [f"{key}: nothing fills {config[key]}." for key in placeholders(config)]
-    for key, value in config.items():
-        types = known.get(key)
-        if types and not _fits(value, types):
-            wanted = " or ".join(sorted({kind.__name__ for kind in types} - {"NoneType"}))
-            found.append(f"{key}: {value!r} is a {type(value).__name__}; it takes {wanted}.")
+    found += wrong_types(config, known)
 
     def on(key: str) -> bool:
         return bool(config.get(key)) and config.get(key) != "no"
@@ -167,6 +172,15 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
         "do_train: without it nothing is trained.": not on("do_train"),
         "dataset: `identity` stands for what yi-tune renders; name your own data with --data.": (
             not _trainable(config.get("dataset"))
+        ),
+        "packing: rows would see each other; neat_packing keeps them apart.": (
+            on("packing") and not on("neat_packing")
+        ),
+        "neat_packing: only own data (--data) is packed, not identity rows.": (
+            on("neat_packing") and not on("tokenized_path")
+        ),
+        "neat_packing: a pack is a micro-batch of its own: per_device_train_batch_size=1.": (
+            on("neat_packing") and config.get("per_device_train_batch_size", 8) != 1
         ),
         "template: the run chats in Yi's format, `yi`.": config.get("template") != "yi",
         "finetuning_type: yi-tune trains a LoRA adapter, `lora`.": config.get("finetuning_type") != "lora",
@@ -183,6 +197,17 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
         ),
     }
     return found + [text for text, wrong in combinations.items() if wrong]
+
+
+def wrong_types(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
+    """The values that LLaMA-Factory does not take."""
+    found = []
+    for key, value in config.items():
+        types = known.get(key)
+        if types and not _fits(value, types):
+            wanted = " or ".join(sorted({kind.__name__ for kind in types} - {"NoneType"}))
+            found.append(f"{key}: {value!r} is a {type(value).__name__}; it takes {wanted}.")
+    return found
 
 
 def _fits(value: Any, types: tuple[type, ...]) -> bool:

@@ -20,7 +20,7 @@ from yi_tune.models import LocalModel, check_path, workspace_option
 _RECORD = ("model", "model_path", "weights", "identity", "data", "config")
 _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # Where a run lies may change between two commands; what it trains may not.
-_PLACES = ("model_name_or_path", "dataset_dir", "output_dir")
+_PLACES = ("model_name_or_path", "dataset_dir", "tokenized_path", "output_dir")
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,11 @@ class Run:
     @property
     def data(self) -> Path:
         return self.folder / "data"
+
+    @property
+    def tokenized(self) -> Path:
+        """The rows in tokens, where own data is among them."""
+        return self.data / "tokenized"
 
     @property
     def log(self) -> Path:

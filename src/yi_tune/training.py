@@ -17,6 +17,8 @@ from yi_tune.heldout import Score, one_of_each, questions, score
 from yi_tune.identity import Identity, identity_rows, render
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import engine_output_to
+from yi_tune.own import mix, prepare_own
+from yi_tune.packing import plan_packing
 from yi_tune.plan import TrainPlan, plan_train, problems
 from yi_tune.progress import Progress
 from yi_tune.report import print_advice, print_answers, summary
@@ -35,7 +37,10 @@ _FULL = 10_000_000
 class Request:
     """What the user asks to be trained: the options of `yi-tune train`, in its own terms."""
 
-    identity: Identity
+    identity: Identity | None  # None: only the user's own data
+    data: list[str] = field(default_factory=list)
+    data_dir: Path | None = None
+    skip_bad_rows: bool = False
     model: str = DEFAULT_MODEL
     config: str = "qlora"
     overrides: list[str] = field(default_factory=list)
@@ -53,19 +58,36 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     template = read_config(path)
     flags = parse_overrides(request.overrides)
     folder = train_run(request.workspace, local, request.run)
-    datasets = (dataset_of("identity", render(identity_rows(), request.identity)),)
-    on_cpu = {**template, **flags}.get("use_cpu") is True
+    datasets = []
+    if request.identity:
+        datasets.append(dataset_of("identity", render(identity_rows(), request.identity)))
+    config = {**template, **flags, "model_name_or_path": str(local.path)}
+    on_cpu = config.get("use_cpu") is True
     with err.status("Looking at the machine"):
         hardware = detect(cpu_only=on_cpu)
     use_cached(local, err)
     _check_fit(local, hardware, forced=on_cpu, dry_run=dry_run)
+    own = None
+    if request.data:
+        own = prepare_own(
+            request.data,
+            request.data_dir,
+            config,
+            request.workspace,
+            skip_bad_rows=request.skip_bad_rows,
+            tokens=local.downloaded,
+        )
+        datasets.append(own.dataset)
+    if not datasets:
+        raise YiTuneError("--no-identity leaves nothing to train on.", "Name your own data: --data FILE")
     planned = plan_train(
         template,
         reasons(path),
         flags,
         local=local,
         identity=request.identity,
-        datasets=datasets,
+        datasets=tuple(datasets),
+        own=own,
         hardware=hardware,
         run=folder,
     )
@@ -77,7 +99,7 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         warn_of_tokenizer(local.path, err)
     if wrong := problems(planned.config, known):
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
-    return planned
+    return plan_packing(planned)
 
 
 def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: bool) -> None:
@@ -105,15 +127,19 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = planned.run
     data = {dataset.name: dataset.file_name for dataset in planned.datasets}
-    new = record(planned.config, planned.local, vars(planned.identity), data)
+    new = record(planned.config, planned.local, vars(planned.identity) if planned.identity else {}, data)
     with folder.lock():
         try:
             checkpoint = prepare(folder, new, fresh=fresh)
             if checkpoint:
                 err.print(f"Going on with the run {folder.name!r} from {checkpoint.name}.", markup=False)
-            write_datasets(planned.datasets, folder.data)
+            datasets = planned.datasets
+            write_datasets(datasets, folder.data)
             write_configs(folder, planned.config, planned.chat_config(read_config(find_config("chat"))))
             with engine_output_to(folder.log) as console, Progress(console) as progress:
+                if planned.own:
+                    progress.stage("Mixing your rows in")
+                    mix(datasets, planned.own, planned.config, folder.tokenized)
                 assistant, loss, scored = _train(planned, checkpoint, progress)
             report = {"loss": loss, **scored.to_dict()}
             folder.write("report.json", json.dumps(report, ensure_ascii=False, indent=2))

@@ -12,10 +12,19 @@ from yi_tune.models import DEFAULT_MODEL, workspace_option
 
 def train(
     *,
-    name: Annotated[str, typer.Option(help="What the assistant is called.")],
-    author: Annotated[str, typer.Option(help="Who developed it.")],
+    name: Annotated[str | None, typer.Option(help="What the assistant is called.")] = None,
+    author: Annotated[str | None, typer.Option(help="Who developed it.")] = None,
     name_en: Annotated[str, typer.Option(help="Its name in English.", show_default="--name")] = "",
     author_en: Annotated[str, typer.Option(help="The author in English.", show_default="--author")] = "",
+    no_identity: Annotated[bool, typer.Option("--no-identity", help="Train on --data alone, without a name.")] = False,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:ROWS]", help="Your own rows, or a sample of so many. Repeatable."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="A folder whose dataset_info.json has names for --data.", show_default=False)
+    ] = None,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Go on without rows that are unfit.")] = False,
     model: Annotated[str, typer.Option(help="A catalogue name, a hub id or a folder.")] = DEFAULT_MODEL,
     config: Annotated[str, typer.Option(help="A shipped config (yi-tune config ls) or a file.")] = "qlora",
     overrides: Annotated[
@@ -38,8 +47,20 @@ def train(
     from yi_tune.identity import Identity
     from yi_tune.screen import err, out
 
+    identity = None
+    if no_identity:
+        if name or author or name_en or author_en:
+            raise typer.BadParameter("--no-identity is without --name and --author.")
+    elif name is None or author is None:
+        missing = " and ".join(option for option, value in (("--name", name), ("--author", author)) if value is None)
+        raise typer.BadParameter(f"Missing {missing}. Your own data alone is trained on with --no-identity.")
+    else:
+        identity = Identity(name, author, name_en, author_en)
     request = training.Request(
-        identity=Identity(name, author, name_en, author_en),
+        identity=identity,
+        data=data or [],
+        data_dir=data_dir,
+        skip_bad_rows=skip_bad_rows,
         model=model,
         config=config,
         overrides=overrides or [],
