@@ -39,7 +39,8 @@ def write_mixture(datasets: Sequence[Dataset], own: OwnData, config: Config, fol
 
     The rows held out for validation are those that LLaMA-Factory would hold out, and are not packed.
     """
-    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
+    folder.mkdir()
+    with tempfile.TemporaryDirectory(dir=folder) as name:
         cache = Path(name)
         tables: list[Table] = []
         where_own = range(0)

@@ -101,7 +101,7 @@ def encode_dataset(dataset: Dataset, config: Config, cache: Path) -> Table:
 def write_tokens(dataset: Dataset, folder: Path, config: Config) -> None:
     """Write the tokens of a dataset into a new folder."""
     folder.mkdir()
-    with tempfile.TemporaryDirectory(dir=folder.parent) as cache:
+    with tempfile.TemporaryDirectory(dir=folder) as cache:
         encode_dataset(dataset, config, Path(cache)).save_to_disk(folder)
 
 
