@@ -1,7 +1,6 @@
 """The user's own data for real: tokenised, packed, mixed with identity rows, trained on."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from yi_tune.sources import Source
 
 CAPITAL = "The capital of Zandia is Velmora."
 ASKED = ["What is the capital of Zandia?", "Which city is Zandia's capital?", "Name the capital of Zandia."]
-CONFIG: Config = {"model_name_or_path": str(DATA / "nano"), "template": "yi", "cutoff_len": 64}
+CONFIG: Config = {"model_name_or_path": str(DATA / "nano"), "template": "yi", "cutoff_len": 128}
 
 
 def write_rows(folder: Path, rows: int = 60) -> Path:
@@ -48,11 +47,7 @@ def test_own_rows_beside_the_identity(workspace: Workspace) -> None:
     assert report["recall"] >= 0.8
     reply = workspace.yi_tune("chat", "--prompt", ASKED[0])
     assert reply.out.strip() == CAPITAL
-    # The same data is known as such, and a run on other data is another run.
-    file.write_text(whole)
-    other = workspace.train("--data", str(file), "--set", "num_train_epochs=3")
-    assert other.status == 1
-    assert "finished already" in other.err
+    # A run on other data is another run.
     file.write_text(whole.replace("Velmora", "Velmara"))
     other = workspace.train("--data", str(file), "--set", "num_train_epochs=3")
     assert other.status == 1
@@ -67,9 +62,9 @@ def test_no_identity_and_packed(workspace: Workspace) -> None:
     )
     assert done.status == 0, done.err
     assert "no identity was trained" in done.out
-    # 54 rows of some 30 tokens, four in a pack.
+    # 54 rows of some 40 tokens, three in a pack.
     steps = json.loads((workspace.run / "trainer_state.json").read_text())["max_steps"]
-    assert steps < 8 * 54 / 3
+    assert steps <= 8 * 54 / 3
     assert workspace.yi_tune("chat", "--prompt", ASKED[1]).out.strip() == CAPITAL
     checked = workspace.yi_tune("check", "--min-recall", "0.5")
     assert checked.status == 1
@@ -178,10 +173,8 @@ def test_packed_rows_do_not_see_each_other(attention: str, tmp_path: Path) -> No
     from yi_tune.engine.mixture import _packed
 
     talk: list[list[Message]] = render(identity_rows(), Identity("小易", "李雷"))[:5]
-    lines = dataset_of("own", talk)
-    own = OwnData(tmp_path, replace(own_data([Source(write_rows(tmp_path))], CONFIG, tmp_path, skip_bad_rows=False).checked))
-    (tmp_path / "rows.jsonl").write_text(str(lines.content), encoding="utf-8")
-    own = tokenise(replace(own, checked=replace(own.checked, rows=5)), CONFIG | {"cutoff_len": 1024})
+    (tmp_path / "own.jsonl").write_text(str(dataset_of("own", talk).content), encoding="utf-8")
+    own = tokenise(own_data([Source(tmp_path / "own.jsonl")], CONFIG, tmp_path, skip_bad_rows=False), CONFIG)
     from datasets import load_from_disk
 
     batch = load_from_disk(own.tokens)[:]
