@@ -139,7 +139,6 @@ def test_changes_are_printed_with_their_reasons(console: Console) -> None:
         local=LocalModel(CATALOGUE["nano"], Path("/a/very/long/path" * 10)),
         identity=Identity("小易", "李雷"),
         datasets=(Dataset("identity", 398, ""),),
-        own=None,
         hardware=Hardware(None, bf16=True),
         run=Run(Path("/ws/saves/nano/identity")),
     )
