@@ -121,7 +121,7 @@ def memory(train: list[str], work: Path, micro_batch: int, left: float) -> Measu
 
 def estimates(model: Path) -> dict[str, float]:
     """The estimate of the memory in GiB, by the step that measures it; that asks nothing after training."""
-    length = longest(model)
+    length = longest()
     found = {}
     for micro_batch in MICRO_BATCHES:
         # On a GPU that this bench is for, checkpointing is off.
