@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit test-llamacpp lint format nano nano-report replay-report bench bench-memory bench-gpu bench-download bench-export docs lock clean
+.PHONY: help demo test test-unit test-llamacpp lint format nano nano-report replay-report bench bench-memory bench-gpu bench-download bench-data bench-export docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -90,6 +90,9 @@ bench-download: $(ready) ## yi-tune download beside huggingface_hub; writes docs
 
 bench-export: $(ready) ## what of a run survives its export; writes docs/bench-export.md
 	$(bin)/python bench/export.py
+
+bench-data: $(ready) ## 100,000 rows of own data: memory and time; writes docs/bench-data.md
+	$(bin)/python -m bench.own_data
 
 docs: $(ready) ## write docs/help.md from --help
 	$(bin)/typer yi_tune.cli utils docs --name yi-tune --title 'yi-tune' --output docs/help.md

@@ -3,7 +3,9 @@
 They are written into `TARGET.part/`, which gets its record (export.json) last and is then renamed to `TARGET/`.
 """
 
+import errno
 import json
+import os
 import shutil
 import tempfile
 import traceback
@@ -129,7 +131,9 @@ def export(plan: Export, *, force: bool) -> None:
                 raise
             except Exception as error:
                 traceback.print_exc()
-                if shutil.disk_usage(part).free < _FULL:
+                # Each writer says it in its own way, or not at all.
+                full = os.strerror(errno.ENOSPC) in str(error) or shutil.disk_usage(part).free < _FULL
+                if full:
                     raise YiTuneError(f"The disk of {plan.target.parent} is full.", "Free some space.") from error
                 raise YiTuneError(f"The export failed: {error}", f"The whole story is in {log}") from error
         _put_in_place(part, plan.target)
