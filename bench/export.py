@@ -18,8 +18,9 @@ from yi_tune.export import export, plan_export
 from yi_tune.exported import check_exported
 from yi_tune.heldout import Score, questions, score
 from yi_tune.identity import Identity, Message
+from yi_tune.planning import Request, plan
 from yi_tune.report import percent
-from yi_tune.training import Request, plan, run
+from yi_tune.training import run
 
 PAGE = Path(__file__).parents[1] / "docs" / "bench-export.md"
 IDENTITY = Identity("小易", "李雷")

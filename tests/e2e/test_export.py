@@ -162,6 +162,19 @@ def test_folder(hf: tuple[Path, Done]) -> None:
     assert json.loads(done.out) == {"exported": str(folder), "gguf": None, "url": None}
 
 
+def test_full_run_is_exported_as_it_is(trained: Trained, hf: tuple[Path, Done], tmp_path: Path) -> None:
+    # Its run folder is a model; here it is the one that was merged.
+    run = Run(tmp_path / "saves" / "nano" / "full")
+    shutil.copytree(hf[0], run.folder)
+    for name in ("run.json", "report.json"):
+        shutil.copy(trained.run / name, run.folder)
+    chat = (trained.run / "chat.yaml").read_text(encoding="utf-8")
+    run.chat_yaml.write_text(chat.replace("finetuning_type: lora", "finetuning_type: full"), encoding="utf-8")
+    plan = plan_export(run, loading.base_config(run), None, None, tmp_path)
+    export(plan, force=False)
+    assert (plan.target / "model.safetensors").read_bytes() == (hf[0] / "model.safetensors").read_bytes()
+
+
 def test_again_is_refused_and_check_is_a_command(trained: Trained, hf: tuple[Path, Done]) -> None:
     again = trained.yi_tune("export", "--to", str(hf[0]))
     assert again.status == 1
