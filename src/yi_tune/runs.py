@@ -100,7 +100,7 @@ class Run:
             if not (isinstance(content["identity"], dict) and isinstance(content["config"], dict)):
                 raise TypeError("of another kind")
             # Old runs did not record all of it.
-            missing = {"weights": "", "from_run": None, "replay": 0, "created": None, "versions": {}}
+            missing: dict[str, Any] = {"weights": "", "from_run": None, "replay": 0, "created": None, "versions": {}}
             return {key: (missing | content)[key] for key in _RECORD}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise YiTuneError(
