@@ -43,8 +43,8 @@ def run_config(run: Run) -> Config:
     return {**config, "model_name_or_path": str(local.path), "adapter_name_or_path": str(run.folder)}
 
 
-def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bool) -> Config:
-    """What to load for a chat: the run found, and with `base` that run's base.
+def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bool, both: bool = False) -> Config:
+    """What to load for a chat: the run found, and with `base` only that run's base, unless `both` are wanted.
 
     With `base` and no run asked for, that is `model`, or the default one where there is no finished run.
     Raises YiTuneError when there is no such run or model, or it is broken.
@@ -58,8 +58,9 @@ def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bo
         config = fill(read_config(find_config("chat")), {"model_path": str(local.path), "adapter_path": ""})
         # As training quantises it.
         config["quantization_bit"] = 4
-    if base:
         del config["adapter_name_or_path"]
+    if base and not both:
+        config.pop("adapter_name_or_path", None)
     return config
 
 
