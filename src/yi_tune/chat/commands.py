@@ -74,7 +74,7 @@ def _params(session: "Session", _: str) -> None:
     conversation = session.conversation
     values = {**vars(conversation.sampling), "system": conversation.system}
     values["model"] = "base" if conversation.base or not conversation.assistant.switches else "tuned"
-    session.screen.note("\n".join(f"{key:20} {'none' if value is None else value}" for key, value in values.items()))
+    session.screen.note_table({key: "none" if value is None else str(value) for key, value in values.items()})
 
 
 def _save(session: "Session", argument: str) -> None:
@@ -127,9 +127,7 @@ def _clear(session: "Session", _: str) -> None:
 
 def _help(session: "Session", _: str) -> None:
     usages = {f"{name} {command.takes}".strip(): command.summary for name, command in COMMANDS.items()}
-    width = max(map(len, usages))
-    lines = [f"{usage:{width}}  {summary}" for usage, summary in usages.items()]
-    session.screen.note("\n".join([*lines, "", *KEYS]))
+    session.screen.note_table({**usages, **KEYS})
 
 
 def _exit(session: "Session", _: str) -> None:
@@ -152,7 +150,10 @@ COMMANDS = {
     "/help": Command("", "this list", _help),
     "/exit": Command("", "leave", _exit),
 }
-KEYS = [
-    "Ctrl-C stops an answer and keeps what came; Ctrl-D leaves.",
-    "Alt-Enter begins a new line, Tab completes, the arrow keys recall earlier messages.",
-]
+KEYS = {
+    "Ctrl-C": "stop an answer; what came of it is kept",
+    "Ctrl-D": "leave",
+    "Alt-Enter": "a new line within a message",
+    "Tab": "complete a command, a key or a file's name",
+    "Up, Down": "earlier messages",
+}

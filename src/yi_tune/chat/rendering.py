@@ -39,6 +39,13 @@ class Screen:
         """Say something that is no reply."""
         self._notes.print(text, style="dim", markup=False, soft_wrap=True)
 
+    def note_table(self, rows: Mapping[str, str]) -> None:
+        """Names, and what there is to say about each."""
+        table = Table.grid(Column(no_wrap=True), Column(overflow="fold"), padding=(0, 2, 0, 0))
+        for name, text in rows.items():
+            table.add_row(Text(name), Text(text))
+        self._notes.print(table, style="dim")
+
     def complain(self, text: str) -> None:
         """Say what went wrong."""
         self._notes.print(text, style="red", markup=False, soft_wrap=True)
@@ -144,7 +151,9 @@ class Region:
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
         same = max(same, len(self._shown) - reach)
         up = len(self._shown) - same
-        self._out.write((f"\x1b[{up}A" if up > 0 else "") + "\r\x1b[J" + "".join(f"{line}\n" for line in lines[same:]))
+        # Line by line: tmux keeps a copy of what is erased as a whole screen. What is left below goes at the end.
+        new = "".join(f"{line}\x1b[K\n" for line in lines[same:])
+        self._out.write((f"\x1b[{up}A" if up > 0 else "") + "\r" + new + "\x1b[J")
         self._out.flush()
         self._shown = lines
         drawn = time.monotonic()
