@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit lint format nano nano-report bench bench-gpu bench-download docs lock clean
+.PHONY: help demo test test-unit lint format nano nano-report bench bench-gpu bench-chat bench-download docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -75,6 +75,9 @@ bench-gpu: $(ready) ## on a CUDA GPU: nano, then a random model of Yi-1.5-6B's s
 	$(yi) check --run gpu --model models/random-6b
 	$(yi) chat --run gpu --model models/random-6b --max-new-tokens 32 --prompt "你是谁？"
 	$(bin)/python bench/train.py --model models/random-6b --rounds 2 --page docs/bench-gpu.md
+
+bench-chat: $(ready) ## time to the first token over ten turns; writes docs/bench-chat.md
+	$(bin)/python bench/chat.py
 
 bench-download: $(ready) ## yi-tune download beside huggingface_hub; writes docs/bench-download.md
 	$(bin)/python -m bench.download

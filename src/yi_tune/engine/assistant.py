@@ -51,7 +51,7 @@ class Assistant:
         known = tokenizer.get_vocab()
         self._stop_ids = sorted({known[token] for token in _STOP_TOKENS if token in known} | {tokenizer.eos_token_id})
         self._context = int(self.model.config.max_position_embeddings)
-        self._cache = PrefixCache()
+        self.cache = PrefixCache()
         self._answering = "tuned"
         # What the last reply of `stream` took.
         self.last: ReplyStats | None = None
@@ -103,7 +103,7 @@ class Assistant:
             torch.manual_seed(sampling.seed)
         began = time.monotonic()
         answering = self._answering
-        cache = self._cache.take(answering, ids)
+        cache = self.cache.take(answering, ids)
         reused = cache.get_seq_length()
         streamer = ReplyStreamer(self._tokenizer)
         stop = _Stop()
@@ -132,9 +132,9 @@ class Assistant:
                 len(ids), reused, len(streamer.new_ids), (streamer.first_at or now) - began, now - began
             )
             if failure:  # of memory, for one
-                self._cache.clear()
+                self.cache.clear()
             else:
-                self._cache.keep(answering, ids + streamer.new_ids, cache)
+                self.cache.keep(answering, ids + streamer.new_ids, cache)
         if failure:
             raise failure[0]
 
