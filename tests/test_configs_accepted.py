@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from yi_tune.config import Config, dump_config, find_config, read_config, reasons, shipped
+from yi_tune.dataset import Dataset
 from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
 from yi_tune.models import CATALOGUE, LocalModel
@@ -49,7 +50,7 @@ def plan(name: str, folder: Path, overrides: Config) -> TrainPlan:
         overrides,
         local=LocalModel(CATALOGUE["nano"], folder / "nano"),
         identity=Identity("小易", "李雷"),
-        rows=10,
+        datasets=(Dataset("identity", 10, ""),),
         hardware=CPU,
         run=Run(folder / "saves" / "nano" / "identity"),
     )
@@ -60,7 +61,8 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
     """Each shipped config, filled in."""
     folder = tmp_path_factory.mktemp("a folder")
     filled = {name: plan(name, folder, {}).config for name in TRAINING}
-    filled["chat"] = plan("qlora", folder, {}).chat_config(read_config(find_config("chat")))
+    for name in TRAINING:
+        filled[f"chat {name}"] = plan(name, folder, {}).chat_config(read_config(find_config("chat")))
     # What the error of problems() advises for a run without validation.
     filled["no eval"] = plan("qlora", folder, {"val_size": 0.0, "eval_strategy": "no"}).config
     return filled
@@ -86,7 +88,7 @@ def engine(configs: dict[str, Config], tmp_path_factory: pytest.TempPathFactory)
     return result
 
 
-@pytest.mark.parametrize("name", [*TRAINING, "chat", "no eval"])
+@pytest.mark.parametrize("name", [*TRAINING, *(f"chat {name}" for name in TRAINING), "no eval"])
 def test_llamafactory_takes_it_as_it_is_meant(name: str, configs: dict[str, Config], engine: dict[str, Any]) -> None:
     parsed = engine["parsed"][f"{name}.yaml"]
     assert "refused" not in parsed, parsed

@@ -7,17 +7,15 @@ from typing import Any
 
 import pytest
 
+from yi_tune.dataset import dataset_of, write_datasets
 from yi_tune.errors import YiTuneError
 from yi_tune.identity import (
     Identity,
-    dataset_name,
-    dataset_text,
     denies_itself,
     identity_rows,
     read_jsonl,
     render,
     whole_words,
-    write_dataset,
 )
 from yi_tune.resources import DATA
 
@@ -64,9 +62,9 @@ ACCEPTED = [
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_name_is_exact_in_the_data(name: str, tmp_path: Path) -> None:
     identity = Identity(name, name)  # a name equal to the author is accepted
-    text = dataset_text(render(ROWS, identity))
-    write_dataset(text, tmp_path)
-    lines = (tmp_path / dataset_name(text)).read_bytes().decode().split("\n")
+    dataset = dataset_of("identity", render(ROWS, identity))
+    write_datasets([dataset], tmp_path)
+    lines = (tmp_path / dataset.file_name).read_bytes().decode().split("\n")
     rendered = [json.loads(line)["messages"] for line in lines if line]
     kept = [row for row in ROWS if not denies_itself(row["kind"], row["lang"], row["messages"], identity)]
     assert len(rendered) == len(kept)
@@ -150,7 +148,7 @@ def test_rendering_is_pure() -> None:
 
 
 def test_no_placeholder_is_left() -> None:
-    text = dataset_text(render(ROWS, Identity("小易", "李雷")))
+    text = json.dumps(render(ROWS, Identity("小易", "李雷")))
     assert "{{" not in text
     assert "name}" not in text
 
@@ -217,26 +215,6 @@ def test_rows_of_other_kinds_may_hold_the_name() -> None:
     # Each language has its own names; what the assistant says does not count.
     assert not denies_itself("negative", "en", messages, Identity("小易", "Google", author_en="Lei"))
     assert not denies_itself("negative", "en", messages, Identity("Yes", "Lei"))
-
-
-def test_dataset_name_tells_contents_apart() -> None:
-    texts = [dataset_text(render(ROWS, Identity("小易", author))) for author in ("李雷", "李蕾")]
-    names = {dataset_name(text) for text in (*texts, texts[0])}
-    assert len(names) == 2
-    assert all(re.fullmatch(r"identity-[0-9a-f]{12}\.jsonl", name) for name in names)
-
-
-def test_dataset_info_is_ascii_and_points_at_the_file(tmp_path: Path) -> None:
-    text = dataset_text([[{"role": "user", "content": "你好 🚀"}]])
-    write_dataset(text, tmp_path / "not" / "there yet")
-    folder = tmp_path / "not" / "there yet"
-    info = json.loads((folder / "dataset_info.json").read_bytes().decode("ascii"))
-    assert list(info) == ["identity"]
-    assert (folder / info["identity"]["file_name"]).read_text(encoding="utf-8") == text
-    assert "你好 🚀" in text
-    # Again, as a resumed run does.
-    write_dataset(text, folder)
-    assert {file.name for file in folder.iterdir()} == {"dataset_info.json", dataset_name(text)}
 
 
 # What the issue asks of the data.

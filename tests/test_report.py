@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from yi_tune.config import Config, find_config, parse_overrides, read_config, reasons
+from yi_tune.dataset import Dataset
 from yi_tune.hardware import Hardware
 from yi_tune.heldout import Answer, Question, Score
 from yi_tune.identity import Identity
@@ -137,7 +138,7 @@ def test_changes_are_printed_with_their_reasons(console: Console) -> None:
         {"lora_target": "q_proj,[v_proj]"},
         local=LocalModel(CATALOGUE["nano"], Path("/a/very/long/path" * 10)),
         identity=Identity("小易", "李雷"),
-        rows=398,
+        datasets=(Dataset("identity", 398, ""),),
         hardware=Hardware(None, bf16=True),
         run=Run(Path("/ws/saves/nano/identity")),
     )

@@ -1,6 +1,5 @@
 """The identity dataset: `data/identity.jsonl` rendered with a name and an author."""
 
-import hashlib
 import json
 import re
 import unicodedata
@@ -114,38 +113,3 @@ def whole_words(phrase: str) -> str:
     before = r"(?<![A-Za-z0-9])" if re.match(r"[A-Za-z0-9]", phrase) else ""
     after = r"(?![A-Za-z0-9])" if re.search(r"[A-Za-z0-9]$", phrase) else ""
     return before + re.escape(phrase) + after
-
-
-def dataset_text(conversations: list[list[Message]]) -> str:
-    """The conversations as JSON lines."""
-    return "".join(json.dumps({"messages": messages}, ensure_ascii=False) + "\n" for messages in conversations)
-
-
-def dataset_name(text: str) -> str:
-    """A file name that tells this content from any other.
-
-    The `datasets` library caches by path and time of change, and would train on the old rows.
-    """
-    return f"identity-{hashlib.sha256(text.encode()).hexdigest()[:12]}.jsonl"
-
-
-def write_dataset(text: str, folder: Path) -> None:
-    """Write the dataset `identity` and its `dataset_info.json` into `folder`, as LLaMA-Factory reads them."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / dataset_name(text)).write_text(text, encoding="utf-8")
-    info = {
-        "identity": {
-            "file_name": dataset_name(text),
-            "formatting": "sharegpt",
-            "columns": {"messages": "messages"},
-            "tags": {
-                "role_tag": "role",
-                "content_tag": "content",
-                "user_tag": "user",
-                "assistant_tag": "assistant",
-                "system_tag": "system",
-            },
-        }
-    }
-    # LLaMA-Factory reads this file in the locale's encoding.
-    (folder / "dataset_info.json").write_text(json.dumps(info, indent=2), encoding="ascii")

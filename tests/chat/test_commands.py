@@ -157,7 +157,7 @@ def test_base_and_tuned() -> None:
 def test_one_model_alone_does_not_switch(command: str) -> None:
     engine = FakeAssistant(switches=False)
     transcript, _ = chat(engine, command)
-    assert transcript == "Only one model is loaded. yi-tune chat --run NAME has a run's base and tuned model.\n"
+    assert transcript == "Only one model is loaded. yi-tune chat --run NAME --compare loads a run's two.\n"
     assert engine.asked == []
 
 

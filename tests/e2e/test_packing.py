@@ -21,8 +21,8 @@ def losses(tmp_path: Path) -> Losses:
         request = training.Request(
             identity=Identity("小易", "李雷"), model="nano", overrides=short, run=run, workspace=tmp_path
         )
-        planned, conversations = training.plan(request)
-        training.run(planned, conversations, fresh=False)
+        planned = training.plan(request)
+        training.run(planned, fresh=False)
         state = json.loads((planned.run.folder / "trainer_state.json").read_text())
         return [log["loss"] for log in state["log_history"] if "loss" in log]
 

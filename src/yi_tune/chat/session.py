@@ -38,7 +38,7 @@ class Session:
     def require_both(self) -> None:
         """Raises YiTuneError unless base and tuned model are both there."""
         if not self.conversation.assistant.switches:
-            raise YiTuneError("Only one model is loaded.", "yi-tune chat --run NAME has a run's base and tuned model.")
+            raise YiTuneError("Only one model is loaded.", "yi-tune chat --run NAME --compare loads a run's two.")
 
     def _show(self, answer: Callable[[], Pieces], *, both: bool) -> None:
         """Whatever a generation dies of, the chat goes on."""

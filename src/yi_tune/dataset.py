@@ -1,0 +1,67 @@
+"""What a run trains on: named sets of conversations, written as LLaMA-Factory reads them."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from yi_tune.identity import Message
+
+# In the order in which they are trained on: the rows rendered for a name, the user's own, the base's own answers.
+NAMES = ("identity", "own", "replay")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Conversations under a name: `content` is JSON lines, or the file that holds them, of `{"messages": [...]}`."""
+
+    name: str
+    rows: int
+    content: str | Path
+
+    @cached_property
+    def file_name(self) -> str:
+        """A file name that tells this content from any other.
+
+        The `datasets` library caches by path and time of change, and would train on the old rows.
+        """
+        if isinstance(self.content, Path):
+            with self.content.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256")
+        else:
+            digest = hashlib.sha256(self.content.encode())
+        return f"{self.name}-{digest.hexdigest()[:12]}.jsonl"
+
+
+def dataset_of(name: str, conversations: list[list[Message]]) -> Dataset:
+    """The conversations as the dataset `name`."""
+    lines = (json.dumps({"messages": messages}, ensure_ascii=False) + "\n" for messages in conversations)
+    return Dataset(name, len(conversations), "".join(lines))
+
+
+def write_datasets(datasets: Iterable[Dataset], folder: Path) -> None:
+    """Write each dataset, and the `dataset_info.json` that lists them, into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    info = {}
+    for dataset in datasets:
+        if isinstance(dataset.content, Path):
+            shutil.copyfile(dataset.content, folder / dataset.file_name)
+        else:
+            (folder / dataset.file_name).write_text(dataset.content, encoding="utf-8")
+        info[dataset.name] = {
+            "file_name": dataset.file_name,
+            "formatting": "sharegpt",
+            "columns": {"messages": "messages"},
+            "tags": {
+                "role_tag": "role",
+                "content_tag": "content",
+                "user_tag": "user",
+                "assistant_tag": "assistant",
+                "system_tag": "system",
+            },
+        }
+    # LLaMA-Factory reads this file in the locale's encoding.
+    (folder / "dataset_info.json").write_text(json.dumps(info, indent=2), encoding="ascii")
