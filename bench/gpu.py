@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from bench.memory import longest
 from bench.random_model import SHAPES
 from bench.train import (
     OURS,
@@ -36,6 +37,7 @@ from bench.train import (
     planned,
     training,
 )
+from yi_tune.memory import estimate
 from yi_tune.shapes import read_shape
 from yi_tune.speedups import installed
 
@@ -118,8 +120,15 @@ def memory(train: list[str], work: Path, micro_batch: int, left: float) -> Measu
 
 
 def estimates(model: Path) -> dict[str, float]:
-    """The estimate of the memory in GiB, by the step that measures it."""
-    return {memory_step(8): read_shape(model).qlora_bytes / 2**30}
+    """The estimate of the memory in GiB, by the step that measures it; that asks nothing after training."""
+    length = longest(model)
+    found = {}
+    for micro_batch in MICRO_BATCHES:
+        # On a GPU that this bench is for, checkpointing is off.
+        config = {"quantization_bit": 4, "per_device_train_batch_size": micro_batch}
+        parts = estimate(read_shape(model), config | {"disable_gradient_checkpointing": True}, length, "cuda").parts
+        found[memory_step(micro_batch)] = (sum(parts.values()) - parts["answers"]) / 2**30
+    return found
 
 
 def take(step: Step, end: float) -> Row:
