@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit lint format nano nano-report replay-report bench bench-memory bench-gpu bench-download bench-data docs lock clean
+.PHONY: help demo test test-unit lint format nano nano-report replay-report bench bench-memory bench-gpu bench-chat bench-download bench-data docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -75,6 +75,9 @@ bench-memory: $(ready) ## the estimate of memory beside what training takes; wri
 
 bench-gpu: $(ready) ## what needs a CUDA GPU, in less than eight minutes; writes docs/bench-gpu.md
 	$(bin)/python -m bench.gpu
+
+bench-chat: $(ready) ## time to the first token over ten turns; writes docs/bench-chat.md
+	$(bin)/python bench/chat.py
 
 bench-download: $(ready) ## yi-tune download beside huggingface_hub; writes docs/bench-download.md
 	$(bin)/python -m bench.download
