@@ -43,11 +43,11 @@ class Assistant:
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
         self.model: Any = model  # an nn.Module to the type checker would hide config, device and generate
         self.model.eval()
-        self._tokenizer: Any = tokenizer
+        self.tokenizer: Any = tokenizer
         self._template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template=template))
         known = tokenizer.get_vocab()
-        self._stop_ids = sorted({known[token] for token in _STOP_TOKENS if token in known} | {tokenizer.eos_token_id})
-        self._context = int(self.model.config.max_position_embeddings)
+        self.stop_ids = sorted({known[token] for token in _STOP_TOKENS if token in known} | {tokenizer.eos_token_id})
+        self.context = int(self.model.config.max_position_embeddings)
 
     def base(self) -> AbstractContextManager[Any]:
         """Within this context the base answers, its adapter switched off."""
@@ -59,16 +59,16 @@ class Assistant:
         Raises YiTuneError when the conversation leaves no room for a reply; errors of the generation
         itself are raised as they are.
         """
-        ids = self._encode(messages)
-        room = self._context - len(ids)
+        ids = self.encode(messages)
+        room = self.context - len(ids)
         if room < 1:
             raise YiTuneError(
-                f"The conversation is {len(ids)} tokens long; the model takes {self._context}.",
+                f"The conversation is {len(ids)} tokens long; the model takes {self.context}.",
                 "Start over with /clear, or send less.",
             )
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
-        streamer = TextIteratorStreamer(self._tokenizer, skip_prompt=True, skip_special_tokens=True)
+        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         stop = _Stop()
         failure: list[BaseException] = []
         inputs = torch.tensor([ids], device=self.model.device)
@@ -93,17 +93,17 @@ class Assistant:
 
     def reply_all(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[str]:
         """The greedy reply to each conversation, in batches of similar length."""
-        encoded = [self._encode(messages) for messages in conversations]
+        encoded = [self.encode(messages) for messages in conversations]
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
         replies = [""] * len(encoded)
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
             width = max(len(encoded[index]) for index in batch)
-            padded = [[self._tokenizer.pad_token_id] * (width - len(encoded[i])) + encoded[i] for i in batch]
+            padded = [[self.tokenizer.pad_token_id] * (width - len(encoded[i])) + encoded[i] for i in batch]
             mask = [[0] * (width - len(encoded[index])) + [1] * len(encoded[index]) for index in batch]
             inputs, attention = (torch.tensor(rows, device=self.model.device) for rows in (padded, mask))
             output = self._generate(inputs, attention, do_sample=False, max_new_tokens=max_new_tokens)
-            texts = self._tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
+            texts = self.tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
             for index, text in zip(batch, texts, strict=True):
                 replies[index] = text.strip()
         return replies
@@ -113,11 +113,11 @@ class Assistant:
         with self.base():
             return self.reply_all(conversations)
 
-    def _encode(self, messages: list[Message]) -> list[int]:
+    def encode(self, messages: list[Message]) -> list[int]:
         """Token ids of the conversation up to where the assistant's reply begins."""
         system = messages[0]["content"] if messages[0]["role"] == "system" else None
         turns = messages[1:] if system is not None else messages
-        ids, _ = self._template.encode_oneturn(self._tokenizer, [*turns, {"role": "assistant", "content": ""}], system)
+        ids, _ = self._template.encode_oneturn(self.tokenizer, [*turns, {"role": "assistant", "content": ""}], system)
         return list(ids)
 
     @torch.inference_mode()
@@ -125,8 +125,8 @@ class Assistant:
         return self.model.generate(
             input_ids=inputs,
             attention_mask=mask,
-            eos_token_id=self._stop_ids,
-            pad_token_id=self._tokenizer.pad_token_id,
+            eos_token_id=self.stop_ids,
+            pad_token_id=self.tokenizer.pad_token_id,
             use_cache=True,
             stopping_criteria=StoppingCriteriaList([stop] if stop else []),
             **options,
