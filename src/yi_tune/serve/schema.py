@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from yi_tune.identity import Message
 from yi_tune.serve.errors import ApiError
@@ -27,6 +27,14 @@ _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "best_of": (None, 1),
 }
 
+
+def _whole(text: str) -> str:
+    """Raises ValueError for half a surrogate pair, which JSON can hold and no tokenizer takes."""
+    text.encode()
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -42,14 +50,14 @@ class Part(BaseModel):
     model_config = ConfigDict(strict=True)
 
     type: str
-    text: str | None = None
+    text: Text | None = None
 
 
 class ChatMessage(_Body):
     """A message of a conversation, as OpenAI's clients send it, or send back what they received."""
 
     role: str
-    content: str | list[Part] | None = None
+    content: Text | list[Part] | None = None
     name: str | None = None
     refusal: str | None = None
     tool_calls: Any = None
@@ -70,12 +78,12 @@ class StreamOptions(_Body):
 class _Sampling(_Body):
     """What both kinds of completion take."""
 
-    model: str
+    model: Text
     max_tokens: Count | None = None
     n: Annotated[int, Field(ge=1, le=8)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    stop: str | list[str] | None = None
+    stop: Text | list[Text] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -133,7 +141,7 @@ class ChatRequest(_Sampling):
 class CompletionRequest(_Sampling):
     """POST /v1/completions"""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=8)]
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=8)]
     best_of: int | None = None
     echo: bool | None = None
     suffix: str | None = None
