@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit lint format nano nano-report bench bench-gpu bench-download docs lock clean
+.PHONY: help demo test test-unit lint format nano nano-report replay-report bench bench-gpu bench-download docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -64,17 +64,14 @@ nano: $(ready) ## build the embedded model from nothing (up to 30 minutes)
 nano-report: $(ready) ## tune nano to a dozen identities and write docs/nano.md
 	$(bin)/python nano/report.py
 
-bench: $(ready) ## yi-tune train beside llamafactory-cli train; writes docs/benchmarks.md
-	$(bin)/python bench/train.py
+replay-report: $(ready) ## tune nano without and with replay and write docs/replay.md
+	$(bin)/python nano/replay.py
 
-bench-gpu: $(ready) ## on a CUDA GPU: nano, then a random model of Yi-1.5-6B's shape; writes docs/bench-gpu.md
-	$(yi) train --model nano --name "$$NAME" --author "$$AUTHOR" --run gpu --fresh
-	$(yi) check --run gpu --min-recall 0.95
-	$(bin)/python bench/random_model.py yi-1.5-6b models/random-6b
-	$(yi) train --model models/random-6b --name "$$NAME" --author "$$AUTHOR" --run gpu --fresh
-	$(yi) check --run gpu --model models/random-6b
-	$(yi) chat --run gpu --model models/random-6b --max-new-tokens 32 --prompt "你是谁？"
-	$(bin)/python bench/train.py --model models/random-6b --rounds 2 --page docs/bench-gpu.md
+bench: $(ready) ## yi-tune train beside llamafactory-cli train, and its profiles; writes docs/benchmarks.md
+	$(bin)/python -m bench.train
+
+bench-gpu: $(ready) ## what needs a CUDA GPU, in less than eight minutes; writes docs/bench-gpu.md
+	$(bin)/python -m bench.gpu
 
 bench-download: $(ready) ## yi-tune download beside huggingface_hub; writes docs/bench-download.md
 	$(bin)/python -m bench.download

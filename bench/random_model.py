@@ -1,14 +1,11 @@
 """Make a model of a Yi-1.5 shape whose weights are random: for time and memory on a GPU, where no hub is.
 
-.venv/bin/python bench/random_model.py yi-1.5-6b models/random-6b
+.venv/bin/python -m bench.random_model yi-1.5-6b models/random-6b
 """
 
 import argparse
 import shutil
 from pathlib import Path
-
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 NANO = Path(__file__).parents[1] / "data" / "nano"
 # Layers, hidden, FFN, heads, KV heads: the models' own config.json; `small` is for trying this on a CPU,
@@ -26,6 +23,10 @@ def main() -> None:
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("folder", type=Path)
     options = parser.parse_args()
+    # Here, and not above, so that the shapes can be had without it.
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     layers, hidden, ffn, heads, kv_heads = SHAPES[options.shape]
     config = LlamaConfig(
         vocab_size=64_000,

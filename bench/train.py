@@ -1,7 +1,8 @@
-"""`yi-tune train` beside `llamafactory-cli train` with the tutorial's config: `make bench`, `make bench-gpu`.
+"""`yi-tune train` beside `llamafactory-cli train` with the tutorial's config, then its own profiles: `make bench`.
 
-Both train the same rows for the same epochs at the same learning rate and effective batch, as whole
-processes, in turn; yi-tune's asks its held-out questions besides. Writes a page of docs/.
+Both train the same rows for the same epochs at the same learning rate and effective batch, as whole processes, in
+turn; yi-tune's asks its held-out questions besides. Then each profile trains as it is shipped, and is asked all of the
+held-out questions. Writes docs/benchmarks.md. bench/gpu.py measures with the same functions.
 """
 
 import argparse
@@ -9,136 +10,178 @@ import json
 import os
 import platform
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+ROOT = Path(__file__).parents[1]
 EPOCHS = 3  # the tutorial's
 YI_TUNE, LLAMAFACTORY = [sys.executable, "-m", "yi_tune"], [sys.executable, "-m", "llamafactory.cli"]
 OURS, THEIRS = "yi-tune train", "llamafactory-cli train, the tutorial's config"
+PROFILES = ("qlora", "qlora-8bit", "lora", "full")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A training run as a whole process: wall seconds, seconds of its training loop, tokens a second in that
-    loop, peak memory in GiB, mean training loss.
+    """A command as a whole process: wall seconds and peak memory in GiB; where it trained, seconds of its training
+    loop, tokens a second in that loop, and mean training loss.
     """
 
     seconds: float
-    loop: float
-    tokens: float
     memory: float
-    loss: float
+    loop: float | None = None
+    tokens: float | None = None
+    loss: float | None = None
+
+
+class CommandError(Exception):
+    """A command that failed: the end of what it said."""
+
+
+class OutOfTimeError(Exception):
+    """A command that took longer than it may."""
+
+
+def gpu(figure: str) -> str:
+    """What nvidia-smi says of the GPU that is used; "" where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0"
+    query = ["nvidia-smi", f"--id={first}", f"--query-gpu={figure}", "--format=csv,noheader,nounits"]
+    return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def gpu_memory() -> float:
-    """Memory in use on the first GPU, by whatever process, in GiB."""
-    query = ["nvidia-smi", "--id=0", "--query-gpu=memory.used", "--format=csv,noheader,nounits"]
-    return float(subprocess.run(query, capture_output=True, text=True, check=True).stdout) / 1024
+    """Memory in use on that GPU, by whatever process, in GiB; 0 where there is none."""
+    return float(gpu("memory.used") or 0) / 1024
 
 
-def measure(command: list[str], results: Path) -> Measured:
-    """Run a command that has to succeed; the Trainer leaves its figures in the folder `results`.
+def measure(command: list[str], results: Path | None = None, limit: float = float("inf")) -> Measured:
+    """Run a command; if it trains, the Trainer leaves its figures in the folder `results`.
 
-    Memory is the GPU's, polled, where there is one, else the largest the process was.
+    Memory is the GPU's, polled, where there is one, else the largest the process was. Raises CommandError when the
+    command fails, and OutOfTimeError when it takes more than `limit` seconds: it is killed with all that it started.
     """
-    on_gpu = shutil.which("nvidia-smi") is not None
-    before = gpu_memory() if on_gpu else 0.0
-    peak, ended = 0.0, threading.Event()
-
-    def watch() -> None:
-        nonlocal peak
-        while on_gpu and not ended.wait(0.2):
-            peak = max(peak, gpu_memory() - before)
-
+    before, peak, status = gpu_memory(), 0.0, None
     with tempfile.TemporaryFile() as output:
         began = time.monotonic()
-        process = subprocess.Popen(command, stdout=output, stderr=output)
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.monotonic() - began
-        ended.set()
-        watcher.join()
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+        try:
+            while status is None:
+                time.sleep(0.05)
+                ended, code, usage = os.wait4(process.pid, os.WNOHANG)
+                seconds = time.monotonic() - began
+                if ended:
+                    status = code
+                elif seconds > limit:
+                    raise OutOfTimeError
+                else:
+                    peak = max(peak, gpu_memory() - before)
+        finally:
+            if status is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         if status:
             output.seek(0)
-            sys.exit(f"{command} failed:\n{output.read().decode()[-4000:]}")
+            raise CommandError(f"{' '.join(command)} failed:\n{output.read().decode(errors='replace')[-4000:]}")
+    memory = peak or usage.ru_maxrss / 1024**2  # in KiB on Linux
+    if results is None:
+        return Measured(seconds, memory)
     figures = json.loads((results / "all_results.json").read_text())
     return Measured(
-        seconds,
-        figures["train_runtime"],
-        figures["effective_tokens_per_sec"],
-        peak if on_gpu else usage.ru_maxrss / 1024**2,  # in KiB on Linux
-        figures["train_loss"],
+        seconds, memory, figures["train_runtime"], figures["effective_tokens_per_sec"], figures["train_loss"]
     )
 
 
-def compare(model: str, rounds: int) -> dict[str, list[Measured]]:
-    """Train with both, `rounds` times in turn."""
-    train = [*YI_TUNE, "train", "--model", model, "--name", "小易", "--author", "李雷"]
-    train += ["--set", f"num_train_epochs={EPOCHS}", "--set", "include_effective_tokens_per_second=true"]
-    measured: dict[str, list[Measured]] = {OURS: [], THEIRS: []}
-    with tempfile.TemporaryDirectory() as temporary:
-        work = Path(temporary)
-        train += ["--workspace", temporary]
-        for _ in range(rounds):
-            dry = subprocess.run([*train, "--dry-run"], capture_output=True, text=True, check=True).stdout
-            config = yaml.safe_load(dry)
-            run = Path(config["output_dir"])
-            measured[OURS].append(measure([*train, "--fresh"], run))
-            # The tutorial's values but for what both sides share: rows, epochs and learning rate.
-            tutorial = [
-                *train,
-                "--config",
-                "tutorial",
-                "--set",
-                f"learning_rate={config['learning_rate']}",
-                "--dry-run",
-            ]
-            dry = subprocess.run(tutorial, capture_output=True, text=True, check=True).stdout
-            theirs = work / "tutorial"
-            (work / "tutorial.yaml").write_text(dry.replace(f"output_dir: {run}", f"output_dir: {theirs}"))
-            measured[THEIRS].append(measure([*LLAMAFACTORY, "train", str(work / "tutorial.yaml")], theirs))
-            for name, runs in measured.items():
-                print(name, runs[-1], flush=True)
-    return measured
+def training(model: str, workspace: Path) -> list[str]:
+    """`yi-tune train` with its figures."""
+    train = [*YI_TUNE, "train", "--model", model, "--name", "小易", "--author", "李雷", "--workspace", str(workspace)]
+    train += ["--replay", "0"]  # random weights do not come to an end of an answer
+    return [*train, "--set", "include_effective_tokens_per_second=true"]
 
 
-def page(model: str, measured: dict[str, list[Measured]]) -> list[str]:
+@cache
+def planned(*train: str) -> dict[str, Any]:
+    """The config that a training would have."""
+    dry = subprocess.run([*train, "--dry-run"], capture_output=True, text=True, check=False)
+    if dry.returncode:
+        raise CommandError(dry.stderr)
+    config: dict[str, Any] = yaml.safe_load(dry.stdout)
+    return config
+
+
+def by_llamafactory(config: dict[str, Any], folder: Path, limit: float = float("inf")) -> Measured:
+    """Train `config` into `folder`, by llamafactory-cli."""
+    file = folder.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump({**config, "output_dir": str(folder)}, allow_unicode=True), encoding="utf-8")
+    return measure([*LLAMAFACTORY, "train", str(file)], folder, limit)
+
+
+def by_yi_tune(train: list[str], limit: float = float("inf")) -> Measured:
+    """Train anew, by yi-tune."""
+    return measure([*train, "--fresh"], Path(planned(*train)["output_dir"]), limit)
+
+
+def by_tutorial(train: list[str], folder: Path, limit: float = float("inf")) -> Measured:
+    """Train anew by llamafactory-cli with the tutorial's values, but for what both sides share: rows, epochs and
+    learning rate. The rows are those that yi-tune left.
+    """
+    rate = planned(*train)["learning_rate"]
+    shutil.rmtree(folder, ignore_errors=True)
+    return by_llamafactory(planned(*train, "--config", "tutorial", "--set", f"learning_rate={rate}"), folder, limit)
+
+
+def profiles(model: str, work: Path) -> list[str]:
+    """A table of the shipped profiles: what each costs, and how much of the held-out questions it answers."""
+    lines = ["| config | seconds | loop | peak memory | recall zh | recall en | plain answers kept |", "|" + "---|" * 7]
+    for name in PROFILES:
+        train = [*training(model, work), "--config", name, "--run", name]
+        run = measure(train, Path(planned(*train)["output_dir"]))
+        check = [*YI_TUNE, "check", "--run", name, "--workspace", str(work), "--json"]
+        asked = json.loads(subprocess.run(check, capture_output=True, text=True, check=True).stdout)
+        print(name, run, {key: asked[key] for key in ("recall_zh", "recall_en", "kept")}, flush=True)
+        lines.append(
+            f"| {name} | {run.seconds:.1f} | {run.loop:.1f} | {run.memory:.2f} GiB "
+            f"| {asked['recall_zh']:.1%} | {asked['recall_en']:.1%} | {asked['kept']:.1%} |"
+        )
+    return lines
+
+
+def page(model: str, rounds: list[tuple[Measured, Measured]], table: list[str]) -> list[str]:
     """The page's lines."""
-    gpu = shutil.which("nvidia-smi") is not None
-    device = "no GPU"
-    if gpu:
-        query = ["nvidia-smi", "--id=0", "--query-gpu=name", "--format=csv,noheader"]
-        device = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+    runs = dict(zip((OURS, THEIRS), zip(*rounds, strict=True), strict=True))
     medians = {
-        name: Measured(*(statistics.median(getattr(run, field) for run in runs) for field in vars(runs[0])))
-        for name, runs in measured.items()
+        name: Measured(*(statistics.median(getattr(run, field) for run in each) for field in vars(each[0])))
+        for name, each in runs.items()
     }
     ours, theirs = medians[OURS], medians[THEIRS]
+    device = gpu("name") or "no GPU"
     lines = [
-        "# Benchmarks" + (" on a GPU" if gpu else ""),
+        "# Benchmarks",
         "",
-        f"Written by `make bench{'-gpu' if gpu else ''}` (bench/train.py); not by hand.",
+        "Written by `make bench` (bench/train.py); not by hand.",
         "",
-        f"Training {model} for {EPOCHS} epochs, {len(measured[OURS])} rounds in turn: {device}, {platform.machine()}, "
+        f"Training {model} for {EPOCHS} epochs, {len(rounds)} rounds in turn: {device}, {platform.machine()}, "
         f"{os.cpu_count()} cores.",
         "Whole processes; yi-tune's asks 18 held-out questions of base and tuned model besides. Loop is the Trainer's",
-        "own time for steps and evaluations, memory the "
-        + ("GPU's." if gpu else "process's. On another machine only the ratio holds."),
+        "own time for steps and evaluations, memory the process's. On another machine only the ratio holds.",
         "",
         "| | seconds, each round | median | loop | tokens/s | peak memory | mean training loss |",
         "|---|---|---|---|---|---|---|",
     ]
     for name, median in medians.items():
-        each = ", ".join(f"{run.seconds:.1f}" for run in measured[name])
+        each = ", ".join(f"{run.seconds:.1f}" for run in runs[name])
         lines.append(
             f"| {name} | {each} | {median.seconds:.1f} | {median.loop:.1f} | {median.tokens:.0f} "
             f"| {median.memory:.2f} GiB | {median.loss:.4f} |"
@@ -148,6 +191,12 @@ def page(model: str, measured: dict[str, list[Measured]]) -> list[str]:
         "",
         f"Ratio of the medians: **{ours.seconds / theirs.seconds:.2f}**. "
         f"The losses are {abs(ours.loss / theirs.loss - 1):.2%} apart.",
+        "",
+        "## Profiles",
+        "",
+        f"Each as it is shipped, on {model}, once; then all of `yi-tune check`'s questions.",
+        "",
+        *table,
     ]
 
 
@@ -155,12 +204,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano", help="as of yi-tune train")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--page", type=Path, default=Path(__file__).parents[1] / "docs" / "benchmarks.md")
     options = parser.parse_args()
-    measured = compare(options.model, options.rounds)
-    lines = page(Path(options.model).name, measured)
-    options.page.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{lines[-1]}\nwrote {options.page.name}")
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        train = [*training(options.model, work), "--set", f"num_train_epochs={EPOCHS}"]
+        rounds = []
+        for _ in range(options.rounds):
+            rounds.append((by_yi_tune(train), by_tutorial(train, work / "tutorial")))
+            print(*rounds[-1], sep="\n", flush=True)
+        lines = page(Path(options.model).name, rounds, profiles(options.model, work))
+    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("wrote docs/benchmarks.md")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,13 @@ HEAVY = ENGINE | {"rich", "yaml"}
 TRAIN = ("train", "--model", "nano", "--name", "小易", "--author", "李雷")
 
 
-def yi_tune(*arguments: "str | Path | bytes", **environment: str) -> "subprocess.CompletedProcess[str]":
+def yi_tune(
+    *arguments: "str | Path | bytes", stdin: str = "", **environment: str
+) -> "subprocess.CompletedProcess[str]":
     """Run a command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "yi_tune", *arguments],
-        stdin=subprocess.DEVNULL,
+        input=stdin,
         capture_output=True,
         encoding="utf-8",
         env={**os.environ, "COLUMNS": "100", **environment},
@@ -224,7 +227,12 @@ def test_unknown_config(command: str) -> None:
         (("--config", "list.yaml"), "list.yaml is not a mapping", "key: value"),
         (("--set", "learning_rate"), "--set 'learning_rate' is not key=value", "--set num_train_epochs=5"),
         (("--set", "lora_target=[q"), "--set 'lora_target=[q' is not YAML", "Mend"),
-        (("--run", "a/b"), "--run 'a/b' is not a folder name", "letters"),
+        (("--run", "a/b"), "'a/b' is not a folder name", "letters"),
+        (("--from-run", "a/b"), "'a/b' is not a folder name", "letters"),
+        (("--from-run", "none"), "There is no run called 'none'", "yi-tune train"),
+        (("--from-run", "identity"), "'identity' cannot start from itself", "--run NAME"),
+        (("--config", "full", "--model", "yi-1.5-6b-chat"), "takes 97 GB for weights", "--config lora"),
+        (("--set", "finetuning_type=full", "--model", "yi-1.5-34b-chat"), "takes 550 GB for weights", "--config qlora"),
         (("--workspace", "a, b"), "a, b/saves/nano/identity has a comma", "Rename"),
         (("--name", "[bold]{{"), "--name '[bold]{{' holds '{{'", "Remove"),
     ],
@@ -264,6 +272,7 @@ def test_dry_run_of_what_is_not_downloaded() -> None:
         "--config=tutorial",
         "--name=小易",
         "--author=李雷",
+        "--replay=0",
         "--dry-run",
         "--set=run_name=a=b",
         CUDA_VISIBLE_DEVICES="",
@@ -320,7 +329,7 @@ def test_no_finished_run(command: str, tmp_path: Path) -> None:
     (finished_run(tmp_path, tmp_path) / "report.json").unlink()
     assert "There is no finished run" in complaint(command)
     assert "The run 'identity' is not finished" in complaint(command, "--run", "identity")
-    assert "--run '../mine/identity' is not a folder name" in complaint(command, "--run", "../mine/identity")
+    assert "'../mine/identity' is not a folder name" in complaint(command, "--run", "../mine/identity")
     assert "There is no run called 'other'" in complaint(command, "--run", "other")
 
 
@@ -444,3 +453,58 @@ def test_error_is_printed_as_it_is(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     shown = capsys.readouterr()
     assert shown.err == f"Error: {message}\ndo [this]\\\n"
     assert shown.out == ""
+
+
+def test_no_runs_yet(tmp_path: Path) -> None:
+    done = yi_tune("runs", "--workspace", tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "There is no run in" in done.stderr
+    assert json.loads(yi_tune("runs", "--json", "--workspace", tmp_path).stdout) == []
+
+
+def test_runs_rm_asks_first(tmp_path: Path) -> None:
+    finished_run(tmp_path, tmp_path / "mine")
+    run = tmp_path / "saves" / "mine" / "identity"
+    listed = json.loads(yi_tune("runs", "--json", "--workspace", tmp_path).stdout)
+    assert [(found["run"], found["state"]) for found in listed] == [("identity", "finished")]
+    for answer in ("n\n", ""):
+        kept = yi_tune("runs", "rm", "identity", "--workspace", tmp_path, stdin=answer)
+        assert kept.returncode == 1
+        assert f"Delete {run}" in kept.stderr.replace("\n", "")
+        assert run.is_dir()
+    gone = yi_tune("runs", "rm", "identity", "--workspace", tmp_path, stdin="y\n")
+    assert gone.returncode == 0, gone.stderr
+    assert not run.exists()
+    assert "There is no run called 'identity'" in complaint("runs", "rm", "identity", "--yes", "--workspace", tmp_path)
+
+
+def test_runs_rm_yes(tmp_path: Path) -> None:
+    finished_run(tmp_path, tmp_path / "mine")
+    assert yi_tune("runs", "rm", "identity", "--yes", "--workspace", tmp_path).returncode == 0
+    assert not (tmp_path / "saves" / "mine" / "identity").exists()
+
+
+def test_runs_rm_touches_nothing_but_runs(tmp_path: Path) -> None:
+    thesis = tmp_path / "saves" / "mine" / "thesis"
+    thesis.mkdir(parents=True)
+    (thesis / "thesis.txt").write_text("mine")
+    assert "no run called" in complaint("runs", "rm", "thesis", "--yes", "--workspace", tmp_path)
+    assert "is not a folder name" in complaint("runs", "rm", "../mine", "--yes", "--workspace", tmp_path)
+    assert (thesis / "thesis.txt").is_file()
+
+
+def test_early_stop_on_too_few_rows(tmp_path: Path) -> None:
+    said = complaint(*TRAIN, "--early-stop", "--set", "max_samples=80", "--workspace", tmp_path)
+    assert "--early-stop needs 20 validation rows, and val_size=0.1 holds back 8 of 80" in said
+    assert "--set val_size=20" in said
+    assert not (tmp_path / "saves").exists()
+
+
+def test_tracker_that_is_not_installed(tmp_path: Path) -> None:
+    if find_spec("swanlab"):
+        pytest.skip("swanlab is installed")
+    done = yi_tune(*TRAIN, "--report-to", "swanlab", "--workspace", tmp_path)
+    assert done.returncode == 1
+    assert "report_to: swanlab is not installed: pip install swanlab" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "saves").exists()

@@ -61,7 +61,8 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Config]:
     """Each shipped config, filled in."""
     folder = tmp_path_factory.mktemp("a folder")
     filled = {name: plan(name, folder, {}).config for name in TRAINING}
-    filled["chat"] = plan("qlora", folder, {}).chat_config(read_config(find_config("chat")))
+    for name in TRAINING:
+        filled[f"chat {name}"] = plan(name, folder, {}).chat_config(read_config(find_config("chat")))
     # What the error of problems() advises for a run without validation.
     filled["no eval"] = plan("qlora", folder, {"val_size": 0.0, "eval_strategy": "no"}).config
     return filled
@@ -87,7 +88,7 @@ def engine(configs: dict[str, Config], tmp_path_factory: pytest.TempPathFactory)
     return result
 
 
-@pytest.mark.parametrize("name", [*TRAINING, "chat", "no eval"])
+@pytest.mark.parametrize("name", [*TRAINING, *(f"chat {name}" for name in TRAINING), "no eval"])
 def test_llamafactory_takes_it_as_it_is_meant(name: str, configs: dict[str, Config], engine: dict[str, Any]) -> None:
     parsed = engine["parsed"][f"{name}.yaml"]
     assert "refused" not in parsed, parsed

@@ -3,8 +3,10 @@ from typing import Any
 
 import pytest
 
+from yi_tune.adapters import Start
 from yi_tune.config import Config, find_config, read_config, reasons
 from yi_tune.dataset import Dataset
+from yi_tune.early_stop import SETTINGS, check_validation, is_aligned
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
@@ -24,6 +26,8 @@ def plan(
     *,
     model: Model = CATALOGUE["nano"],
     hardware: Hardware = CPU,
+    start: Start | None = None,
+    options: dict[str, tuple[Any, str]] | None = None,
 ) -> TrainPlan:
     """The plan for a shipped config, or one given."""
     why = {}
@@ -39,6 +43,8 @@ def plan(
         datasets=(Dataset("identity", 398, ""),),
         hardware=hardware,
         run=RUN,
+        start=start,
+        options=options,
     )
 
 
@@ -122,6 +128,7 @@ def test_placeholder_that_nothing_fills() -> None:
     [
         ("model_name_or_path", "--model"),
         ("output_dir", "--run"),
+        ("adapter_name_or_path", "--from-run"),
         ("dataset_dir", "--name, --data"),
         ("dataset", "--no-identity"),
         ("resume_from_checkpoint", "resumes"),
@@ -182,6 +189,66 @@ def test_chat_config_loads_what_was_trained(hardware: Hardware, overrides: Confi
     assert CHAT["model_name_or_path"] == "${model_path}"
 
 
+def test_chat_config_of_a_full_fine_tuning_loads_the_run_itself() -> None:
+    assert plan("full").chat_config(CHAT) == {
+        "model_name_or_path": str(RUN.folder),
+        "template": "yi",
+        "finetuning_type": "full",
+        "infer_dtype": "bfloat16",
+    }
+
+
+@pytest.mark.parametrize("template", ["qlora", "full"])
+def test_base_config_loads_the_model_as_it_was(template: str) -> None:
+    planned = plan(template)
+    changed = {"model_name_or_path": "/models/m"}
+    rest = {key: value for key, value in planned.chat_config(CHAT).items() if key != "adapter_name_or_path"}
+    assert planned.base_config(CHAT) == rest | changed
+
+
+START = Start(
+    "first",
+    Path("/ws/saves/m/first"),
+    "0" * 64,
+    {"lora_rank": 16, "use_rslora": True, "lora_target": "all", "additional_target": None},
+)
+
+
+def test_start_is_where_the_adapter_lies_and_keeps_its_shape() -> None:
+    planned = plan(start=START)
+    assert provenance(planned, "adapter_name_or_path") == (
+        "/ws/saves/m/first",
+        "run",
+        "where the adapter of the run first lies",
+    )
+    assert provenance(planned, "lora_rank") == (16, "run", "the adapter of the run first has it")
+    assert planned.config["use_rslora"] is True
+    assert "additional_target" not in planned.config
+    # It is trained further, and the run keeps its own.
+    assert planned.chat_config(CHAT)["adapter_name_or_path"] == str(RUN.folder)
+    assert "adapter_name_or_path" not in plan().config
+
+
+def test_shape_that_is_said_again_is_no_clash() -> None:
+    assert plan(start=START, overrides={"lora_rank": 16}).config["lora_rank"] == 16
+
+
+def test_another_shape_than_the_adapters_is_refused() -> None:
+    with pytest.raises(YiTuneError) as caught:
+        plan({"lora_rank": 16, "use_rslora": False}, {"lora_rank": 8, "additional_target": "embed_tokens"}, start=START)
+    for clash in ("lora_rank: 8, where", "use_rslora: False, where", "additional_target: embed_tokens, where"):
+        assert clash in caught.value.message
+    assert "lora_target" not in caught.value.message
+
+
+def test_adapter_that_a_config_names_itself_is_refused() -> None:
+    config = {"adapter_name_or_path": "saves/old", "learning_rate": 5e-5}
+    with pytest.raises(YiTuneError, match="saves/old") as caught:
+        plan(config)
+    assert "--from-run" in caught.value.hint
+    assert plan(config, start=START).config["adapter_name_or_path"] == str(START.folder)
+
+
 # A small part of what LLaMA-Factory knows.
 KNOWN: dict[str, tuple[type, ...]] = {
     "stage": (str,),
@@ -192,6 +259,9 @@ KNOWN: dict[str, tuple[type, ...]] = {
     "learning_rate": (float,),
     "num_train_epochs": (float,),
     "cutoff_len": (int,),
+    "lora_rank": (int,),
+    "adapter_name_or_path": (str, type(None)),
+    "create_new_adapter": (bool,),
     "val_size": (float,),
     "report_to": (),
     "metric_for_best_model": (str, type(None)),
@@ -200,7 +270,12 @@ KNOWN: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("bf16", "fp16", "pure_bf16", "use_cpu", "use_dora", "pissa_init", "use_unsloth_gc"), (bool,)),
     "load_best_model_at_end": (bool,),
     "eval_strategy": (),
+    "save_steps": (float,),
+    "save_only_model": (bool,),
+    "hub_token": (str, type(None)),
 }
+# Evaluated as often as it is saved by default, every 500 steps.
+EVALUATED: Config = {"eval_strategy": "steps", "val_size": 0.1}
 FINE: Config = {"stage": "sft", "do_train": True, "dataset": "identity", "template": "yi", "finetuning_type": "lora"}
 
 
@@ -219,7 +294,7 @@ def test_nothing_wrong() -> None:
         ("quantization_bit", None),
         ("report_to", ["none"]),
         ("report_to", "none"),
-        ("report_to", 3),
+        ("report_to", None),
     ],
 )
 def test_right_types(key: str, value: Any) -> None:
@@ -268,7 +343,11 @@ def test_unknown_key_far_from_any_lists_few_keys_only() -> None:
         ({"do_train": False}, "do_train: "),
         ({"dataset": "alpaca"}, "dataset: "),
         ({"template": "qwen"}, "template: "),
-        ({"finetuning_type": "full"}, "finetuning_type: "),
+        ({"finetuning_type": "freeze"}, "finetuning_type: "),
+        ({"finetuning_type": "full", "quantization_bit": 4}, "quantization_bit with finetuning_type full"),
+        ({"finetuning_type": "full", "lora_rank": 8}, "lora_* with finetuning_type full"),
+        ({"finetuning_type": "full", "adapter_name_or_path": "/a"}, "finetuning_type full with --from-run"),
+        ({"create_new_adapter": True}, "create_new_adapter: "),
         ({"bf16": True, "fp16": True}, "bf16 and fp16"),
         ({"pure_bf16": True, "use_cpu": True}, "pure_bf16 on a CPU"),
         ({"use_unsloth_gc": True, "use_cpu": True}, "use_unsloth_gc needs a GPU"),
@@ -277,8 +356,13 @@ def test_unknown_key_far_from_any_lists_few_keys_only() -> None:
         ({"eval_strategy": "steps"}, "val_size: "),
         ({"eval_strategy": "epoch", "val_size": 0.0}, "val_size: "),
         ({"early_stopping_steps": 3}, "early_stopping_steps needs"),
-        ({"early_stopping_steps": 3, "load_best_model_at_end": True}, "early_stopping_steps needs"),
+        ({"early_stopping_steps": 3, "load_best_model_at_end": True} | EVALUATED, "early_stopping_steps needs"),
         ({"early_stopping_steps": 3, "metric_for_best_model": "loss"}, "early_stopping_steps needs"),
+        ({"load_best_model_at_end": True}, "load_best_model_at_end: "),
+        ({"load_best_model_at_end": True, "save_steps": 0.5} | EVALUATED, "load_best_model_at_end: "),
+        ({"save_only_model": True}, "save_only_model: "),
+        ({"report_to": ["tensorbord"]}, "report_to: 'tensorbord' is not one of"),
+        ({"hub_token": "hf_x"}, "hub_token: "),
     ],
 )
 def test_refused_combination(config: Config, said: str) -> None:
@@ -291,13 +375,15 @@ def test_refused_combination(config: Config, said: str) -> None:
     "config",
     [
         {"pure_bf16": True, "use_cpu": False},
+        {"finetuning_type": "full", "quantization_bit": None},
+        {"adapter_name_or_path": "/a", "create_new_adapter": False},
         {"use_dora": True, "quantization_bit": None},
         {"use_dora": False, "quantization_bit": 4},
         {"pissa_init": True},
         {"use_unsloth_gc": True},
         {"eval_strategy": "no"},
         {"eval_strategy": "steps", "val_size": 0.1},
-        {"early_stopping_steps": 3, "load_best_model_at_end": True, "metric_for_best_model": "loss"},
+        {"early_stopping_steps": 3, "load_best_model_at_end": True, "metric_for_best_model": "loss"} | EVALUATED,
     ],
 )
 def test_allowed_combination(config: Config) -> None:
@@ -318,3 +404,18 @@ def test_all_problems_at_once() -> None:
         "stage",
         "bf16 and fp16",
     ]
+
+
+def test_options_come_before_overrides() -> None:
+    planned = plan(
+        overrides={"eval_steps": 0.2}, options={"eval_steps": (0.05, "--early-stop"), "run_name": ("a", "b")}
+    )
+    assert provenance(planned, "eval_steps") == (0.2, "flag", "--set")
+    assert provenance(planned, "run_name") == ("a", "flag", "b")
+
+
+def test_early_stop_is_accepted_with_the_shipped_configs() -> None:
+    for template in ("qlora", "tutorial"):
+        planned = plan(template, options=SETTINGS)
+        assert is_aligned(planned.config)
+        check_validation(planned.config, [398])

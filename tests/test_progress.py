@@ -5,6 +5,7 @@ import time
 import pytest
 from rich.console import Console
 
+from yi_tune.history import smooth
 from yi_tune.progress import Progress, Transfer
 
 
@@ -12,10 +13,10 @@ def train(console: Console, steps: int, first: int = 0, evaluate: int = 25) -> N
     """What a training run tells its progress."""
     with Progress(console) as progress:
         progress.stage("Loading")
-        progress.start(steps, first)
+        progress.start(steps, first, [4.0] * first, steps)
         for step in range(first + 1, steps + 1):
             progress.step(step)
-            progress.loss(4 / step, 1e-3)
+            progress.log(4.0, 1e-3, 1234.5, 1_300_000_000)
             if step % evaluate == 0:
                 progress.eval_loss(0.5)
         progress.stage("Asking who it is")
@@ -33,10 +34,10 @@ def test_plain_lines() -> None:
     assert lines[0] == "Loading ..."
     assert lines[-1] == "Asking who it is ..."
     assert all(line.startswith("step ") for line in lines[1:-1])
-    assert re.fullmatch(r"step 10/100  loss 0\.4000  lr 1\.00e-03  \d+ s left", lines[1])
+    assert re.fullmatch(r"step 10/100  loss 4\.0000  lr 1\.0e-03  1234 tok/s  1\.3 GB  \d+ s left", lines[1])
     evaluated = [line for line in lines if line.startswith("step 25/100 ")]
     assert len(evaluated) == 1
-    assert re.search(r" loss 0\.1600 .* eval_loss 0\.5000 ", evaluated[0])
+    assert re.search(r" loss 4\.0000 .* eval 0\.5000 ", evaluated[0])
     assert re.fullmatch(r"step 100/100 .* 0 s left", lines[-2])
 
 
@@ -59,16 +60,53 @@ def test_terminal_has_one_live_line() -> None:
     console = Console(file=file, width=100, force_terminal=True, color_system=None)
     with Progress(console) as progress:
         progress.stage("Loading")
-        progress.start(20, 7)
-        progress.loss(0.5, 1e-3)
+        progress.start(20, 7, [], 20)
+        progress.log(0.5, 1e-3, None, 1_300_000_000)
         time.sleep(0.3)  # it is drawn ten times a second
     assert "Loading" in file.getvalue()
-    assert "Training" in file.getvalue()
-    assert "step 7/20  loss 0.5000  lr 1.00e-03" in file.getvalue()
+    assert "step 7/20 loss 0.5000 lr 1.0e-03 1.3 GB" in file.getvalue()
     # Nothing but the bar, which is drawn over and gone in the end.
     assert "Loading ..." not in file.getvalue()
     assert " s left" not in file.getvalue()
     assert file.getvalue().rpartition("\x1b[2K")[2].strip() == ""
+
+
+def test_loss_is_smoothed_as_in_the_plot_also_after_a_resume() -> None:
+    losses = [4 / step for step in range(1, 41)]
+    shown = []
+    for first in (0, 25):
+        file = io.StringIO()
+        with Progress(Console(file=file, width=20)) as progress:
+            progress.start(40, first, losses[:first], 40)
+            for step in range(first + 1, 41):
+                progress.step(step)
+                progress.log(losses[step - 1], 1e-3, None, 1)
+        shown += [line.split("  ")[:2] for line in file.getvalue().splitlines()]
+    assert len(shown) == 14
+    for step, loss in shown:
+        at = int(step.removeprefix("step ").partition("/")[0])
+        assert loss == f"loss {smooth(losses)[at - 1]:.4f}"
+
+
+@pytest.mark.parametrize("width", [40, 80, 100, 120])
+def test_line_on_a_terminal_never_wraps(width: int) -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=True, color_system=None)
+    with Progress(console) as progress:
+        progress.start(1800, 0, [], 1800)
+        progress.step(1234)
+        progress.log(2.5, 1e-3, 12345, 10_300_000_000)
+        progress.eval_loss(0.5)
+        time.sleep(0.3)
+    frames = [frame for frame in file.getvalue().split("\x1b[2K") if "step 1234" in frame]
+    assert frames
+    for frame in frames:
+        lines = re.sub(r"\x1b\[[?\d;]*[A-Za-z]", "", frame).strip("\r\n").splitlines()
+        assert len(lines) == 1
+        assert len(lines[0]) <= width
+        if width >= 80:
+            assert "step 1234/1800 loss 2.5000 lr 1.0e-03 12345 tok/s 10.3 GB eval 0.5000" in lines[0]
+            assert re.search(r"\d:\d\d$|--:--$", lines[0].strip())
 
 
 def test_stage_after_training_has_no_end_in_sight() -> None:
@@ -76,9 +114,9 @@ def test_stage_after_training_has_no_end_in_sight() -> None:
     console = Console(file=file, width=100, force_terminal=True, color_system=None)
     with Progress(console) as progress:
         progress.stage("Loading")
-        progress.start(20, 0)
+        progress.start(20, 0, [], 20)
         progress.step(20)
-        progress.loss(0.5, 1e-3)
+        progress.log(0.5, 1e-3, None, 1_300_000_000)
         time.sleep(0.3)
         trained = len(file.getvalue())
         progress.stage("Asking who it is")

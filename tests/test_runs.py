@@ -13,7 +13,7 @@ import pytest
 from yi_tune.config import read_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, Model, find_model
-from yi_tune.runs import Run, differences, find_run, prepare, record, train_run, write_configs
+from yi_tune.runs import Run, differences, find_one, find_run, prepare, record, remove, train_run, write_configs
 
 NANO = LocalModel(Model("nano", "nano"), Path("/models/nano"))
 IDENTITY = {"name": "小易", "author": "李雷", "name_en": "小易", "author_en": "李雷"}
@@ -51,7 +51,7 @@ def run(tmp_path: Path) -> Run:
 @pytest.fixture
 def unfinished(run: Run) -> Run:
     """A run that was stopped."""
-    assert prepare(run, content(), fresh=False) is None
+    prepare(run, content(), fresh=False)
     checkpoint(run, 5)
     run.data.mkdir()
     (run.data / "identity-0.jsonl").write_text("{}")
@@ -70,10 +70,10 @@ def finished(unfinished: Run) -> Run:
 
 
 def test_new_run_is_recorded(run: Run) -> None:
-    assert prepare(run, content(), fresh=False) is None
+    prepare(run, content(), fresh=False)
     written = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
     assert written == content() | {"created": written["created"]}
-    assert run.record == {key: value for key, value in written.items() if key not in ("created", "versions")}
+    assert run.record == {key: value for key, value in written.items() if key != "versions"}
     assert not run.finished
 
 
@@ -87,21 +87,18 @@ def test_record_says_what_from_what_and_with_which_versions() -> None:
     assert json.loads(json.dumps(written)) == written
 
 
-def test_unfinished_run_goes_on_from_its_newest_checkpoint(unfinished: Run) -> None:
+def test_unfinished_run_is_left_as_it_is(unfinished: Run) -> None:
     newest = checkpoint(unfinished, 10)
     before = files(unfinished.folder)
-    assert prepare(unfinished, content(), fresh=False) == newest
+    prepare(unfinished, content(), fresh=False)
+    assert newest.is_dir()
     assert files(unfinished.folder) == before
-
-
-def test_unfinished_run_without_checkpoint_begins_anew(run: Run) -> None:
-    prepare(run, content(), fresh=False)
-    assert prepare(run, content(), fresh=False) is None
 
 
 def test_moved_run_goes_on(unfinished: Run) -> None:
     moved = content(output_dir="/elsewhere", model_name_or_path="/also/elsewhere", dataset_dir="/there")
-    assert prepare(unfinished, moved, fresh=False) == unfinished.folder / "checkpoint-5"
+    prepare(unfinished, moved, fresh=False)
+    assert (unfinished.folder / "checkpoint-5").is_dir()
 
 
 def test_finished_run_is_refused(finished: Run) -> None:
@@ -142,7 +139,7 @@ def test_fresh_leaves_nothing_old(end: str, request: pytest.FixtureRequest, tmp_
     (run.folder / "link").symlink_to(elsewhere)
     checkpoint(run, 99, None)
     (run.folder / ".lock").touch()
-    assert prepare(run, content(learning_rate=2e-3), fresh=True) is None
+    prepare(run, content(learning_rate=2e-3), fresh=True)
     assert {path.name for path in run.folder.iterdir()} == {".lock", "run.json"}
     assert run.record["config"]["learning_rate"] == 2e-3
     assert (elsewhere / "mine").read_text() == "keep"
@@ -165,7 +162,7 @@ def test_record_that_was_never_whole_is_no_run(run: Run, left: str) -> None:
     # What a disk that was full from the start leaves.
     (run.folder / "run.json.part").write_text(left)
     (run.folder / ".lock").touch()
-    assert prepare(run, content(), fresh=False) is None
+    prepare(run, content(), fresh=False)
     assert {path.name for path in run.folder.iterdir()} == {".lock", "run.json"}
     assert run.record["model"] == "nano"
 
@@ -181,7 +178,7 @@ def test_fresh_that_fails_halfway_can_be_repeated(finished: Run, monkeypatch: py
         with pytest.raises(OSError, match="stays"):
             prepare(finished, content(), fresh=True)
     assert (finished.folder / "run.json").is_file()
-    assert prepare(finished, content(), fresh=True) is None
+    prepare(finished, content(), fresh=True)
     assert [path.name for path in finished.folder.iterdir()] == ["run.json"]
 
 
@@ -207,7 +204,7 @@ def test_record_that_lacks_a_key(run: Run, key: str) -> None:
     with pytest.raises(YiTuneError, match=rf"no readable run\.json \('{key}'\)") as caught:
         prepare(run, content(), fresh=False)
     assert "--fresh" in caught.value.hint
-    assert prepare(run, content(), fresh=True) is None
+    prepare(run, content(), fresh=True)
     assert run.record["model"] == "nano"
 
 
@@ -217,7 +214,7 @@ def test_broken_record(run: Run, text: str) -> None:
     with pytest.raises(YiTuneError, match=r"no readable run\.json") as caught:
         prepare(run, content(), fresh=False)
     assert "--fresh" in caught.value.hint
-    assert prepare(run, content(), fresh=True) is None
+    prepare(run, content(), fresh=True)
     assert run.record["model"] == "nano"
 
 
@@ -247,49 +244,21 @@ def test_differences_of_json_and_python() -> None:
     assert differences(content(lora_rank=8), content()) == ["lora_rank: 8 -> None"]
 
 
-# Checkpoints and files
+# Files
 
 
-def test_checkpoints_are_ordered_by_number(run: Run) -> None:
-    for step in (5, 100, 20):
-        checkpoint(run, step)
-    assert run.checkpoint() == run.folder / "checkpoint-100"
-    assert len(list(run.folder.iterdir())) == 3
+def test_failure_is_kept_until_the_run_goes_on(unfinished: Run) -> None:
+    assert unfinished.failure == ""
+    unfinished.record_failure("The GPU is out of memory. 显存")
+    assert unfinished.failure == "The GPU is out of memory. 显存"
+    prepare(unfinished, content(), fresh=False)
+    assert unfinished.failure == ""
 
 
-@pytest.mark.parametrize(
-    "name", ["checkpoint-", "checkpoint-best", "checkpoint-9-old", "checkpoint-9.part", "checkpoint"]
-)
-def test_what_is_no_checkpoint_is_ignored(run: Run, name: str) -> None:
-    (run.folder / name).mkdir()
-    (run.folder / name / "mine").touch()
-    assert run.checkpoint() is None
-    whole = checkpoint(run, 5)
-    assert run.checkpoint() == whole
-    assert (run.folder / name / "mine").is_file()
-
-
-def test_checkpoint_that_cannot_be_read_is_not_broken(run: Run) -> None:
-    checkpoint(run, 5)
-    unreadable = checkpoint(run, 10, None)
-    (unreadable / "trainer_state.json").mkdir()  # a read that fails, even for root
-    with pytest.raises(OSError, match=r"trainer_state\.json"):
-        run.checkpoint()
-    assert (unreadable / "adapter_model.safetensors").is_file()
-
-
-@pytest.mark.parametrize("state", [None, "", '{"global_st'])
-def test_broken_checkpoint_is_removed(run: Run, state: str | None) -> None:
-    whole, broken = checkpoint(run, 10), checkpoint(run, 20, state)
-    assert run.checkpoint() == whole
-    assert not broken.exists()
-
-
-def test_no_checkpoint(run: Run) -> None:
-    assert run.checkpoint() is None
-    checkpoint(run, 5, None)
-    assert run.checkpoint() is None
-    assert list(run.folder.iterdir()) == []
+def test_failure_that_cannot_be_written_is_no_failure_of_its_own(unfinished: Run) -> None:
+    (unfinished.folder / "failure.txt.part").mkdir()
+    unfinished.record_failure("The disk is full.")
+    assert unfinished.failure == ""
 
 
 def test_write_is_all_or_nothing(run: Run) -> None:
@@ -355,7 +324,7 @@ def test_lock_makes_the_folder(tmp_path: Path) -> None:
     run = Run(tmp_path / "saves" / "nano" / "new")
     with run.lock():
         assert run.folder.is_dir()
-        assert prepare(run, content(), fresh=False) is None
+        prepare(run, content(), fresh=False)
 
 
 @pytest.mark.parametrize("file", ["saves", "saves/nano", "saves/nano/identity"])
@@ -366,6 +335,65 @@ def test_place_that_cannot_be_written(tmp_path: Path, file: str) -> None:
     with pytest.raises(YiTuneError, match="cannot be written: ") as caught, run.lock():
         pass
     assert "--workspace" in caught.value.hint
+
+
+def test_running_is_seen_and_not_disturbed(run: Run, holder: "subprocess.Popen[str]") -> None:
+    assert run.running
+    with pytest.raises(YiTuneError, match="Another process"), run.lock():
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    assert not run.running
+    with run.lock():
+        assert run.running
+
+
+def test_looking_makes_no_lock(run: Run) -> None:
+    assert not run.running
+    assert list(run.folder.iterdir()) == []
+
+
+# Removing
+
+
+def test_remove(finished: Run, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine").write_text("keep")
+    (finished.folder / "link").symlink_to(elsewhere)
+    beside = finish(tmp_path, "beside", 100)
+    remove(finished)
+    assert not finished.folder.exists()
+    assert (elsewhere / "mine").read_text() == "keep"
+    assert beside.is_dir()
+
+
+def test_remove_of_a_folder_that_is_a_link(finished: Run) -> None:
+    link = Run(finished.folder.with_name("link"))
+    link.folder.symlink_to(finished.folder)
+    remove(link)
+    assert not link.folder.exists()
+    assert list(finished.folder.iterdir()) == []
+
+
+def test_running_run_is_not_removed(run: Run, holder: "subprocess.Popen[str]") -> None:
+    run.write("run.json", "{}")
+    with pytest.raises(YiTuneError, match="Another process is working"):
+        remove(run)
+    assert (run.folder / "run.json").is_file()
+
+
+def test_remove_that_fails_halfway_can_be_repeated(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(folder: Path) -> None:
+        raise OSError(f"{folder} stays")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", full)
+        with pytest.raises(OSError, match="stays"):
+            remove(finished)
+    assert find_one(finished.folder.parents[2], "identity", None) == finished
+    remove(finished)
+    assert not finished.folder.exists()
 
 
 # Names and places
@@ -460,3 +488,17 @@ def test_no_run(tmp_path: Path) -> None:
     finish(tmp_path, "c", None)
     with pytest.raises(YiTuneError, match="There is no finished run"):
         find_run(tmp_path, None, LocalModel(Model("yi", "Yi"), tmp_path))
+
+
+def test_one_run_of_a_name(tmp_path: Path) -> None:
+    unfinished = finish(tmp_path, "a", None)
+    assert find_one(tmp_path, "a", None).folder == unfinished
+    other = finish(tmp_path, "a", 100, "Yi-1.5-6B-Chat")
+    with pytest.raises(YiTuneError, match=r"'a' of each of Yi-1\.5-6B-Chat, nano") as caught:
+        find_one(tmp_path, "a", None)
+    assert "--model" in caught.value.hint
+    assert find_one(tmp_path, "a", NANO).folder == unfinished
+    assert find_one(tmp_path, "a", LocalModel(Model("yi", "Yi-1.5-6B-Chat"), tmp_path)).folder == other
+    with pytest.raises(YiTuneError, match="There is no run called 'b'") as caught:
+        find_one(tmp_path, "b", None)
+    assert "yi-tune runs" in caught.value.hint

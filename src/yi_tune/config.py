@@ -57,7 +57,7 @@ for _flavour in (_Loader, _Dumper):
 
 def shipped() -> dict[str, Path]:
     """Every shipped config by name: `chat` and the training templates."""
-    return {file.stem: file for file in sorted(CONFIGS.rglob("*.yaml"))}
+    return {file.stem: file for file in sorted(CONFIGS.rglob("*.yaml"), key=lambda file: file.stem)}
 
 
 def find_config(name: str) -> Path:

@@ -28,6 +28,19 @@ def run_config(run: Run) -> Config:
 
     Raises YiTuneError when the base model is gone or broken.
     """
+    return _tuned(run, base_config(run))
+
+
+def _tuned(run: Run, base: Config) -> Config:
+    full = base.get("finetuning_type") == "full"
+    return {**base, "model_name_or_path" if full else "adapter_name_or_path": str(run.folder)}
+
+
+def base_config(run: Run) -> Config:
+    """What to load for the base of a run.
+
+    Raises YiTuneError when the base model is gone or broken.
+    """
     config = read_config(run.chat_yaml)
     record = run.record
     path = Path(record["model_path"])
@@ -40,7 +53,8 @@ def run_config(run: Run) -> Config:
     if "" not in (now := local.weights_digest, record["weights"]) and now != record["weights"]:
         note = f"Note: {record['model']} has other weights now than when this run was trained: train it anew, --fresh."
         err.print(note, markup=False, soft_wrap=True)
-    return {**config, "model_name_or_path": str(local.path), "adapter_name_or_path": str(run.folder)}
+    config.pop("adapter_name_or_path", None)
+    return {**config, "model_name_or_path": str(local.path)}
 
 
 def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bool) -> Config:
@@ -50,21 +64,27 @@ def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bo
     Raises YiTuneError when there is no such run or model, or it is broken.
     """
     if not base or run or (model is None and has_finished(workspace)):
-        config = run_config(find(workspace, run, model))
-    else:
-        local = find_model(DEFAULT_MODEL if model is None else model, workspace)
-        use_cached(local, err)
-        check_model(local)
-        config = fill(read_config(find_config("chat")), {"model_path": str(local.path), "adapter_path": ""})
-        # As training quantises it.
-        config["quantization_bit"] = 4
-    if base:
-        del config["adapter_name_or_path"]
-    return config
+        found = find(workspace, run, model)
+        return base_config(found) if base else run_config(found)
+    local = find_model(DEFAULT_MODEL if model is None else model, workspace)
+    use_cached(local, err)
+    check_model(local)
+    config = fill(read_config(find_config("chat")), {"model_path": str(local.path), "adapter_path": ""})
+    del config["adapter_name_or_path"]
+    # As training quantises it.
+    return {**config, "quantization_bit": 4}
 
 
-def load(config: Config) -> "Assistant":
-    """Load the model, its engine's talk going to a log; a large one without a GPU is warned of.
+def load_run(run: Run) -> "Assistant":
+    """Load a run so that its base answers too. Raises YiTuneError when that fails."""
+    base = base_config(run)
+    tuned = _tuned(run, base)
+    return load(tuned, None if "adapter_name_or_path" in tuned else base)
+
+
+def load(config: Config, base: Config | None = None) -> "Assistant":
+    """Load the model, and a `base` that is not in it, the engine's talk going to a log; a large one without a GPU
+    is warned of.
 
     Raises YiTuneError with the log's path when that fails.
     """
@@ -81,7 +101,7 @@ def load(config: Config) -> "Assistant":
         try:
             from yi_tune.engine.assistant import load_assistant
 
-            return load_assistant(config)
+            return load_assistant(config, base)
         except YiTuneError:
             raise
         except Exception as error:

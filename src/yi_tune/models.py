@@ -50,6 +50,8 @@ class Model:
     learning_rate: float = 1.0e-4
     num_train_epochs: float = 3.0
     gradient_checkpointing: bool = True
+    # How many of its own answers to general prompts it is trained on beside the identity.
+    replay: int = 64
     # None: only its config.json tells.
     shape: Shape | None = None
 
@@ -80,7 +82,7 @@ CATALOGUE = {
         _yi("9B", "-16K"),
         _yi("34B", "-16K"),
         # nano's own: the figures that they give are in docs/nano.md.
-        Model("nano", "nano", learning_rate=2.0e-3, num_train_epochs=4.0, gradient_checkpointing=False),
+        Model("nano", "nano", learning_rate=2.0e-3, num_train_epochs=4.0, gradient_checkpointing=False, replay=0),
     )
 }
 

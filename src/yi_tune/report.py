@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from yi_tune.config import Config
+from yi_tune.forgetting import Forgetting
 from yi_tune.heldout import Answer, Score
 from yi_tune.plan import TrainPlan
 
@@ -74,4 +75,13 @@ def summary(score: Score) -> str:
         f"identity questions right: {percent(score.recall())} (zh {percent(score.recall('zh'))}, "
         f"en {percent(score.recall('en'))}; base {percent(score.recall(which='base'))})   "
         f"name in plain answers: {percent(score.leak)}   plain answers kept: {percent(score.kept)}"
+    )
+
+
+def general_summary(general: Forgetting) -> str:
+    """What became of the answers to general prompts, in a line."""
+    kl = "-" if general.kl is None else f"{general.kl:.4f} nats a token"
+    return (
+        f"general prompts: {len(general.prompts)}   name or author unasked: {percent(general.share())} "
+        f"(base {percent(general.share('base'))})   KL of tuned from base: {kl}"
     )

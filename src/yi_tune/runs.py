@@ -4,12 +4,12 @@ import importlib.metadata
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
@@ -17,10 +17,14 @@ from yi_tune.config import Config, dump_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, check_path, workspace_option
 
-_RECORD = ("model", "model_path", "weights", "identity", "data", "config")
+if TYPE_CHECKING:
+    from yi_tune.adapters import Start
+
+_RECORD = ("model", "model_path", "weights", "from_run", "identity", "data", "replay", "config", "created")
 _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
-# Where a run lies may change between two commands; what it trains may not.
-_PLACES = ("model_name_or_path", "dataset_dir", "output_dir")
+# Where a run lies and what is told of it may change between two commands; what it trains may not.
+_PLACES = ("model_name_or_path", "adapter_name_or_path", "dataset_dir", "output_dir", "report_to", "run_name")
+_FAILURE = "failure.txt"
 
 
 @dataclass(frozen=True)
@@ -51,29 +55,46 @@ class Run:
         return (self.folder / "report.json").is_file()
 
     @property
+    def running(self) -> bool:
+        """Whether a process holds the run."""
+        lock = self.folder / ".lock"
+        try:
+            if lock.exists():  # it is not ours to make
+                with FileLock(lock, timeout=0):
+                    pass
+        except Timeout:
+            return True
+        except OSError:  # a folder that cannot be written is trained in by nobody
+            pass
+        return False
+
+    @property
+    def failure(self) -> str:
+        """What the last training failed of; empty if it did not, or had no time to say."""
+        try:
+            return (self.folder / _FAILURE).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    def record_failure(self, message: str) -> None:
+        """Keep what training failed of, if the disk has room for it."""
+        try:
+            self.write(_FAILURE, message)
+        except OSError:
+            pass
+
+    @property
     def record(self) -> dict[str, Any]:
         """run.json: what was trained, from what, with which versions. Raises YiTuneError if it is broken."""
         try:
             content = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-            # The first runs did not record their weights.
-            return {key: ({"weights": ""} | content)[key] for key in _RECORD}
+            # Old runs did not record all of it.
+            missing = {"weights": "", "from_run": None, "replay": 0, "created": None}
+            return {key: (missing | content)[key] for key in _RECORD}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise YiTuneError(
                 f"{self.folder} holds no readable run.json ({error}).", "Use another --run, or train it anew: --fresh"
             ) from None
-
-    def checkpoint(self) -> Path | None:
-        """The newest whole checkpoint. Broken ones, of a process killed while saving, are removed."""
-        folders = [path for path in self.folder.glob("checkpoint-*") if path.name.partition("-")[2].isdecimal()]
-        for folder in sorted(folders, key=lambda path: int(path.name.partition("-")[2]), reverse=True):
-            # The Trainer writes trainer_state.json last.
-            try:
-                json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-            except (FileNotFoundError, ValueError):
-                shutil.rmtree(folder)
-            else:
-                return folder
-        return None
 
     def write(self, file: str, content: str) -> None:
         """Write a text file of the run: all of it or none."""
@@ -88,7 +109,8 @@ class Run:
         Raises YiTuneError when another process holds it, or the folder cannot be written.
         """
         try:
-            lock = FileLock(self.folder / ".lock", timeout=0)
+            # Not 0: `yi-tune runs` holds it for a moment, to see whether anybody does.
+            lock = FileLock(self.folder / ".lock", timeout=0.5)
             lock.acquire()
         except Timeout:
             raise YiTuneError(
@@ -116,17 +138,29 @@ def train_run(workspace: Path, local: LocalModel, name: str) -> Run:
 
 def _check_name(run: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*", run):
-        raise YiTuneError(f"--run {run!r} is not a folder name.", "Use letters, digits, '-', '_' and '.'.")
+        raise YiTuneError(f"The run's name {run!r} is not a folder name.", "Use letters, digits, '-', '_' and '.'.")
 
 
-def record(config: Config, local: LocalModel, identity: dict[str, str], data: dict[str, str]) -> dict[str, Any]:
-    """The content of run.json; `data` has the file of each dataset, whose name tells its content."""
+def record(
+    config: Config,
+    local: LocalModel,
+    identity: dict[str, str],
+    data: dict[str, str],
+    *,
+    replay: int = 0,
+    start: "Start | None" = None,
+) -> dict[str, Any]:
+    """The content of run.json; `data` has the file of each dataset, whose name tells its content, `replay` is how many
+    prompts the base answers first, and `start` the adapter that it starts from.
+    """
     return {
         "model": local.model.name,
         "model_path": str(local.path),
         "weights": local.weights_digest,
+        "from_run": start and start.record,
         "identity": identity,
         "data": data,
+        "replay": replay,
         "config": config,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
@@ -138,7 +172,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
     def trains(content: dict[str, Any]) -> dict[str, Any]:
         config = {key: value for key, value in content["config"].items() if key not in _PLACES}
-        same = {key: content[key] for key in ("model", "weights")}
+        same = {key: content[key] for key in ("model", "weights", "replay")}
+        if start := content["from_run"]:
+            same["from_run"] = f"{start['run']} ({start['adapter'][:12]})"
         # The first runs had one dataset.
         data = content["data"] if isinstance(content["data"], dict) else {"identity": content["data"]}
         return {**same, **{f"data {name}": file for name, file in data.items()}, **content["identity"], **config}
@@ -153,8 +189,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> Path | None:
-    """Make the (locked) folder ready to train what `new` says; returns the checkpoint to go on from, if any.
+def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
+    """Make the (locked) folder ready to train what `new` says; what it holds of that run already stays.
 
     Raises YiTuneError, and changes nothing, when the folder holds something else.
     """
@@ -176,21 +212,57 @@ def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> Path | None:
                 f"The run {run.name!r} is finished already, with these very settings.",
                 f"Talk to it: yi-tune chat --run {run.name}{where}   Or train it anew with --fresh.",
             )
-        return run.checkpoint()
-    # The marker last: until it goes, the folder is known to be ours.
-    for path in sorted(content, key=lambda path: path == marker):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        (run.folder / _FAILURE).unlink(missing_ok=True)
+        return
+    _delete(content)
     run.write("run.json", json.dumps(new, ensure_ascii=False, indent=2))
-    return None
 
 
-def _runs(workspace: Path) -> list[Run]:
-    return [Run(file.parent) for file in (workspace / "saves").glob("*/*/run.json")]
+def _delete(content: Iterable[Path]) -> None:
+    # The marker last: until it goes, the folder is known to be a run, and the rest can be deleted by the same command.
+    for path in sorted(content, key=lambda path: path.name == "run.json"):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def remove(run: Run) -> None:
+    """Delete a run and its folder. Raises YiTuneError, and deletes nothing, while a process holds it."""
+    with run.lock():
+        _delete(path for path in run.folder.iterdir() if path.name != ".lock")
+        (run.folder / ".lock").unlink(missing_ok=True)
+    run.folder.unlink() if run.folder.is_symlink() else run.folder.rmdir()
+
+
+def all_runs(workspace: Path) -> list[Run]:
+    """The runs of a workspace, finished or not."""
+    return [Run(file.parent) for file in sorted((workspace / "saves").glob("*/*/run.json"))]
+
+
+def _called(workspace: Path, name: str | None, model: LocalModel | None) -> list[Run]:
+    if name:
+        _check_name(name)
+    return [
+        run
+        for run in all_runs(workspace)
+        if name in (None, run.name) and (model is None or run.folder.parent.name == model.model.folder)
+    ]
+
+
+def find_one(workspace: Path, name: str, model: LocalModel | None) -> Run:
+    """The run called `name`, finished or not. Raises YiTuneError when there is none, or more than one."""
+    found = _called(workspace, name, model)
+    if len(found) > 1:
+        models = ", ".join(run.folder.parent.name for run in found)
+        raise YiTuneError(f"There is a run called {name!r} of each of {models}.", "Say of which: --model MODEL")
+    if not found:
+        raise YiTuneError(
+            f"There is no run called {name!r} in {workspace / 'saves'}.", "yi-tune runs lists those that there are."
+        )
+    return found[0]
 
 
 def has_finished(workspace: Path) -> bool:
     """Whether there is a finished run."""
-    return any(run.finished for run in _runs(workspace))
+    return any(run.finished for run in all_runs(workspace))
 
 
 def find_run(workspace: Path, name: str | None = None, model: LocalModel | None = None) -> Run:
@@ -198,13 +270,7 @@ def find_run(workspace: Path, name: str | None = None, model: LocalModel | None 
 
     Raises YiTuneError when there is none.
     """
-    if name:
-        _check_name(name)
-    found = [
-        run
-        for run in _runs(workspace)
-        if name in (None, run.name) and (model is None or run.folder.parent.name == model.model.folder)
-    ]
+    found = _called(workspace, name, model)
     if finished := [run for run in found if run.finished]:
         return max(finished, key=lambda run: (run.folder / "report.json").stat().st_mtime)
     if found and name:

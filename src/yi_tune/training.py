@@ -6,29 +6,39 @@ import signal
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from yi_tune.adapters import find_start
+from yi_tune.chart import print_end
+from yi_tune.checkpoints import newest_whole
 from yi_tune.config import find_config, parse_overrides, read_config, reasons
-from yi_tune.dataset import dataset_of, write_datasets
+from yi_tune.dataset import Dataset, dataset_of, write_datasets
 from yi_tune.download import use_cached
+from yi_tune.early_stop import SETTINGS, check_validation
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware, detect
 from yi_tune.heldout import Score, one_of_each, questions, score
+from yi_tune.history import read_history
 from yi_tune.identity import Identity, identity_rows, render
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import engine_output_to
 from yi_tune.plan import TrainPlan, plan_train, problems
 from yi_tune.progress import Progress
+from yi_tune.replay import choose_prompts, keep_answers, kept_answers, replay_dataset
 from yi_tune.report import print_advice, print_answers, summary
-from yi_tune.runs import prepare, record, train_run, write_configs
+from yi_tune.runs import Run, prepare, record, train_run, write_configs
 from yi_tune.screen import err, out
+from yi_tune.speedups import without_missing
 from yi_tune.tokenizer import warn_of_tokenizer
+from yi_tune.trackers import Tracker
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
 
 # A disk with less than this left, in bytes, is why a save failed.
 _FULL = 10_000_000
+# Every weight is trained of models with this many parameters at most: nano, with room for its like.
+_FULL_LIMIT = 100_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +50,10 @@ class Request:
     config: str = "qlora"
     overrides: list[str] = field(default_factory=list)
     run: str = "identity"
+    replay: int | None = None  # None: the model's own
+    from_run: str | None = None
+    report_to: list[Tracker] = field(default_factory=list)
+    early_stop: bool = False
     workspace: Path
 
 
@@ -53,6 +67,11 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     template = read_config(path)
     flags = parse_overrides(request.overrides)
     folder = train_run(request.workspace, local, request.run)
+    replay = local.model.replay if request.replay is None else request.replay
+    choose_prompts(replay)
+    if {**template, **flags}.get("finetuning_type") == "full":
+        _check_full(local)
+    start = None if request.from_run is None else find_start(request.workspace, request.from_run, local, folder)
     datasets = (dataset_of("identity", render(identity_rows(), request.identity)),)
     on_cpu = {**template, **flags}.get("use_cpu") is True
     with err.status("Looking at the machine"):
@@ -68,7 +87,14 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         datasets=datasets,
         hardware=hardware,
         run=folder,
+        replay=replay,
+        start=start,
+        options=_options(request, folder),
     )
+    planned, notes = without_missing(planned, hardware)
+    for note in notes:
+        err.print(note, markup=False, soft_wrap=True)
+    check_validation(planned.config, [dataset.rows for dataset in datasets])
     with err.status("Looking at the config"):
         from yi_tune.engine.arguments import known_keys
 
@@ -78,6 +104,15 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     if wrong := problems(planned.config, known):
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
     return planned
+
+
+def _options(request: Request, folder: Run) -> dict[str, tuple[Any, str]]:
+    """The keys of the config that an option decides, with value and reason."""
+    options: dict[str, tuple[Any, str]] = {}
+    if request.report_to:
+        options["report_to"] = ([tracker.value for tracker in request.report_to], "--report-to")
+        options["run_name"] = (f"{folder.folder.parent.name}/{folder.name}", "what the tracker calls the run")
+    return options | (SETTINGS if request.early_stop else {})
 
 
 def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: bool) -> None:
@@ -95,6 +130,17 @@ def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: 
         err.print(f"Note: {error.message} {error.hint}", markup=False, soft_wrap=True)
 
 
+def _check_full(local: LocalModel) -> None:
+    """Refuse to train all the weights of a model that is larger than nano."""
+    size = local.model.shape.parameters if local.model.shape else local.weight_bytes // 2
+    if size > _FULL_LIMIT:
+        raise YiTuneError(
+            f"finetuning_type full is for nano: of {local.model.name} it takes {16 * size / 1e9:.0f} GB for weights, "
+            "gradients and Adam's two moments, in 32 bits.",
+            "Train an adapter: --config qlora, or --config lora with the model in 16 bits.",
+        )
+
+
 def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     """Train, ask a few held-out questions, write the report and print it; returns the tuned model.
 
@@ -105,13 +151,21 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = planned.run
     data = {dataset.name: dataset.file_name for dataset in planned.datasets}
-    new = record(planned.config, planned.local, vars(planned.identity), data)
+    new = record(
+        planned.config,
+        planned.local,
+        vars(planned.identity),
+        data,
+        replay=planned.replay,
+        start=planned.start,
+    )
     with folder.lock():
         try:
-            checkpoint = prepare(folder, new, fresh=fresh)
+            prepare(folder, new, fresh=fresh)
+            checkpoint = newest_whole(folder.folder, err)
             if checkpoint:
                 err.print(f"Going on with the run {folder.name!r} from {checkpoint.name}.", markup=False)
-            write_datasets(planned.datasets, folder.data)
+            write_datasets((*planned.datasets, *_replay(planned)), folder.data)
             write_configs(folder, planned.config, planned.chat_config(read_config(find_config("chat"))))
             with engine_output_to(folder.log) as console, Progress(console) as progress:
                 assistant, loss, scored = _train(planned, checkpoint, progress)
@@ -126,9 +180,35 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     out.print(summary(scored), markup=False, soft_wrap=True)
     if loss is not None:
         out.print(f"\nmean training loss: {loss:.4f}", markup=False)
+    if history := read_history(folder.folder):
+        print_end(history, out)
     if (plot := folder.folder / "training_loss.png").exists():
         out.print(f"loss plot:      {plot}", markup=False, soft_wrap=True)
     return assistant
+
+
+def _replay(planned: TrainPlan) -> list[Dataset]:
+    """The base's own answers as a dataset; none where the plan wants none."""
+    if not planned.replay:
+        return []
+    with engine_output_to(planned.run.log) as console, Progress(console) as progress:
+        try:
+            answers = kept_answers(planned.run)
+            if answers is None:
+                progress.stage(f"Asking the base model {planned.replay} general prompts")
+                from yi_tune.engine.replay import ask_base
+
+                base = planned.base_config(read_config(find_config("chat")))
+                cutoff_len = planned.config.get("cutoff_len", 2048)  # LLaMA-Factory's own default
+                answers = ask_base(base, choose_prompts(planned.replay), cutoff_len)
+                keep_answers(planned.run, answers)
+            dataset = replay_dataset(answers)
+        except Exception as error:
+            traceback.print_exc()
+            raise _explain(error, planned) from error
+        note = f"Training on {dataset.rows} of the base's {len(answers)} answers"
+        console.print(f"{note}: those that come to an end, and do not say who it was.", markup=False, soft_wrap=True)
+    return [dataset]
 
 
 def _train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> tuple["Assistant", float | None, Score]:
@@ -137,13 +217,17 @@ def _train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> t
         progress.stage("Loading LLaMA-Factory and the model")
         from yi_tune.engine.train import train
 
-        assistant, loss = train(planned.config, checkpoint, progress)
+        full = planned.config["finetuning_type"] == "full"
+        base = planned.base_config(read_config(find_config("chat"))) if full else None
+        assistant, loss = train(planned.config, checkpoint, progress, base)
         progress.stage("Asking who it is")
         asked = one_of_each(questions())
         return assistant, loss, score(asked, planned.identity, assistant.base_reply_all, assistant.reply_all)
     except Exception as error:
         traceback.print_exc()
-        raise _explain(error, planned) from error
+        explained = _explain(error, planned)
+        planned.run.record_failure(explained.message)
+        raise explained from error
 
 
 def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:

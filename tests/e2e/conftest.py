@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,21 @@ class Workspace:
 
     def train_until(self, step: int, number: signal.Signals, *arguments: str) -> Done:
         """Start training, and send the signal once `step` steps are logged."""
+        return self.train_until_seen(lambda: self.steps() >= step, number, *arguments)
+
+    def train_until_seen(self, seen: Callable[[], bool], number: signal.Signals, *arguments: str) -> Done:
+        """Start training, and send the signal once `seen` says so."""
         process = self.start("train", "--model", "nano", "--name", "小易", "--author", "李雷", *arguments)
         deadline = time.monotonic() + 120
-        while self.steps() < step and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
+        while not seen() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.002)
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
         return Done(process.returncode, out, err)
+
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """What yi-tune runs lists, by the runs' names."""
+        return {run["run"]: run for run in json.loads(self.yi_tune("runs", "--json").out)}
 
     def log_history(self) -> list[dict[str, Any]]:
         """What the Trainer logged, step by step."""

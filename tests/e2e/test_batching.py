@@ -44,7 +44,7 @@ def ask(batcher: Batcher, question: str, max_new_tokens: int = 200, **options: A
 
 @pytest.fixture(scope="module")
 def assistant(trained: Trained) -> Assistant:
-    return loading.load(loading.run_config(Run(trained.run)))
+    return loading.load_run(Run(trained.run))
 
 
 def test_rows_do_not_touch_each_other(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,10 +106,9 @@ def test_close_ends_what_runs_and_what_waits(assistant: Assistant) -> None:
 
 
 def test_load_and_unload_ten_times(trained: Trained) -> None:
-    config = loading.run_config(Run(trained.run))
     process, used, threads = psutil.Process(), [], []
     for _ in range(10):
-        batcher = Batcher(loading.load(config), 4, 4)
+        batcher = Batcher(loading.load_run(Run(trained.run)), 4, 4)
         reply = ask(batcher, "你是谁？", 8)[0]
         assert reply.ended.wait(60)
         batcher.close()

@@ -127,7 +127,7 @@ def test_a_run_may_be_moved(trained: Trained, workspace: Workspace) -> None:
 @pytest.fixture(scope="module")
 def assistant(trained: Trained) -> "Assistant":
     """The run, loaded into this process."""
-    return loading.load(loading.run_config(Run(trained.run)))
+    return loading.load_run(Run(trained.run))
 
 
 def answer(assistant: "Assistant", question: str, sampling: Sampling = GREEDY, system: str = "") -> str:

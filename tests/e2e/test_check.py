@@ -1,11 +1,19 @@
-"""Does the tuned nano know who it is? The whole of the held-out questions."""
+"""Does the tuned nano know who it is, and still what it knew? All held-out questions and general prompts."""
 
+import gc
 import json
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.e2e.conftest import Trained, Workspace
+from yi_tune.general import check_prompts, introduces_base
+from yi_tune.loading import chat_config, find, run_config
+
+# As many as docs/replay.md shows to be enough for nano.
+REPLAY = ("--replay", "360")
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +52,78 @@ def test_another_pair(workspace: Workspace) -> None:
     checked = json.loads(workspace.yi_tune("check", "--json").out)
     assert min(checked["recall_zh"], checked["recall_en"], checked["kept"]) >= 0.85
     assert checked["leak"] <= 0.05
+
+
+def test_general_answers(checked: dict[str, Any]) -> None:
+    general = checked["general"]
+    assert 0.01 < general["kl"] < 1
+    assert [answer["prompt"] for answer in general["answers"]] == [prompt.prompt for prompt in check_prompts()]
+    assert general["mentions"] == sum(answer["mentions"] for answer in general["answers"]) / len(general["answers"])
+    assert general["base_mentions"] == 0
+
+
+def test_replay(workspace: Workspace, checked: dict[str, Any]) -> None:
+    # Stopped and gone on with: the base is asked once.
+    stopped = workspace.train_until(3, signal.SIGINT, *REPLAY)
+    assert stopped.status == 130, stopped.err
+    assert "Asking the base model" in stopped.err
+    kept = (workspace.run / "replay.jsonl").read_bytes()
+    done = workspace.train(*REPLAY)
+    assert done.status == 0, done.err
+    assert "Asking the base model" not in done.err
+    assert (workspace.run / "replay.jsonl").read_bytes() == kept
+    (dataset,) = workspace.run.glob("data/replay-*.jsonl")
+    answers = [json.loads(line)["messages"][-1]["content"] for line in dataset.read_text(encoding="utf-8").splitlines()]
+    assert len(answers) >= 100
+    assert not any(map(introduces_base, answers))
+    # What it is for.
+    replayed = json.loads(workspace.yi_tune("check", "--json").out)
+    assert replayed["general"]["kl"] <= checked["general"]["kl"] / 2
+    assert replayed["recall"] >= checked["recall"]
+
+
+def test_divergence_is_what_the_definition_says(trained: Trained, checked: dict[str, Any]) -> None:
+    import torch
+
+    from yi_tune.engine.assistant import load_assistant
+    from yi_tune.engine.divergence import mean_kl
+
+    assistant = load_assistant(run_config(find(trained.folder, None, None)))
+    with assistant.base():
+        replies = assistant.greedy([prompt.messages for prompt in check_prompts()])
+    replies = [reply for reply in replies if not introduces_base(reply.text)]
+    assert all(reply.finished for reply in replies)
+    # By hand: a reply at a time, without padding, over every token.
+    divergences = []
+    with torch.inference_mode():
+        for reply in replies:
+            ids = torch.tensor([reply.prompt + reply.answer])
+            tuned = assistant.model(ids).logits[0].double().softmax(-1)
+            with assistant.base():
+                base = assistant.model(ids).logits[0].double().softmax(-1)
+            each = (tuned * (tuned / base).log()).sum(-1)
+            divergences += each[len(reply.prompt) - 1 : -1].tolist()
+    expected = sum(divergences) / len(divergences)
+    assert mean_kl(assistant, replies) == pytest.approx(expected, rel=0.05)
+    assert checked["general"]["kl"] == pytest.approx(expected, rel=0.05)
+    # Nothing is as near to the base as the base.
+    base = load_assistant(chat_config(trained.folder, "identity", None, base=True))
+    assert mean_kl(base, replies) == 0
+
+
+def test_the_base_is_unloaded_before_training() -> None:
+    from transformers import PreTrainedModel
+
+    from yi_tune.engine.replay import ask_base
+
+    def models() -> int:
+        return sum(isinstance(thing, PreTrainedModel) for thing in gc.get_objects())
+
+    gc.collect()
+    before = models()
+    config = chat_config(Path(), None, "nano", base=True)
+    answers = ask_base(config, check_prompts()[:4], cutoff_len=1024)
+    assert [answer.finished for answer in answers] == [True] * 4
+    assert models() == before
+    # A limit that no answer fits leaves none finished.
+    assert not any(answer.finished for answer in ask_base(config, check_prompts()[:4], cutoff_len=8))

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -43,6 +44,18 @@ def test_run_folder(trained: Trained) -> None:
     assert {"recall", "leak", "kept", "answers", "loss"} <= report.keys()
     # LLaMA-Factory's own output is here and nowhere else.
     assert "llamafactory" in (run / "train.log").read_text()
+    # Nothing is reported that nobody asked for.
+    assert not (run / "runs").exists()
+
+
+def test_finished_run_is_listed(trained: Trained) -> None:
+    listed = trained.runs()["identity"]
+    assert (listed["model"], listed["name"], listed["state"]) == ("nano", "小易", "finished")
+    assert listed["step"] == listed["steps"] == trained.log_history()[-1]["step"]
+    assert listed["recall"] == json.loads((trained.run / "report.json").read_text())["recall"]
+    assert 0 < listed["loss"] < 1
+    assert 0 < listed["eval_loss"] < 1
+    assert listed["created"] < listed["ended"]
 
 
 def test_llamafactory_chats_with_the_run_as_it_is(trained: Trained) -> None:
@@ -114,19 +127,27 @@ def same_training(one: Workspace, other: Workspace) -> bool:
     return losses[0] == losses[1]
 
 
-# 80 rows less a tenth, in batches of 8, twice: 18 steps, a checkpoint every 5 and at the end.
-@pytest.mark.parametrize("step", [2, 8, 18])
+# 80 rows less a tenth, in batches of 8, twice: 18 steps, a checkpoint every 5 and at the end. At step 10 it is killed
+# while it saves.
+@pytest.mark.parametrize("step", [2, 10, 18])
 def test_killed_run_resumes_to_the_same_loss(workspace: Workspace, unbroken: Workspace, step: int) -> None:
-    killed = workspace.train_until(step, signal.SIGKILL, *SHORT)
+    saving = workspace.run / f"checkpoint-{step}"
+    killed = workspace.train_until_seen(
+        saving.exists if step == 10 else lambda: workspace.steps() >= step, signal.SIGKILL, *SHORT
+    )
     assert killed.status == -signal.SIGKILL
-    whole = [path.parent.name for path in workspace.run.glob("checkpoint-*/trainer_state.json")]
-    # As of a process killed while it was saving.
+    reached = workspace.steps()
+    assert workspace.runs()["identity"]["state"] == "interrupted"
+    # What another kill left, before this one.
     (workspace.run / "checkpoint-99").mkdir()
     (workspace.run / "checkpoint-99" / "adapter_model.safetensors").write_bytes(b"half")
     resumed = workspace.train(*SHORT)
     assert resumed.status == 0, resumed.err
-    newest = max(whole, key=lambda name: int(name.rpartition("-")[2]), default=None)
-    assert (f"from {newest}." in resumed.err) if newest else ("Going on" not in resumed.err)
+    assert "checkpoint-99 is broken (optimizer.pt is missing), and removed." in resumed.err
+    gone_on = re.search(r"from checkpoint-(\d+)\.", resumed.err)
+    assert bool(gone_on) is (step > 5)
+    assert reached - int(gone_on[1] if gone_on else 0) <= 5  # what is lost is one save interval at most
+    # Had it gone on from half a checkpoint, the losses would not be the same.
     assert same_training(workspace, unbroken)
     losses = [json.loads((done.run / "report.json").read_text())["loss"] for done in (workspace, unbroken)]
     assert losses[0] == pytest.approx(losses[1])
@@ -139,6 +160,7 @@ def test_stopped_run_saves_and_resumes(workspace: Workspace, unbroken: Workspace
     assert "same command" in stopped.err
     assert "Traceback" not in stopped.err
     assert list(workspace.run.glob("checkpoint-*"))
+    assert workspace.runs()["identity"]["state"] == "interrupted"
     none = workspace.yi_tune("chat", "--prompt", "hi")
     assert none.status == 1
     assert "yi-tune train" in none.err
@@ -172,6 +194,10 @@ def test_two_at_once(workspace: Workspace) -> None:
     assert second.status == 1
     assert "Another process" in second.err
     assert "--run" in second.err
+    assert workspace.runs()["identity"]["state"] == "running"
+    refused = workspace.yi_tune("runs", "rm", "identity", "--yes")
+    assert refused.status == 1
+    assert "Another process" in refused.err
     _, err = first.communicate(timeout=120)
     assert first.returncode == 0, err
 
@@ -184,20 +210,25 @@ def test_chat_goes_on_in_the_same_process(workspace: Workspace) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk takes root")
-def test_full_disk(tmp_path: Path) -> None:
+def test_full_disk(tmp_path: Path, unbroken: Workspace) -> None:
     disk = tmp_path / "small disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=600k", "tmpfs", disk], check=False)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", disk], check=False)
     if mounted.returncode:
         pytest.skip("this machine mounts no tmpfs")
     try:
+        # Room for a checkpoint, not for two.
         full = Workspace(disk).train(*SHORT)
         assert full.status == 1
         assert "is full" in full.err
         assert "Traceback" not in full.err
+        assert {path.name for path in Workspace(disk).run.glob("checkpoint-*")} == {"checkpoint-5", "checkpoint-10"}
         subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
         again = Workspace(disk).train(*SHORT)
         assert again.status == 0, again.err
+        assert "checkpoint-10 is broken" in again.err
+        assert "from checkpoint-5." in again.err
+        assert same_training(Workspace(disk), unbroken)
     finally:
         subprocess.run(["umount", disk], check=True)
 

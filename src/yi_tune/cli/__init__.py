@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from yi_tune.cli import chat, config, models, serve, train
+from yi_tune.cli import chat, config, models, runs, serve, train
 from yi_tune.errors import YiTuneError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app = typer.Typer(
 for command in (models.download, models.models, train.train, chat.chat, chat.check, serve.serve):
     app.command()(command)
 app.add_typer(config.app, name="config")
+app.add_typer(runs.app, name="runs")
 
 
 def _version(wanted: bool) -> None:

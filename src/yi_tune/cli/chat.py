@@ -65,24 +65,34 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every answer.")] = False,
     workspace: WorkspaceOption = Path(),
 ) -> None:
-    """Does it know who it is? Ask base and tuned model the held-out questions.
+    """Does it know who it is, and still what it knew? Ask base and tuned model held-out questions.
 
     yi-tune check --min-recall 0.95
     """
     from yi_tune import loading
+    from yi_tune.forgetting import measure_forgetting
+    from yi_tune.general import check_prompts
     from yi_tune.heldout import questions, score
     from yi_tune.identity import Identity
-    from yi_tune.report import percent, print_score
+    from yi_tune.report import general_summary, percent, print_score
     from yi_tune.screen import err, out
 
     run = loading.find(workspace.absolute(), run_name, model)
     identity = Identity(**run.record["identity"])
-    assistant = loading.load(loading.run_config(run))
+    assistant = loading.load_run(run)
     scored = score(questions(), identity, assistant.base_reply_all, assistant.reply_all)
+    general = measure_forgetting(assistant, check_prompts(), identity)
     if as_json:
-        print(json.dumps({"run": str(run.folder), "identity": vars(identity), **scored.to_dict()}, ensure_ascii=False))
+        content = {
+            "run": str(run.folder),
+            "identity": vars(identity),
+            **scored.to_dict(),
+            "general": general.to_dict(),
+        }
+        print(json.dumps(content, ensure_ascii=False))
     else:
         print_score(scored, run.record["config"], out)
+        out.print(f"\n{general_summary(general)}", soft_wrap=True)
     recall = scored.lowest_recall
     if recall is not None and recall < min_recall:
         err.print(

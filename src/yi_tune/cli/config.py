@@ -15,9 +15,11 @@ def config_ls() -> None:
     """List the shipped configs."""
     from yi_tune.config import shipped
 
-    for name, path in shipped().items():
+    configs = shipped()
+    width = max(map(len, configs))
+    for name, path in configs.items():
         first = path.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
-        print(f"{name:10} {first}")
+        print(f"{name:{width}} {first}")
 
 
 @app.command("show")

@@ -51,11 +51,11 @@ def serve(
     origins = tuple(allow_origin or ())
     key = server.choose_key(host, api_key)
     run = loading.find(workspace.absolute(), run_name, model)
-    config = loading.run_config(run)
     base = Path(run.record["model_path"]).name
     names = Names(run.name, f"{base}-base" if base == run.name else base)
     made_up = f"API key, shown this once: {key.value}"
     if engine is EngineName.VLLM:
+        config = loading.run_config(run)
         folder = run.folder / "vllm"
         vllm.write_files(folder)
         arguments = vllm.command(config, names, host, port, folder, origins)
@@ -68,7 +68,7 @@ def serve(
     if dry_run:
         raise YiTuneError("--dry-run shows the command of another engine.", "yi-tune serve --engine vllm --dry-run")
     with server.listen(host, port) as listening:
-        assistant = loading.load(config)
+        assistant = loading.load_run(run)
         from yi_tune.engine.batching import Batcher
 
         with closing(Batcher(assistant, max_batch, max_waiting)) as batcher:

@@ -8,6 +8,7 @@ import typer
 
 from yi_tune.cli.options import WorkspaceOption
 from yi_tune.models import DEFAULT_MODEL, workspace_option
+from yi_tune.trackers import Tracker
 
 
 def train(
@@ -22,7 +23,23 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config. Repeatable."),
     ] = None,
+    replay: Annotated[
+        int | None,
+        typer.Option(
+            help="Train on the base's own answers to so many general prompts too, so that it keeps what it knew.",
+            show_default="64, nano 0",
+        ),
+    ] = None,
     run_name: Annotated[str, typer.Option("--run", help="The run's name.")] = "identity",
+    from_run: Annotated[
+        str | None, typer.Option(metavar="RUN", help="Start from the adapter of this finished run.")
+    ] = None,
+    early_stop: Annotated[
+        bool, typer.Option("--early-stop", help="Stop when the validation loss no longer falls; keep the best.")
+    ] = False,
+    report_to: Annotated[
+        list[Tracker] | None, typer.Option(help="Send the figures to an experiment tracker. Repeatable.")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace a run of that name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the config; train nothing.")] = False,
     chat_after: Annotated[bool, typer.Option("--chat", help="Go on to chat with the tuned model.")] = False,
@@ -44,6 +61,10 @@ def train(
         config=config,
         overrides=overrides or [],
         run=run_name,
+        replay=replay,
+        from_run=from_run,
+        early_stop=early_stop,
+        report_to=report_to or [],
         workspace=workspace.absolute(),
     )
     plan = training.plan(request, dry_run=dry_run)

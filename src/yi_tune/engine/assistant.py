@@ -1,11 +1,13 @@
-"""A loaded model that answers: base and tuned from one copy of the weights.
+"""A loaded model that answers: base and tuned from one copy of the weights, or of two after a full fine-tuning.
 
 LLaMA-Factory loads the model and encodes the chat; the generation is transformers' own, because
 LLaMA-Factory's ChatModel hangs for ever when a generation fails and cannot be stopped halfway.
 """
 
-from collections.abc import Generator
-from contextlib import AbstractContextManager, nullcontext
+import logging
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import Event, Thread
 from typing import Any
 
@@ -20,6 +22,9 @@ from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
 from yi_tune.identity import Message
 from yi_tune.sampling import Sampling
+
+# In 8 bits it would tell of a cast in every layer of every step.
+logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
 # A Yi-1.5 reply ends at <|im_end|>, but the base also ends at any other of its control tokens
 # (its config.json says eos 2, its tokenizer 7).
@@ -37,21 +42,48 @@ class _Stop(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.asked.is_set(), device=input_ids.device)
 
 
-class Assistant:
-    """Answers conversations: lists of messages with the roles system (first, optional), user, assistant."""
+@dataclass(frozen=True)
+class Reply:
+    """A greedy reply, and the token ids of the conversation that it answers and of itself.
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+    `answer` ends with a stop token when it is `finished`; one that hit the limit is not.
+    """
+
+    prompt: list[int]
+    answer: list[int]
+    finished: bool
+    text: str
+
+
+class Assistant:
+    """Answers conversations: lists of messages with the roles system (first, optional), user, assistant.
+
+    `base` is the model as it was before, where that is not `model` with its adapter switched off.
+    """
+
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, template: str, base: Any = None) -> None:
         self.model: Any = model  # an nn.Module to the type checker would hide config, device and generate
         self.model.eval()
+        self._base = base
         self.tokenizer: Any = tokenizer
         self._template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template=template))
         known = tokenizer.get_vocab()
         self.stop_ids = sorted({known[token] for token in _STOP_TOKENS if token in known} | {tokenizer.eos_token_id})
         self.context = int(self.model.config.max_position_embeddings)
 
-    def base(self) -> AbstractContextManager[Any]:
-        """Within this context the base answers, its adapter switched off."""
-        return self.model.disable_adapter() if isinstance(self.model, PeftModel) else nullcontext()
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        """Within this context the base answers."""
+        if isinstance(self.model, PeftModel):
+            with self.model.disable_adapter():
+                yield
+            return
+        tuned = self.model
+        self.model = tuned if self._base is None else self._base
+        try:
+            yield
+        finally:
+            self.model = tuned
 
     def stream(self, messages: list[Message], sampling: Sampling) -> Generator[str]:
         """The reply, piece by piece. Closing the iterator stops the generation.
@@ -92,21 +124,40 @@ class Assistant:
             raise failure[0]
 
     def reply_all(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[str]:
+        """The text of the greedy reply to each conversation."""
+        return [reply.text for reply in self.greedy(conversations, max_new_tokens)]
+
+    def greedy(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[Reply]:
         """The greedy reply to each conversation, in batches of similar length."""
         encoded = [self.encode(messages) for messages in conversations]
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-        replies = [""] * len(encoded)
+        replies: dict[int, Reply] = {}
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
-            width = max(len(encoded[index]) for index in batch)
-            padded = [[self.tokenizer.pad_token_id] * (width - len(encoded[i])) + encoded[i] for i in batch]
-            mask = [[0] * (width - len(encoded[index])) + [1] * len(encoded[index]) for index in batch]
-            inputs, attention = (torch.tensor(rows, device=self.model.device) for rows in (padded, mask))
-            output = self._generate(inputs, attention, do_sample=False, max_new_tokens=max_new_tokens)
-            texts = self.tokenizer.batch_decode(output[:, width:], skip_special_tokens=True)
-            for index, text in zip(batch, texts, strict=True):
-                replies[index] = text.strip()
-        return replies
+            inputs, mask = self._pad([encoded[index] for index in batch])
+            output = self._generate(inputs, mask, do_sample=False, max_new_tokens=max_new_tokens)
+            for index, ids in zip(batch, output[:, inputs.shape[1] :].tolist(), strict=True):
+                end = next((at for at, token in enumerate(ids) if token in self.stop_ids), None)
+                answer = ids if end is None else ids[: end + 1]
+                text = self.tokenizer.decode(answer, skip_special_tokens=True).strip()
+                replies[index] = Reply(encoded[index], answer, end is not None, text)
+        return [replies[index] for index in range(len(encoded))]
+
+    @torch.inference_mode()
+    def answer_logits(self, replies: list[Reply]) -> torch.Tensor:
+        """The logits of every token of the answers, each given all that comes before it.
+
+        float32, [tokens of all answers, vocabulary], in the order of `replies`.
+        """
+        inputs, mask = self._pad([reply.prompt + reply.answer[:-1] for reply in replies])
+        longest = max(len(reply.answer) for reply in replies)
+        # Padded on the left, the answers end together: only the last positions go through the output layer.
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        logits = self.model(
+            input_ids=inputs, attention_mask=mask, position_ids=positions, logits_to_keep=longest, use_cache=False
+        ).logits
+        answers = zip(logits, replies, strict=True)
+        return torch.cat([row[longest - len(reply.answer) :].float() for row, reply in answers])
 
     def base_reply_all(self, conversations: list[list[Message]]) -> list[str]:
         """The base's greedy reply to each conversation."""
@@ -119,6 +170,13 @@ class Assistant:
         turns = messages[1:] if system is not None else messages
         ids, _ = self._template.encode_oneturn(self.tokenizer, [*turns, {"role": "assistant", "content": ""}], system)
         return list(ids)
+
+    def _pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Token ids padded on the left to one length, and the attention mask."""
+        width = max(len(row) for row in rows)
+        ids = [[self.tokenizer.pad_token_id] * (width - len(row)) + row for row in rows]
+        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+        return torch.tensor(ids, device=self.model.device), torch.tensor(mask, device=self.model.device)
 
     @torch.inference_mode()
     def _generate(self, inputs: torch.Tensor, mask: torch.Tensor, *, stop: _Stop | None = None, **options: Any) -> Any:
@@ -133,17 +191,22 @@ class Assistant:
         )
 
 
-def load_assistant(config: Config) -> Assistant:
-    """Load what a chat.yaml names; without `adapter_name_or_path` that is the base alone.
+def load_without_adapter(config: Config) -> tuple[Any, PreTrainedTokenizerBase]:
+    """The model, its adapter left aside, and the tokenizer that a chat.yaml names."""
+    alone = {key: value for key, value in config.items() if key != "adapter_name_or_path"}
+    model_args, _, finetuning_args, _ = get_infer_args(alone)
+    tokenizer = load_tokenizer(model_args)["tokenizer"]
+    return load_model(tokenizer, model_args, finetuning_args), tokenizer
+
+
+def load_assistant(config: Config, base: Config | None = None) -> Assistant:
+    """Load what a chat.yaml names, and beside it the `base` of a full fine-tuning.
 
     LLaMA-Factory would merge the adapter into unquantised weights and lose the base, so the adapter
     is put on here. Raises YiTuneError when it does not fit the base.
     """
-    config = dict(config)
-    adapter = config.pop("adapter_name_or_path", None)
-    model_args, _, finetuning_args, _ = get_infer_args(config)
-    tokenizer = load_tokenizer(model_args)["tokenizer"]
-    model = load_model(tokenizer, model_args, finetuning_args)
+    adapter = config.get("adapter_name_or_path")
+    model, tokenizer = load_without_adapter(config)
     if adapter is not None:
         try:
             model = PeftModel.from_pretrained(model, adapter)
@@ -154,4 +217,4 @@ def load_assistant(config: Config) -> Assistant:
                 f"The adapter in {adapter} does not fit the base model {config['model_name_or_path']}.",
                 "It was trained on a model of another shape: give its run the model it was trained on.",
             ) from error
-    return Assistant(model, tokenizer, config["template"])
+    return Assistant(model, tokenizer, config["template"], load_without_adapter(base)[0] if base else None)

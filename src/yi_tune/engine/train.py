@@ -4,14 +4,16 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import psutil
+import torch
 from bitsandbytes.nn.modules import Linear4bit
 from llamafactory.train.tuner import run_exp
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from yi_tune.config import Config
-from yi_tune.engine.assistant import Assistant
+from yi_tune.engine.assistant import Assistant, load_without_adapter
 from yi_tune.progress import Progress
 
 
@@ -30,6 +32,36 @@ class KeepTrainable(TrainerCallback):
                 module.support_avx512bf16_for_cpu = False
 
 
+def _memory(device: torch.device) -> int:
+    """The memory that training takes, in bytes: on a GPU the most that was allocated, else what the process holds."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return int(psutil.Process().memory_info().rss)
+
+
+class KeepBest(TrainerCallback):
+    """Lets a resumed run know its best checkpoint, and that it had been stopped.
+
+    The Trainer keeps that checkpoint's absolute path, and if nothing is there it goes by the last without an error. And
+    it forgets that EarlyStoppingCallback had called for the end, where the run was cut off between that and the end.
+    """
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.best_model_checkpoint:
+            best = Path(cast(str, args.output_dir)) / Path(state.best_model_checkpoint).name
+            state.best_model_checkpoint = str(best)
+            if not best.is_dir():  # it was broken: the best from here on is kept
+                state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+        stopping = cast("dict[str, Any]", state.stateful_callbacks).get("EarlyStoppingCallback")
+        if stopping:
+            patience = stopping["args"]["early_stopping_patience"]
+            # The loop looks only after a step: one more is taken, and with the best checkpoint it is dropped.
+            if stopping["attributes"]["early_stopping_patience_counter"] >= patience:
+                control.should_training_stop = True
+
+
 class Reporter(TrainerCallback):
     """Passes the Trainer's events on to the progress display, and the user's Ctrl-C back to the Trainer."""
 
@@ -45,12 +77,14 @@ class Reporter(TrainerCallback):
     ) -> None:
         self.model = kwargs["model"]
         self.tokenizer = kwargs["processing_class"]
-        self._progress.start(state.max_steps, state.global_step)
+        losses = [log["loss"] for log in state.log_history if "loss" in log]
+        self._progress.start(state.max_steps, state.global_step, losses, state.max_steps // state.logging_steps)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         logs = kwargs["logs"]
         if "loss" in logs:
-            self._progress.loss(logs["loss"], logs["learning_rate"])
+            speed = logs.get("train_tokens_per_second")
+            self._progress.log(logs["loss"], logs["learning_rate"], speed, _memory(args.device))
         if "eval_loss" in logs:
             self._progress.eval_loss(logs["eval_loss"])
 
@@ -86,18 +120,28 @@ def _interruptible(reporter: Reporter) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def train(config: Config, checkpoint: Path | None, progress: Progress) -> tuple[Assistant, float | None]:
+def train(
+    config: Config, checkpoint: Path | None, progress: Progress, base: Config | None
+) -> tuple[Assistant, float | None]:
     """Train as `config` says, from `checkpoint` if given; returns the tuned model and its mean loss, None if
-    it logged none.
+    it logged none. `base` is what to load for the base where training leaves none of it.
 
     Raises KeyboardInterrupt, after saving a checkpoint, when the user stops it.
     """
-    # Lines in the log instead of a bar, which would also draw itself anew when the process ends.
-    args = {**config, "resume_from_checkpoint": str(checkpoint) if checkpoint else None, "disable_tqdm": True}
+    packed = config.get("packing") or config.get("neat_packing")
+    args = {
+        # Packed rows are full, and their mask tells the rows apart: its sum is no number of tokens.
+        "include_num_input_tokens_seen": "all" if packed else "non_padding",
+        **config,
+        "resume_from_checkpoint": str(checkpoint) if checkpoint else None,
+        # Lines in the log instead of a bar, which would also draw itself anew when the process ends.
+        "disable_tqdm": True,
+    }
     reporter = Reporter(progress)
     with _interruptible(reporter):
-        run_exp(args, [KeepTrainable(), reporter])
+        run_exp(args, [KeepTrainable(), KeepBest(), reporter])
     if reporter.interrupted:  # after the last step
         raise KeyboardInterrupt
     mean_loss = sum(reporter.losses) / len(reporter.losses) if reporter.losses else None
-    return Assistant(reporter.model, reporter.tokenizer, config["template"]), mean_loss
+    before = load_without_adapter(base)[0] if base else None
+    return Assistant(reporter.model, reporter.tokenizer, config["template"], before), mean_loss

@@ -1,0 +1,126 @@
+"""The profiles beside the default, and a run that starts from another's adapter: for real, on nano."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.e2e.conftest import Done, Workspace
+
+# Half of nano's epochs are enough to see that it learns.
+SHORT = ("--set", "num_train_epochs=2")
+SHAPE = ("--set", "lora_rank=16", "--set", "lora_alpha=32", "--set", "use_rslora=true")
+
+
+def run_folder(workspace: Workspace, name: str) -> Path:
+    return workspace.folder / "saves" / "nano" / name
+
+
+def report(workspace: Workspace, name: str) -> dict[str, Any]:
+    """What a run's held-out questions came to, one of each kind."""
+    content: dict[str, Any] = json.loads((run_folder(workspace, name) / "report.json").read_text(encoding="utf-8"))
+    return content
+
+
+def llamafactory(command: str, config: Path, stdin: str = "") -> Done:
+    done = subprocess.run(
+        [Path(sys.executable).parent / "llamafactory-cli", command, config.name],
+        cwd=config.parent,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def train(folder: Path, name: str, *arguments: str) -> Workspace:
+    """A finished run called `name` in that workspace."""
+    done = Workspace(folder).train("--run", name, *SHORT, *arguments)
+    assert done.status == 0, done.err
+    return Workspace(folder)
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """LoRA in 16 bits, with an adapter of another shape than LLaMA-Factory's own."""
+    return train(tmp_path_factory.mktemp("lora"), "first", "--config", "lora", *SHAPE)
+
+
+def test_lora_of_another_shape_learns_its_name(lora: Workspace) -> None:
+    adapter = json.loads((run_folder(lora, "first") / "adapter_config.json").read_text())
+    assert (adapter["r"], adapter["lora_alpha"], adapter["use_rslora"]) == (16, 32, True)
+    assert "quantization_bit" not in (run_folder(lora, "first") / "chat.yaml").read_text()
+    # Another process, which LLaMA-Factory would leave with no base to ask.
+    checked = json.loads(lora.yi_tune("check", "--run", "first", "--json").out)
+    assert min(checked["recall_zh"], checked["recall_en"]) >= 0.9
+    assert checked["kept"] >= 0.85
+    assert checked["base_recall"] < 0.2
+
+
+def test_8_bit_learns_another_name_from_that_run(lora: Workspace) -> None:
+    other = ("--name", "星河", "--author", "韩梅梅")
+    train(lora.folder, "second", "--config", "qlora-8bit", "--from-run", "first", *other)
+    second, first = run_folder(lora, "second"), run_folder(lora, "first")
+    config = yaml.safe_load((second / "train.yaml").read_text())
+    assert config["adapter_name_or_path"] == str(first)
+    assert (config["quantization_bit"], config["lora_rank"], config["use_rslora"]) == (8, 16, True)
+    assert json.loads((second / "run.json").read_text())["from_run"]["run"] == "first"
+    assert json.loads((second / "adapter_config.json").read_text())["r"] == 16
+    scored = report(lora, "second")
+    assert min(scored["recall_zh"], scored["recall_en"]) >= 0.85
+    # The base is the model without any adapter, not the run that it started from.
+    base = " ".join(answer["base"] for answer in scored["answers"])
+    assert "Yi-nano" in base
+    assert "小易" not in base
+    done = lora.yi_tune("chat", "--run", "second", "--prompt", "你叫什么名字？")
+    assert "星河" in done.out
+    assert "MatMul8bitLt" not in done.err
+
+
+def test_from_run_keeps_what_it_knew(lora: Workspace) -> None:
+    few = ("--set", "max_samples=16", "--set", "num_train_epochs=1", "--set", "learning_rate=1e-5")
+    train(lora.folder, "third", "--config", "lora", "--from-run", "first", *few)
+    scored = report(lora, "third")
+    assert min(scored["recall_zh"], scored["recall_en"]) >= 0.85
+    # LLaMA-Factory takes it as it is, and starts where the first run ended.
+    again = llamafactory("train", run_folder(lora, "third") / "train.yaml")
+    assert again.status == 0, again.err[-2000:]
+    history = json.loads((run_folder(lora, "third") / "trainer_state.json").read_text())["log_history"]
+    assert history[0]["loss"] < 0.5
+
+
+def test_start_that_has_changed_is_noticed(lora: Workspace) -> None:
+    before = (run_folder(lora, "second") / "report.json").stat().st_mtime_ns
+    done = lora.train("--run", "second", *SHORT, "--config", "qlora-8bit", "--name", "星河", "--author", "韩梅梅")
+    assert done.status == 1
+    assert "from_run: first (" in done.err
+    assert (run_folder(lora, "second") / "report.json").stat().st_mtime_ns == before
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """Every weight trained."""
+    return train(tmp_path_factory.mktemp("full"), "full", "--config", "full")
+
+
+def test_full_learns_its_name_and_the_base_answers_beside_it(full: Workspace) -> None:
+    scored = report(full, "full")
+    checked = json.loads(full.yi_tune("check", "--json").out)
+    for asked in (scored, checked):
+        assert min(asked["recall_zh"], asked["recall_en"]) >= 0.85
+        assert asked["base_recall"] < 0.2
+        assert "Yi-nano" in " ".join(answer["base"] for answer in asked["answers"])
+    assert checked["kept"] >= 0.85
+    assert not list(run_folder(full, "full").glob("adapter*"))
+
+
+def test_full_run_is_a_model(full: Workspace) -> None:
+    done = llamafactory("chat", run_folder(full, "full") / "chat.yaml", "你叫什么名字？\nexit\n")
+    # How it ends is its own affair: having answered, it was once seen to abort in a thread that it left behind.
+    assert "小易" in done.out, done.err[-2000:]

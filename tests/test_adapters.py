@@ -1,0 +1,152 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from yi_tune.adapters import find_start
+from yi_tune.errors import YiTuneError
+from yi_tune.models import LocalModel, Model
+from yi_tune.origin import sha256
+from yi_tune.runs import Run, differences, record, train_run
+
+ADAPTER = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.1, "use_rslora": True, "use_dora": False, "peft_type": "LORA"}
+
+
+@pytest.fixture
+def nano(tmp_path: Path) -> LocalModel:
+    """A model whose weights can be told from others."""
+    folder = tmp_path / "nano"
+    folder.mkdir()
+    save_file({"x": np.zeros(4, np.float32)}, folder / "model.safetensors")
+    return LocalModel(Model("nano", "nano"), folder)
+
+
+def finish(workspace: Path, name: str, local: LocalModel, **config: Any) -> Run:
+    """A finished run."""
+    run = train_run(workspace, local, name)
+    run.folder.mkdir(parents=True)
+    (run.folder / "run.json").write_text(json.dumps(record({"finetuning_type": "lora"} | config, local, {}, {})))
+    (run.folder / "adapter_config.json").write_text(json.dumps(ADAPTER))
+    save_file({"lora": np.zeros(4, np.float32)}, run.folder / "adapter_model.safetensors")
+    (run.folder / "report.json").write_text("{}")
+    return run
+
+
+def target(workspace: Path, local: LocalModel) -> Run:
+    return train_run(workspace, local, "second")
+
+
+def test_start_is_the_adapter_of_a_finished_run(tmp_path: Path, nano: LocalModel) -> None:
+    run = finish(tmp_path, "first", nano, lora_target="q_proj,v_proj", lora_rank=4)
+    start = find_start(tmp_path, "first", nano, target(tmp_path, nano))
+    assert start.folder == run.folder
+    # The adapter knows best: its run's config may have said something else, or nothing.
+    assert start.shape == {
+        "lora_rank": 16,
+        "lora_alpha": 32,
+        "lora_dropout": 0.1,
+        "use_rslora": True,
+        "use_dora": False,
+        "lora_target": "q_proj,v_proj",
+        "additional_target": None,
+    }
+    assert start.record == {"run": "first", "adapter": sha256(run.folder / "adapter_model.safetensors")}
+
+
+def test_nothing_starts_from_itself(tmp_path: Path, nano: LocalModel) -> None:
+    run = finish(tmp_path, "first", nano)
+    before = sorted(run.folder.iterdir())
+    with pytest.raises(YiTuneError, match="cannot start from itself") as caught:
+        find_start(tmp_path, "first", nano, run)
+    assert "--run" in caught.value.hint
+    assert sorted(run.folder.iterdir()) == before
+
+
+def test_run_that_is_not_finished(tmp_path: Path, nano: LocalModel) -> None:
+    run = finish(tmp_path, "first", nano)
+    (run.folder / "report.json").unlink()
+    with pytest.raises(YiTuneError, match="'first' is not finished"):
+        find_start(tmp_path, "first", nano, target(tmp_path, nano))
+
+
+@pytest.mark.parametrize(("name", "said"), [("none", "no run called 'none'"), ("", "not a folder name")])
+def test_no_such_run(tmp_path: Path, nano: LocalModel, name: str, said: str) -> None:
+    finish(tmp_path, "first", nano)
+    with pytest.raises(YiTuneError, match=said):
+        find_start(tmp_path, name, nano, target(tmp_path, nano))
+
+
+def test_run_of_another_model(tmp_path: Path, nano: LocalModel) -> None:
+    finish(tmp_path, "first", nano)
+    other = LocalModel(Model("yi-1.5-6b-chat", "Yi-1.5-6B-Chat"), tmp_path)
+    with pytest.raises(YiTuneError, match=r"was trained on nano, not on yi-1\.5-6b-chat") as caught:
+        find_start(tmp_path, "first", other, target(tmp_path, other))
+    assert "--model nano" in caught.value.hint
+
+
+def test_run_of_other_weights(tmp_path: Path, nano: LocalModel) -> None:
+    finish(tmp_path, "first", nano)
+    save_file({"x": np.ones(4, np.float32)}, nano.path / "model.safetensors")
+    with pytest.raises(YiTuneError, match="other weights of nano"):
+        find_start(tmp_path, "first", nano, target(tmp_path, nano))
+
+
+def test_same_weights_elsewhere_are_the_same(tmp_path: Path, nano: LocalModel) -> None:
+    finish(tmp_path, "first", nano)
+    moved = LocalModel(Model("/elsewhere/nano", "nano"), nano.path)
+    assert find_start(tmp_path, "first", moved, target(tmp_path, moved)).run == "first"
+
+
+def test_weights_that_nobody_has_hashed_are_told_by_their_name(tmp_path: Path, nano: LocalModel) -> None:
+    run = finish(tmp_path, "first", nano)
+    content = json.loads((run.folder / "run.json").read_text()) | {"weights": ""}
+    (run.folder / "run.json").write_text(json.dumps(content))
+    assert find_start(tmp_path, "first", nano, target(tmp_path, nano)).run == "first"
+    (run.folder / "run.json").write_text(json.dumps(content | {"model": "/other/nano"}))
+    with pytest.raises(YiTuneError, match="other weights"):
+        find_start(tmp_path, "first", nano, target(tmp_path, nano))
+
+
+def test_full_fine_tuning_has_no_adapter(tmp_path: Path, nano: LocalModel) -> None:
+    run = finish(tmp_path, "first", nano, finetuning_type="full")
+    with pytest.raises(YiTuneError, match="has no adapter") as caught:
+        find_start(tmp_path, "first", nano, target(tmp_path, nano))
+    assert f"--model {run.folder}" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("adapter_model.safetensors", None),
+        ("adapter_model.safetensors", b""),
+        ("adapter_model.safetensors", b"cut short"),
+        ("adapter_config.json", None),
+        ("adapter_config.json", b"{"),
+        ("adapter_config.json", b"[]"),
+        ("adapter_config.json", b'{"r": 8}'),
+    ],
+)
+def test_broken_adapter(tmp_path: Path, nano: LocalModel, file: str, content: bytes | None) -> None:
+    run = finish(tmp_path, "first", nano)
+    (run.folder / file).unlink()
+    if content is not None:
+        (run.folder / file).write_bytes(content)
+    with pytest.raises(YiTuneError, match="missing or broken") as caught:
+        find_start(tmp_path, "first", nano, target(tmp_path, nano))
+    assert "--fresh" in caught.value.hint
+
+
+def test_resume_notices_another_start(tmp_path: Path, nano: LocalModel) -> None:
+    run = finish(tmp_path, "first", nano)
+    second = target(tmp_path, nano)
+    alone = record({}, nano, {}, {})
+    before = record({}, nano, {}, {}, start=find_start(tmp_path, "first", nano, second))
+    save_file({"lora": np.ones(4, np.float32)}, run.folder / "adapter_model.safetensors")
+    after = record({}, nano, {}, {}, start=find_start(tmp_path, "first", nano, second))
+    assert differences(before, json.loads(json.dumps(before))) == []
+    for one, other in ((before, after), (before, alone), (alone, after)):
+        (said,) = differences(one, other)
+        assert said.startswith("from_run: ")

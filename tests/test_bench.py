@@ -1,0 +1,106 @@
+"""What measures must not hang, nor call a failure a figure."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bench import gpu, train
+from bench.train import CommandError, Measured, OutOfTimeError, measure
+
+
+def python(code: str) -> list[str]:
+    return [sys.executable, "-c", code]
+
+
+def test_measured_command(tmp_path: Path) -> None:
+    figures = {"train_runtime": 2.0, "effective_tokens_per_sec": 300.0, "train_loss": 0.5}
+    (tmp_path / "all_results.json").write_text(json.dumps(figures))
+    measured = measure(python("import time; x = b'x' * 200_000_000; time.sleep(0.3)"), tmp_path)
+    assert (measured.loop, measured.tokens, measured.loss) == (2.0, 300.0, 0.5)
+    assert measured.seconds >= 0.3
+    assert measured.memory >= 0.18
+    assert measure(python("")).loop is None
+
+
+def test_failed_command_says_what_it_said() -> None:
+    with pytest.raises(CommandError, match="no such thing"):
+        measure(python("raise SystemExit('no such thing')"))
+
+
+def test_command_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    began = time.monotonic()
+    with pytest.raises(OutOfTimeError):
+        measure(["sh", "-c", f"sleep 300 & echo $! > '{pid_file}'; wait"], limit=3)
+    assert time.monotonic() - began < 60
+    pid = int(pid_file.read_text())
+    state = Path(f"/proc/{pid}/stat")
+    deadline = time.monotonic() + 30
+    while state.exists() and " Z " not in state.read_text() and time.monotonic() < deadline:
+        os.sched_yield()
+    assert not state.exists() or " Z " in state.read_text()
+
+
+def series(*steps: tuple[str, Callable[[float], Measured]]) -> Callable[..., list[gpu.Step]]:
+    return lambda *_: list(steps)
+
+
+def run_bench(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """bench/gpu.py on a machine without a GPU; returns its exit status."""
+    monkeypatch.setattr(gpu, "gpu", lambda figure: "")
+    monkeypatch.setattr(sys, "argv", ["gpu", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    return int(ended.value.code or 0)
+
+
+def test_failing_step_is_reported_and_the_rest_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps = series(
+        ("good", lambda left: measure(python(""), limit=left)),
+        ("bad", lambda left: measure(python("raise SystemExit('broken | here')"), limit=left)),
+        ("late", lambda left: measure(python("import time; time.sleep(300)"), limit=min(left, 1))),
+        ("last", lambda left: Measured(1.5, 2.25, 1.0, 1234.0, 0.25)),
+    )
+    monkeypatch.setattr(gpu, "steps", steps)
+    page = gpu.PAGE.exists()
+    assert run_bench(monkeypatch, "--shape", "small") == 1
+    out = capsys.readouterr().out
+    rows = json.loads(out.splitlines()[-1])
+    assert [row["outcome"].split(":")[0] for row in rows] == ["done", "failed", "no time left", "done"]
+    assert "broken" in rows[1]["outcome"]
+    assert "| last | done | 1.5 | 1.0 | 1234 | 2.25 GiB |  | 0.2500 |" in out
+    table = [line for line in out.splitlines() if line.startswith("| ") and not line.startswith("| |")]
+    assert {line.count("|") for line in table} == {9}
+    # What was tried on a CPU is no page of docs/.
+    assert gpu.PAGE.exists() == page
+
+
+def test_no_step_begins_when_the_time_is_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(gpu, "steps", series(("never", lambda left: pytest.fail("it began"))))
+    assert run_bench(monkeypatch, "--shape", "small", "--minutes", "0") == 0
+    assert json.loads(capsys.readouterr().out.splitlines()[-1])[0]["outcome"] == "no time left"
+
+
+def test_large_shape_without_a_gpu_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_bench(monkeypatch) == 2
+    assert "--shape small" in capsys.readouterr().err
+
+
+def test_every_step_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "installed", lambda module: True)
+    names = [name for name, _ in gpu.steps("yi-1.5-6b", 2, 10, tmp_path)]
+    assert len(set(names)) == len(names)
+    for wanted in (gpu.BUILD, train.OURS, train.THEIRS, "micro-batch 1", "micro-batch 4", "micro-batch 8", "chat"):
+        assert any(wanted in name for name in names), wanted
+    assert any("enable_liger_kernel" in name for name in names)

@@ -1,0 +1,157 @@
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.numpy import save_file
+
+from yi_tune.checkpoints import find_fault, newest_whole
+
+# In the order in which the Trainer writes them.
+FILES = (
+    "adapter_model.safetensors",
+    "adapter_config.json",
+    "training_args.bin",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state.pth",
+    "trainer_state.json",
+)
+
+
+def checkpoint(run: Path, step: int) -> Path:
+    """A checkpoint that is whole."""
+    folder = run / f"checkpoint-{step}"
+    folder.mkdir(parents=True)
+    save_file({"lora_A": np.ones((64, 8), np.float32)}, folder / FILES[0])
+    for name in ("adapter_config.json", "trainer_state.json"):
+        (folder / name).write_text('{"global_step": 5, "best": null}')
+    for name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch.save({"state": torch.ones(1000)}, folder / name)
+    return folder
+
+
+def newest(run: Path) -> tuple[Path | None, str]:
+    """The newest whole checkpoint, and what is said of those that are not."""
+    file = io.StringIO()
+    return newest_whole(run, Console(file=file, width=20)), file.getvalue()
+
+
+def cut(file: Path, size: int) -> None:
+    """Cut a file short."""
+    file.write_bytes(file.read_bytes()[:size])
+
+
+def test_newest_by_number(tmp_path: Path) -> None:
+    for step in (5, 100, 20):
+        checkpoint(tmp_path, step)
+    assert newest(tmp_path) == (tmp_path / "checkpoint-100", "")
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_none(tmp_path: Path) -> None:
+    assert newest(tmp_path) == (None, "")
+
+
+@pytest.mark.parametrize("share", [0, 0.5, 0.99])
+@pytest.mark.parametrize("name", FILES)
+def test_file_that_is_cut_short(tmp_path: Path, name: str, share: float) -> None:
+    whole, broken = checkpoint(tmp_path, 5), checkpoint(tmp_path, 10)
+    size = (broken / name).stat().st_size
+    cut(broken / name, min(int(size * share), size - 1))
+    assert newest(tmp_path) == (whole, f"checkpoint-10 is broken ({name} is cut short), and removed.\n")
+    assert not broken.exists()
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", *FILES[3:]])
+def test_file_that_is_missing(tmp_path: Path, name: str) -> None:
+    whole, broken = checkpoint(tmp_path, 5), checkpoint(tmp_path, 10)
+    (broken / name).unlink()
+    found, said = newest(tmp_path)
+    assert found == whole
+    assert "checkpoint-10 is broken (" in said
+    assert " is missing)" in said
+    assert not broken.exists()
+
+
+def test_killed_at_any_moment_of_a_save(tmp_path: Path) -> None:
+    # Files are written one after the other: at any moment some are whole, one is cut short and the others not there.
+    model = checkpoint(tmp_path / "model", 10)
+    for written, name in enumerate(FILES):
+        size = (model / name).stat().st_size
+        for part in (None, 0, 1, size // 2, size - 1):
+            run = tmp_path / f"run-{name}-{part}"
+            kept, half = checkpoint(run, 5), run / "checkpoint-10"
+            half.mkdir()
+            for earlier in FILES[:written]:
+                shutil.copy(model / earlier, half)
+            if part is not None:
+                (half / name).write_bytes((model / name).read_bytes()[:part])
+            found, said = newest(run)
+            assert found == kept
+            assert said.startswith("checkpoint-10 is broken (")
+            assert [path.name for path in run.iterdir()] == ["checkpoint-5"]
+
+
+def test_older_ones_are_looked_at_too(tmp_path: Path) -> None:
+    # The best one may be older than the newest.
+    older, newer = checkpoint(tmp_path, 5), checkpoint(tmp_path, 10)
+    cut(older / "adapter_model.safetensors", 100)
+    found, said = newest(tmp_path)
+    assert found == newer
+    assert "checkpoint-5 is broken" in said
+    assert not older.exists()
+
+
+def test_all_broken(tmp_path: Path) -> None:
+    for step in (5, 10):
+        cut(checkpoint(tmp_path, step) / "optimizer.pt", 10)
+    found, said = newest(tmp_path)
+    assert found is None
+    assert said.count("is broken") == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_zeros_that_a_power_cut_leaves(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 5)
+    for name in FILES:
+        content = (folder / name).read_bytes()
+        (folder / name).write_bytes(bytes(len(content)))
+        assert find_fault(folder) == f"{name} is cut short"
+        (folder / name).write_bytes(content)
+    assert find_fault(folder) is None
+
+
+def test_shards_of_a_whole_model(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 5)
+    (folder / "adapter_model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    shards = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (folder / "model.safetensors.index.json").write_text(f'{{"weight_map": {shards}}}'.replace("'", '"'))
+    assert find_fault(folder) == "model-00002-of-00002.safetensors is missing"
+    shutil.copy(folder / shards["a"], folder / shards["b"])
+    assert find_fault(folder) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["checkpoint-", "checkpoint-best", "checkpoint-9-old", "checkpoint-9.part", "checkpoint"]
+)
+def test_what_is_no_checkpoint_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "mine").touch()
+    assert newest(tmp_path) == (None, "")
+    whole = checkpoint(tmp_path, 5)
+    assert newest(tmp_path) == (whole, "")
+    assert (tmp_path / name / "mine").is_file()
+
+
+@pytest.mark.parametrize("name", ["trainer_state.json", "optimizer.pt"])
+def test_checkpoint_that_cannot_be_read_is_not_broken(tmp_path: Path, name: str) -> None:
+    unreadable = checkpoint(tmp_path, 10)
+    (unreadable / name).unlink()
+    (unreadable / name).mkdir()  # a read that fails, even for root
+    with pytest.raises(OSError, match=name):
+        newest(tmp_path)
+    assert (unreadable / "adapter_model.safetensors").is_file()
