@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit lint format nano nano-report replay-report bench bench-gpu bench-download docs lock clean
+.PHONY: help demo test test-unit lint format nano nano-report replay-report bench bench-gpu bench-download bench-serve test-api docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -75,6 +75,12 @@ bench-gpu: $(ready) ## what needs a CUDA GPU, in less than eight minutes; writes
 
 bench-download: $(ready) ## yi-tune download beside huggingface_hub; writes docs/bench-download.md
 	$(bin)/python -m bench.download
+
+bench-serve: $(ready) ## yi-tune serve beside LLaMA-Factory's API; writes docs/bench-serve.md
+	$(bin)/python bench/serve.py
+
+test-api: $(ready) ## over 1,000 generated cases for the API of yi-tune serve
+	API_CASES=250 $(bin)/python -m pytest tests/e2e/test_serve.py -k server_error
 
 docs: $(ready) ## write docs/help.md from --help
 	$(bin)/typer yi_tune.cli utils docs --name yi-tune --title 'yi-tune' --output docs/help.md
