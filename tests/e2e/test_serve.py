@@ -29,7 +29,7 @@ ENDLESS: dict[str, Any] = {
     "logit_bias": None,
 }
 # Of schemathesis, an operation; `make test-api` asks for more.
-CASES = int(os.environ.get("API_CASES", "20"))
+CASES = int(os.environ.get("API_CASES", "10"))
 
 
 class Server:
