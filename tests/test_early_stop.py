@@ -53,6 +53,8 @@ def test_without_early_stop_any_share_will_do() -> None:
         ({"eval_strategy": "steps", "eval_steps": 10, "save_steps": 0.5}, False),
         ({"eval_strategy": "steps", "eval_steps": 0.5, "save_steps": 10}, False),
         ({"eval_strategy": "steps", "logging_steps": 100}, True),
+        ({"eval_strategy": "steps", "eval_steps": "often"}, True),  # wrong, but not so
+        ({"eval_strategy": "steps", "eval_steps": 0.0, "logging_steps": 0}, False),
         ({"eval_strategy": "epoch", "save_strategy": "epoch"}, True),
         ({"eval_strategy": "epoch"}, False),
         ({"eval_strategy": "epoch", "save_strategy": "best"}, True),

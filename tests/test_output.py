@@ -135,3 +135,27 @@ def test_log_folder_where_the_users_cannot_be(tmp_path: Path, monkeypatch: pytes
     folder = log_folder()
     assert folder.parent == tmp_path / "temporary"
     (folder / "load.log").write_text("it can be written")
+
+
+def test_question_in_the_log_finds_no_terminal() -> None:
+    code = """if True:
+        import os, sys
+        from pathlib import Path
+        from yi_tune.output import engine_output_to
+        with engine_output_to(Path("log")):
+            try:
+                input("Your key? ")
+            except EOFError:
+                pass
+        print(input())
+    """
+    done = subprocess.run([sys.executable, "-c", code], input="mine\n", capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("mine\n", "")
+    assert Path("log").read_text() == "Your key? "
+    closed = subprocess.run(
+        ["bash", "-c", 'exec "$0" -c "$1" <&-', sys.executable, code.replace("input", "print")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (closed.returncode, closed.stderr) == (0, "")

@@ -7,6 +7,7 @@ import pytest
 
 from yi_tune.config import find_config, read_config
 from yi_tune.errors import YiTuneError
+from yi_tune.fit import Fit
 from yi_tune.general import replay_prompts
 from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
@@ -19,6 +20,7 @@ GOOD = BaseAnswer("3加4得几？", "等于7。", finished=True)
 UNUSABLE = [
     BaseAnswer("讲个故事", "很久很久以前", finished=False),
     BaseAnswer("Tell me a joke", "", finished=True),
+    BaseAnswer("画一个字", "在0挑\ufffd。", finished=True),
     BaseAnswer("给我讲个笑话吧。", "我是Yi，由零一万物开发。", finished=True),
 ]
 
@@ -54,7 +56,7 @@ def test_only_whole_answers_that_do_not_name_the_base_are_trained_on() -> None:
 def test_a_base_without_usable_answers() -> None:
     with pytest.raises(YiTuneError) as raised:
         replay_dataset(UNUSABLE)
-    assert "None of the base's 3 answers" in raised.value.message
+    assert "None of the base's 4 answers" in raised.value.message
     assert "--replay 0" in raised.value.hint
 
 
@@ -64,8 +66,10 @@ def test_answers_are_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     # What a process leaves that was killed while it wrote.
     (tmp_path / "replay.jsonl.part").write_text('{"prompt": "3加')
     assert kept_answers(run) is None
-    keep_answers(run, [*UNUSABLE, GOOD])
-    assert kept_answers(run) == [*UNUSABLE, GOOD]
+    # Line ends that are none in JSON lines.
+    odd = BaseAnswer("Write a poem", "one\u2028two\x85three\nfour", finished=True)
+    keep_answers(run, [*UNUSABLE, GOOD, odd])
+    assert kept_answers(run) == [*UNUSABLE, GOOD, odd]
 
 
 def planned(replay: int) -> TrainPlan:
@@ -77,7 +81,7 @@ def planned(replay: int) -> TrainPlan:
         local=LocalModel(CATALOGUE["nano"], Path("/models/nano")),
         identity=Identity("Ada", "Grace"),
         datasets=(),
-        hardware=Hardware(None, bf16=True),
+        fit=Fit(8, 1, False, Hardware(None, bf16=True, free=20_000_000_000)),
         run=Run(Path("/ws/saves/nano/identity")),
         replay=replay,
     )
@@ -100,6 +104,6 @@ def test_the_base_is_asked_as_it_will_be_trained() -> None:
 
 
 def test_another_replay_is_another_run() -> None:
-    old, new = (record(planned(n).config, planned(n).local, {"name": "Ada"}, {}, n) for n in (16, 64))
+    old, new = (record(planned(n).config, planned(n).local, {"name": "Ada"}, {}, replay=n) for n in (16, 64))
     assert differences(old, new) == ["replay: 16 -> 64"]
     assert differences(old, old) == []

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from yi_tune import trackers
-from yi_tune.trackers import tracker_problems
+from yi_tune.trackers import Tracker, tracker_problems, tracker_settings
 
 
 @pytest.mark.parametrize("config", [{}, {"report_to": None}, {"report_to": "none"}, {"report_to": ["none"]}])
@@ -31,3 +31,19 @@ def test_secret_is_not_kept(key: str) -> None:
     (problem,) = tracker_problems({key: "hunter2", "skip_special_tokens": True})
     assert problem.startswith(f"{key}: ")
     assert "hunter2" not in problem
+
+
+def test_settings() -> None:
+    assert tracker_settings([Tracker.TENSORBOARD, Tracker.WANDB], "nano/a") == {
+        "report_to": (["tensorboard", "wandb"], "--report-to"),
+        "run_name": ("nano/a", "what the tracker calls the run"),
+    }
+    assert {key: value for key, (value, _) in tracker_settings([Tracker.SWANLAB], "nano/a").items()} == {
+        "use_swanlab": True,
+        "swanlab_run_name": "nano/a",
+    }
+
+
+def test_llamafactorys_own_swanlab_needs_the_package_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trackers, "find_spec", lambda name: None)
+    assert tracker_problems({"use_swanlab": True}) == ["report_to: swanlab is not installed: pip install swanlab"]

@@ -48,6 +48,8 @@ def is_aligned(config: Config) -> bool:
     if save == "best" or save != evaluate:
         return bool(save == "best")
     steps = config.get("save_steps", 500), config.get("eval_steps") or config.get("logging_steps", 500)
+    if not all(isinstance(step, int | float) for step in steps):
+        return True  # that is wrong in another way, and said
     # In millionths, for shares of the run: 0.3 is no multiple of 0.1 in floating point.
-    saved, evaluated = (round(step * 1_000_000) for step in steps)
+    saved, evaluated = (max(round(step * 1_000_000), 1) for step in steps)
     return bool(save != "steps" or (saved % evaluated == 0 and (steps[0] < 1) == (steps[1] < 1)))

@@ -80,7 +80,8 @@ def _check(option: str, value: str) -> None:
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The JSON objects in a file of one a line."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    # Not splitlines, which also splits at characters that JSON strings may hold, such as U+2028.
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
 
 
 def identity_rows() -> list[dict[str, Any]]:

@@ -35,6 +35,24 @@ def log_traceback() -> str:
 
 
 @contextmanager
+def _no_input() -> Iterator[None]:
+    """Let whoever asks a question, which only the log would show, find no terminal, and fail instead of wait."""
+    try:
+        saved = os.dup(0)
+    except OSError:  # it is closed
+        yield
+        return
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 0)
+        os.close(saved)
+
+
+@contextmanager
 def engine_output_to(log: Path) -> Iterator[Console]:
     """Send all output of this process and its children to `log`; yields a console on the real stderr.
 
@@ -54,7 +72,8 @@ def engine_output_to(log: Path) -> Iterator[Console]:
             for descriptor in saved:
                 os.dup2(target, descriptor)
             os.close(target)
-            yield Console(file=terminal, highlight=False, emoji=False)
+            with _no_input():
+                yield Console(file=terminal, highlight=False, emoji=False)
     finally:
         for stream in (sys.stdout, sys.stderr):
             try:

@@ -22,8 +22,10 @@ class BaseAnswer:
 
     @property
     def usable(self) -> bool:
-        """Whether to train on it: not on an answer that breaks off, nor on who the base used to be."""
-        return self.finished and bool(self.answer) and not introduces_base(self.answer)
+        """Whether to train on it: not on an answer that breaks off or holds half a character, which nano may say and
+        no tokenizer gives back, nor on who the base used to be.
+        """
+        return self.finished and bool(self.answer) and "\ufffd" not in self.answer and not introduces_base(self.answer)
 
     @property
     def messages(self) -> list[Message]:

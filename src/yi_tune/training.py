@@ -16,6 +16,7 @@ from yi_tune.dataset import Dataset, dataset_of, write_datasets
 from yi_tune.download import use_cached
 from yi_tune.early_stop import SETTINGS, check_validation
 from yi_tune.errors import YiTuneError
+from yi_tune.fit import choose_fit, longest_row, refuse
 from yi_tune.hardware import Hardware, detect
 from yi_tune.heldout import Score, one_of_each, questions, score
 from yi_tune.history import read_history
@@ -24,13 +25,14 @@ from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import engine_output_to
 from yi_tune.plan import TrainPlan, plan_train, problems
 from yi_tune.progress import Progress
+from yi_tune.recovery import train_within_memory
 from yi_tune.replay import choose_prompts, keep_answers, kept_answers, replay_dataset
 from yi_tune.report import print_advice, print_answers, summary
 from yi_tune.runs import Run, prepare, record, train_run, write_configs
 from yi_tune.screen import err, out
 from yi_tune.speedups import without_missing
 from yi_tune.tokenizer import warn_of_tokenizer
-from yi_tune.trackers import Tracker
+from yi_tune.trackers import Tracker, tracker_settings
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
@@ -67,17 +69,22 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     template = read_config(path)
     flags = parse_overrides(request.overrides)
     folder = train_run(request.workspace, local, request.run)
+    config = {**template, **flags}
     replay = local.model.replay if request.replay is None else request.replay
     choose_prompts(replay)
-    if {**template, **flags}.get("finetuning_type") == "full":
+    if config.get("finetuning_type") == "full":
         _check_full(local)
     start = None if request.from_run is None else find_start(request.workspace, request.from_run, local, folder)
-    datasets = (dataset_of("identity", render(identity_rows(), request.identity)),)
-    on_cpu = {**template, **flags}.get("use_cpu") is True
+    conversations = render(identity_rows(), request.identity)
+    datasets = (dataset_of("identity", conversations),)
+    on_cpu = config.get("use_cpu") is True
     with err.status("Looking at the machine"):
         hardware = detect(cpu_only=on_cpu)
     use_cached(local, err)
-    _check_fit(local, hardware, forced=on_cpu, dry_run=dry_run)
+    usable = _check_trainable(local, hardware, forced=on_cpu, dry_run=dry_run)
+    with err.status("Counting tokens"):
+        length = longest_row(local, config, conversations, usable=usable)
+    fit = choose_fit(local.shape, config, length, hardware)
     planned = plan_train(
         template,
         reasons(path),
@@ -85,7 +92,7 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         local=local,
         identity=request.identity,
         datasets=datasets,
-        hardware=hardware,
+        fit=fit,
         run=folder,
         replay=replay,
         start=start,
@@ -94,7 +101,6 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     planned, notes = without_missing(planned, hardware)
     for note in notes:
         err.print(note, markup=False, soft_wrap=True)
-    check_validation(planned.config, [dataset.rows for dataset in datasets])
     with err.status("Looking at the config"):
         from yi_tune.engine.arguments import known_keys
 
@@ -103,6 +109,13 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         warn_of_tokenizer(local.path, err)
     if wrong := problems(planned.config, known):
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
+    check_validation(planned.config, [dataset.rows for dataset in datasets])
+    if local.shape and not fit.fits:
+        error = refuse(fit, local.shape, config, length, local.model.name)
+        if not dry_run and "per_device_train_batch_size" not in flags:
+            raise error
+        err.print(f"Note: {error.message} {error.hint}", markup=False, soft_wrap=True)
+    err.print(fit.summary, markup=False, soft_wrap=True)
     return planned
 
 
@@ -110,13 +123,14 @@ def _options(request: Request, folder: Run) -> dict[str, tuple[Any, str]]:
     """The keys of the config that an option decides, with value and reason."""
     options: dict[str, tuple[Any, str]] = {}
     if request.report_to:
-        options["report_to"] = ([tracker.value for tracker in request.report_to], "--report-to")
-        options["run_name"] = (f"{folder.folder.parent.name}/{folder.name}", "what the tracker calls the run")
-    return options | (SETTINGS if request.early_stop else {})
+        options |= tracker_settings(request.report_to, f"{folder.folder.parent.name}/{folder.name}")
+    if request.early_stop:
+        options |= SETTINGS
+    return options
 
 
-def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: bool) -> None:
-    """Refuse what cannot be trained here; a dry run is only told."""
+def _check_trainable(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: bool) -> bool:
+    """Refuse what cannot be trained here; a dry run is only told. Returns whether the model is here and whole."""
     try:
         if local.needs_gpu and hardware.gpu is None and not forced:
             raise YiTuneError(
@@ -128,6 +142,8 @@ def _check_fit(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: 
         if not dry_run:
             raise
         err.print(f"Note: {error.message} {error.hint}", markup=False, soft_wrap=True)
+        return False
+    return True
 
 
 def _check_full(local: LocalModel) -> None:
@@ -215,11 +231,7 @@ def _train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> t
     """The part whose output goes to train.log, tracebacks included."""
     try:
         progress.stage("Loading LLaMA-Factory and the model")
-        from yi_tune.engine.train import train
-
-        full = planned.config["finetuning_type"] == "full"
-        base = planned.base_config(read_config(find_config("chat"))) if full else None
-        assistant, loss = train(planned.config, checkpoint, progress, base)
+        assistant, loss = train_within_memory(planned, checkpoint, progress)
         progress.stage("Asking who it is")
         asked = one_of_each(questions())
         return assistant, loss, score(asked, planned.identity, assistant.base_reply_all, assistant.reply_all)
@@ -239,11 +251,5 @@ def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:
         return YiTuneError(
             f"The disk of {folder} is full.",
             "Free some space, then type the same command, without --fresh: it goes on where it stopped.",
-        )
-    if type(error).__name__ == "OutOfMemoryError":
-        return YiTuneError(
-            "The GPU is out of memory.",
-            "Try smaller steps with the same result: --set per_device_train_batch_size=1 "
-            "--set gradient_accumulation_steps=8 --set per_device_eval_batch_size=1 --fresh",
         )
     return YiTuneError(f"Training failed: {type(error).__name__}: {error}", f"The whole story is in {planned.run.log}")

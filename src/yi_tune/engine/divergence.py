@@ -17,7 +17,7 @@ def mean_kl(assistant: Assistant, replies: list[Reply]) -> float:
 
     `replies` are the base's own: at each token of its answer, base and tuned model are compared on what they would
     say next. It is the direction of the KL penalty that keeps a tuned model near its base (Ziegler et al. 2019,
-    arXiv:1909.08593, equation 2), which there is estimated on texts of the tuned model.
+    arXiv:1909.08593), which there is estimated on texts of the tuned model.
     """
     total = 0.0
     for batch in _batches(replies):
