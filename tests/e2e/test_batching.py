@@ -34,7 +34,7 @@ class Reply:
             self.ended.set()
 
 
-def ask(batcher: Batcher, question: str, max_new_tokens: int = 200, **options: Any) -> tuple[Reply, Generation]:
+def ask(batcher: Batcher, question: str, max_new_tokens: int = 256, **options: Any) -> tuple[Reply, Generation]:
     reply = Reply()
     prompt = batcher.encode_chat([{"role": "user", "content": question}])
     generation = Generation(prompt, max_new_tokens, reply, **options)
@@ -54,7 +54,7 @@ def test_rows_do_not_touch_each_other(assistant: Assistant, monkeypatch: pytest.
         "Who are you?",
         "2加3等于几？",
         "你好",
-        "Please, " * 60 + "who are you?",
+        "Tell me something about yourself, please, and who made you. " * 9,
         "谁开发了你？",
     ] * 3
     alone = assistant.reply_all([[{"role": "user", "content": question}] for question in questions])
