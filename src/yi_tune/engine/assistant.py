@@ -76,11 +76,11 @@ class Assistant:
         self.model.eval()
         self.model.get_output_embeddings().register_forward_pre_hook(_contiguous)
         self._base = base
-        self._tokenizer: Any = tokenizer
+        self.tokenizer: Any = tokenizer
         self._template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template=template))
         known = tokenizer.get_vocab()
-        self._stop_ids = sorted({known[token] for token in _STOP_TOKENS if token in known} | {tokenizer.eos_token_id})
-        self._context = int(self.model.config.max_position_embeddings)
+        self.stop_ids = sorted({known[token] for token in _STOP_TOKENS if token in known} | {tokenizer.eos_token_id})
+        self.context = int(self.model.config.max_position_embeddings)
         self.cache = PrefixCache()
         self._answering = "tuned"
         # What the last reply of `stream` took.
@@ -112,12 +112,12 @@ class Assistant:
         A quarter of the context is room enough. What goes leaves a quarter of the rest free, so that the next
         turns can append to what is cached instead of each shifting all of it.
         """
-        limit = self._context - min(max_new_tokens, self._context // 4)
-        if len(self._encode(messages)) <= limit:
+        limit = self.context - min(max_new_tokens, self.context // 4)
+        if len(self.encode(messages)) <= limit:
             return messages
         system = messages[:1] if messages[0]["role"] == "system" else []
         turns = messages[len(system) :]
-        while len(turns) > 1 and len(self._encode([*system, *turns])) > limit * 3 // 4:
+        while len(turns) > 1 and len(self.encode([*system, *turns])) > limit * 3 // 4:
             turns = turns[2:]
         return [*system, *turns]
 
@@ -127,11 +127,11 @@ class Assistant:
         Raises YiTuneError when the conversation leaves no room for a reply; errors of the generation
         itself are raised as they are.
         """
-        ids = self._encode(messages)
-        room = self._context - len(ids)
+        ids = self.encode(messages)
+        room = self.context - len(ids)
         if room < 1:
             raise YiTuneError(
-                f"The conversation is {len(ids)} tokens long; the model takes {self._context}.",
+                f"The conversation is {len(ids)} tokens long; the model takes {self.context}.",
                 "Start over with /clear, or send less.",
             )
         if sampling.seed is not None:
@@ -140,7 +140,7 @@ class Assistant:
         answering = self._answering
         cache = self.cache.take(answering, ids)
         reused = cache.get_seq_length()
-        streamer = ReplyStreamer(self._tokenizer)
+        streamer = ReplyStreamer(self.tokenizer)
         stop = _Stop()
         failure: list[BaseException] = []
         inputs = torch.tensor([ids], device=self.model.device)
@@ -179,7 +179,7 @@ class Assistant:
 
     def greedy(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[Reply]:
         """The greedy reply to each conversation, in batches of similar length."""
-        encoded = [self._encode(messages) for messages in conversations]
+        encoded = [self.encode(messages) for messages in conversations]
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
         replies: dict[int, Reply] = {}
         for start in range(0, len(order), _BATCH):
@@ -187,9 +187,9 @@ class Assistant:
             inputs, mask = self._pad([encoded[index] for index in batch])
             output = self._generate(inputs, mask, do_sample=False, max_new_tokens=max_new_tokens)
             for index, ids in zip(batch, output[:, inputs.shape[1] :].tolist(), strict=True):
-                end = next((at for at, token in enumerate(ids) if token in self._stop_ids), None)
+                end = next((at for at, token in enumerate(ids) if token in self.stop_ids), None)
                 answer = ids if end is None else ids[: end + 1]
-                text = self._tokenizer.decode(answer, skip_special_tokens=True).strip()
+                text = self.tokenizer.decode(answer, skip_special_tokens=True).strip()
                 replies[index] = Reply(encoded[index], answer, end is not None, text)
         return [replies[index] for index in range(len(encoded))]
 
@@ -214,17 +214,17 @@ class Assistant:
         with self.base():
             return self.reply_all(conversations)
 
-    def _encode(self, messages: list[Message]) -> list[int]:
+    def encode(self, messages: list[Message]) -> list[int]:
         """Token ids of the conversation up to where the assistant's reply begins."""
         system = messages[0]["content"] if messages[0]["role"] == "system" else None
         turns = messages[1:] if system is not None else messages
-        ids, _ = self._template.encode_oneturn(self._tokenizer, [*turns, {"role": "assistant", "content": ""}], system)
+        ids, _ = self._template.encode_oneturn(self.tokenizer, [*turns, {"role": "assistant", "content": ""}], system)
         return list(ids)
 
     def _pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids padded on the left to one length, and the attention mask."""
         width = max(len(row) for row in rows)
-        ids = [[self._tokenizer.pad_token_id] * (width - len(row)) + row for row in rows]
+        ids = [[self.tokenizer.pad_token_id] * (width - len(row)) + row for row in rows]
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
         return torch.tensor(ids, device=self.model.device), torch.tensor(mask, device=self.model.device)
 
@@ -233,8 +233,8 @@ class Assistant:
         return self.model.generate(
             input_ids=inputs,
             attention_mask=mask,
-            eos_token_id=self._stop_ids,
-            pad_token_id=self._tokenizer.pad_token_id,
+            eos_token_id=self.stop_ids,
+            pad_token_id=self.tokenizer.pad_token_id,
             use_cache=True,
             stopping_criteria=StoppingCriteriaList([stop] if stop else []),
             **options,
