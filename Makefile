@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit lint format nano nano-report replay-report bench bench-gpu bench-download bench-data docs lock clean
+.PHONY: help demo test test-unit lint format nano nano-report replay-report bench bench-memory bench-gpu bench-download bench-data docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -69,6 +69,9 @@ replay-report: $(ready) ## tune nano without and with replay and write docs/repl
 
 bench: $(ready) ## yi-tune train beside llamafactory-cli train, and its profiles; writes docs/benchmarks.md
 	$(bin)/python -m bench.train
+
+bench-memory: $(ready) ## the estimate of memory beside what training takes; writes docs/memory.md
+	$(bin)/python -m bench.memory
 
 bench-gpu: $(ready) ## what needs a CUDA GPU, in less than eight minutes; writes docs/bench-gpu.md
 	$(bin)/python -m bench.gpu

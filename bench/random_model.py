@@ -8,13 +8,16 @@ import shutil
 from pathlib import Path
 
 NANO = Path(__file__).parents[1] / "data" / "nano"
-# Layers, hidden, FFN, heads, KV heads: the models' own config.json; `small` is for trying this on a CPU,
-# where bitsandbytes' 4-bit inference takes widths that 64 divides.
+# Layers, hidden, FFN, heads, KV heads: the models' own config.json; `tiny` to `large` (8 to 489
+# million parameters) are for a CPU, where bitsandbytes' 4-bit inference takes widths that 64 divides.
 SHAPES = {
     "yi-1.5-6b": (32, 4096, 11008, 32, 4),
     "yi-1.5-9b": (48, 4096, 11008, 32, 4),
     "yi-1.5-34b": (60, 7168, 20480, 56, 8),
+    "tiny": (2, 64, 192, 2, 1),
     "small": (4, 512, 1408, 8, 1),
+    "medium": (8, 1024, 2816, 8, 2),
+    "large": (12, 1536, 4096, 12, 2),
 }
 
 

@@ -287,7 +287,9 @@ def test_dry_run_of_what_is_not_downloaded() -> None:
     }
     assert config["output_dir"] == str(Path("saves/Yi-1.5-6B-Chat/identity").absolute())
     # Beside it, on stderr, the changed keys with where each value is from, and what stands in the way.
-    sources = {line.split()[0]: line.split()[2] for line in done.stderr.splitlines() if not line.startswith("Note")}
+    sources = {
+        line.split()[0]: line.split()[2] for line in done.stderr.splitlines() if not line.startswith(("Note", "Memory"))
+    }
     assert sources == {
         "key": "from",
         "model_name_or_path": "model",
@@ -479,7 +481,14 @@ def test_runs_rm_asks_first(tmp_path: Path) -> None:
 
 
 def test_runs_rm_yes(tmp_path: Path) -> None:
+    here = tmp_path / "here"
     finished_run(tmp_path, tmp_path / "mine")
+    finished_run(here, tmp_path / "mine")
+    # Wherever the option stands.
+    done = yi_tune("runs", "--workspace", here, "rm", "identity", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert not (here / "saves" / "mine" / "identity").exists()
+    assert (tmp_path / "saves" / "mine" / "identity").is_dir()
     assert yi_tune("runs", "rm", "identity", "--yes", "--workspace", tmp_path).returncode == 0
     assert not (tmp_path / "saves" / "mine" / "identity").exists()
 

@@ -352,14 +352,6 @@ def test_profile_departs_from_qlora_only_as_it_says(name: str, without: set[str]
     assert all(key in head for key in without)
 
 
-def test_qlora_has_the_tutorials_effective_batch() -> None:
-    batches = [
-        config["per_device_train_batch_size"] * config["gradient_accumulation_steps"]
-        for config in map(read_config, (find_config("tutorial"), find_config("qlora")))
-    ]
-    assert batches == [8, 8]
-
-
 def test_chat_is_the_tutorials_inference_file() -> None:
     assert read_config(find_config("chat")) == {
         "model_name_or_path": "${model_path}",

@@ -10,13 +10,14 @@ import pytest
 
 from yi_tune.config import Config, dump_config, find_config, read_config, reasons, shipped
 from yi_tune.dataset import Dataset
+from yi_tune.fit import Fit
 from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
 from yi_tune.models import CATALOGUE, LocalModel
 from yi_tune.plan import TrainPlan, plan_train, problems
 from yi_tune.runs import Run
 
-CPU = Hardware(None, bf16=True)
+CPU = Hardware(None, bf16=True, free=20_000_000_000)
 # What the parser makes of each config, as JSON; its own talk stays on stderr.
 PARSE = """
 import contextlib, json, sys
@@ -51,7 +52,7 @@ def plan(name: str, folder: Path, overrides: Config) -> TrainPlan:
         local=LocalModel(CATALOGUE["nano"], folder / "nano"),
         identity=Identity("小易", "李雷"),
         datasets=(Dataset("identity", 10, ""),),
-        hardware=CPU,
+        fit=Fit(8, 1, False, CPU),
         run=Run(folder / "saves" / "nano" / "identity"),
     )
 

@@ -124,7 +124,7 @@ def test_large_model_without_a_gpu_is_warned_of(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(loading, "detect", lambda: Hardware(gpu, bf16=True))
+    monkeypatch.setattr(loading, "detect", lambda: Hardware(gpu, bf16=True, free=0))
     monkeypatch.setattr("yi_tune.models.CPU_LIMIT", 10)
     config = chat_config(workspace, None, None, base=False)
     with pytest.raises(YiTuneError, match="does not load"):  # it only passes for a model

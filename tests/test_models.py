@@ -29,14 +29,13 @@ def test_catalogue() -> None:
 
 @pytest.mark.parametrize("model", [model for model in CATALOGUE.values() if model.huggingface], ids=lambda m: m.name)
 def test_yi_has_the_tutorials_preset(model: Model) -> None:
-    assert (model.learning_rate, model.num_train_epochs, model.gradient_checkpointing) == (1e-4, 3.0, True)
+    assert (model.learning_rate, model.num_train_epochs) == (1e-4, 3.0)
 
 
 def test_nano_has_a_preset_of_its_own() -> None:
     nano = CATALOGUE["nano"]
     assert nano.learning_rate > 1e-4
     assert nano.num_train_epochs > 3
-    assert not nano.gradient_checkpointing
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 
 from yi_tune.config import find_config, read_config, reasons
 from yi_tune.dataset import Dataset
+from yi_tune.fit import Fit
 from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
 from yi_tune.models import CATALOGUE, LocalModel
@@ -59,7 +60,7 @@ def test_a_batch_set_by_hand_is_left() -> None:
         identity=Identity("小易", "李雷"),
         datasets=(Dataset("identity", 398, ""), own.dataset),
         own=own,
-        hardware=Hardware(None, bf16=True),
+        fit=Fit(1, 8, False, Hardware(None, bf16=True, free=20_000_000_000)),
         run=Run(Path("/ws/saves/m/identity")),
     )
     assert planned.config["dataset"] == "identity,own"

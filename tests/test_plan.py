@@ -8,15 +8,16 @@ from yi_tune.config import Config, find_config, read_config, reasons
 from yi_tune.dataset import Dataset
 from yi_tune.early_stop import SETTINGS, check_validation, is_aligned
 from yi_tune.errors import YiTuneError
+from yi_tune.fit import Fit
 from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
 from yi_tune.models import CATALOGUE, LocalModel, Model
 from yi_tune.plan import TrainPlan, plan_train, problems
 from yi_tune.runs import Run
 
-CPU = Hardware(None, bf16=True)
-H200 = Hardware("NVIDIA H200", bf16=True)
-T4 = Hardware("Tesla T4", bf16=False)
+CPU = Hardware(None, bf16=True, free=20_000_000_000)
+H200 = Hardware("NVIDIA H200", bf16=True, free=140_000_000_000)
+T4 = Hardware("Tesla T4", bf16=False, free=15_000_000_000)
 RUN = Run(Path("/ws/saves/m/identity"))
 
 
@@ -26,6 +27,7 @@ def plan(
     *,
     model: Model = CATALOGUE["nano"],
     hardware: Hardware = CPU,
+    fit: Fit | None = None,
     start: Start | None = None,
     options: dict[str, tuple[Any, str]] | None = None,
 ) -> TrainPlan:
@@ -41,7 +43,7 @@ def plan(
         local=LocalModel(model, Path("/models/m")),
         identity=Identity("小易", "李雷"),
         datasets=(Dataset("identity", 398, ""),),
-        hardware=hardware,
+        fit=fit or Fit(8, 1, False, hardware),
         run=RUN,
         start=start,
         options=options,
@@ -60,7 +62,7 @@ def test_every_value_knows_where_it_came_from() -> None:
     assert provenance(planned, "output_dir") == (str(RUN.folder), "run", "the run folder")
     assert provenance(planned, "learning_rate") == (2e-3, "model", "nano's own")
     assert provenance(planned, "num_train_epochs") == (CATALOGUE["nano"].num_train_epochs, "model", "nano's own")
-    assert provenance(planned, "disable_gradient_checkpointing") == (True, "model", "nano is small")
+    assert provenance(planned, "disable_gradient_checkpointing") == (True, "hardware", "memory suffices without")
     assert provenance(planned, "bf16") == (True, "hardware", "the CPU has bf16")
     assert provenance(planned, "fp16") == (False, "hardware", "not beside bf16")
     assert provenance(planned, "use_cpu") == (True, "hardware", "training is on the CPU")
@@ -102,10 +104,26 @@ def test_precision_is_the_machines(hardware: Hardware, bf16: bool, fp16: bool, u
     assert ("has bf16" in provenance(plan(hardware=hardware), "bf16")[2]) == bf16
 
 
+def test_steps_are_divided_as_they_fit() -> None:
+    planned = plan(fit=Fit(2, 4, True, T4))
+    keys = ("per_device_train_batch_size", "gradient_accumulation_steps", "per_device_eval_batch_size")
+    assert [planned.config[key] for key in keys] == [2, 4, 2]
+    assert planned.config["disable_gradient_checkpointing"] is False
+    assert {provenance(planned, key)[1] for key in (*keys, "disable_gradient_checkpointing")} == {"hardware"}
+    # A user's micro-batch stands; the machine's accumulation goes with it.
+    assert plan(overrides={keys[0]: 4}, fit=Fit(4, 2, False, T4)).config[keys[1]] == 2
+
+
+def test_values_that_the_machine_made_necessary() -> None:
+    planned = plan(overrides={"per_device_train_batch_size": 8})
+    changed = planned.changed({"per_device_train_batch_size": 4, "extra": 1}, "memory ran out with more")
+    assert provenance(changed, "per_device_train_batch_size") == (4, "hardware", "memory ran out with more")
+    assert changed.config == planned.config | {"per_device_train_batch_size": 4, "extra": 1}
+
+
 def test_yi_has_the_tutorials_values() -> None:
     config = plan(model=CATALOGUE["yi-1.5-6b-chat"], hardware=H200).config
     assert (config["learning_rate"], config["num_train_epochs"]) == (1e-4, 3.0)
-    assert config["disable_gradient_checkpointing"] is False
 
 
 def test_flag_wins_over_template_model_and_hardware() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from yi_tune.config import find_config, read_config
 from yi_tune.errors import YiTuneError
+from yi_tune.fit import Fit
 from yi_tune.general import replay_prompts
 from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
@@ -80,7 +81,7 @@ def planned(replay: int) -> TrainPlan:
         local=LocalModel(CATALOGUE["nano"], Path("/models/nano")),
         identity=Identity("Ada", "Grace"),
         datasets=(),
-        hardware=Hardware(None, bf16=True),
+        fit=Fit(8, 1, False, Hardware(None, bf16=True, free=20_000_000_000)),
         run=Run(Path("/ws/saves/nano/identity")),
         replay=replay,
     )

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from yi_tune.config import Config, find_config, parse_overrides, read_config, reasons
 from yi_tune.dataset import Dataset
+from yi_tune.fit import Fit
 from yi_tune.hardware import Hardware
 from yi_tune.heldout import Answer, Question, Score
 from yi_tune.identity import Identity
@@ -139,7 +140,7 @@ def test_changes_are_printed_with_their_reasons(console: Console) -> None:
         local=LocalModel(CATALOGUE["nano"], Path("/a/very/long/path" * 10)),
         identity=Identity("小易", "李雷"),
         datasets=(Dataset("identity", 398, ""),),
-        hardware=Hardware(None, bf16=True),
+        fit=Fit(8, 1, False, Hardware(None, bf16=True, free=20_000_000_000)),
         run=Run(Path("/ws/saves/nano/identity")),
     )
     print_changes(planned, console)

@@ -271,8 +271,19 @@ def test_write_is_all_or_nothing(run: Run) -> None:
     assert [path.name for path in run.folder.iterdir()] == ["report.json"]
 
 
+def test_how_a_step_is_divided_makes_no_other_run() -> None:
+    micro, accumulation = "per_device_train_batch_size", "gradient_accumulation_steps"
+    others = {"per_device_eval_batch_size": 2, "disable_gradient_checkpointing": False, "flash_attn": "fa2"}
+    old = content(**{micro: 8, accumulation: 1})
+    assert differences(old, content(**{micro: 2, accumulation: 4, **others})) == []
+    assert differences(old, content(**{micro: 4, accumulation: 1})) == ["effective batch: 8 -> 4"]
+
+
 def test_configs_name_the_command_that_takes_them(run: Run) -> None:
+    run.write("run.json", json.dumps(content()))
     write_configs(run, {"a": 1e-5, "b": "${x}"}, {"template": "yi"})
+    # What a resume, or a lack of memory, has changed is told there too.
+    assert run.record["config"] == {"a": 1e-5, "b": "${x}"}
     assert read_config(run.folder / "train.yaml") == {"a": 1e-5, "b": "${x}"}
     assert read_config(run.chat_yaml) == {"template": "yi"}
     assert (run.folder / "train.yaml").read_text().startswith("# llamafactory-cli train ")

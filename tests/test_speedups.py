@@ -10,7 +10,7 @@ from yi_tune.models import LocalModel, Model
 from yi_tune.plan import Setting, TrainPlan
 from yi_tune.runs import Run
 
-GPU, CPU = Hardware("NVIDIA H200", bf16=True), Hardware(None, bf16=True)
+GPU, CPU = Hardware("NVIDIA H200", bf16=True, free=1), Hardware(None, bf16=True, free=1)
 
 
 def plan(**config: Any) -> TrainPlan:

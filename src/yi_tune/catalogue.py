@@ -7,9 +7,13 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from yi_tune.caches import cached
+from yi_tune.memory import estimate
 from yi_tune.models import CATALOGUE, LocalModel, Model
 from yi_tune.origin import read_origin
-from yi_tune.shapes import Shape, read_shape
+
+# 4-bit QLoRA in the smallest steps, on rows as short as the identity's.
+_LEAST = {"quantization_bit": 4, "per_device_train_batch_size": 1}
+_LENGTH = 128
 
 
 @dataclass(frozen=True)
@@ -46,23 +50,16 @@ def _listed(local: LocalModel) -> Listed:
             source, commit = origin.source, origin.commit
     elif copy := cached(local.model):
         path, source, commit = copy.folder, copy.source, copy.commit
-    shape = _shape(local.model, path)
+    shape = LocalModel(local.model, path or local.path).shape
     return Listed(
         local.model.name,
         shape.parameters if shape else None,
         shape.weight_bytes if shape else None,
-        shape.qlora_bytes if shape else None,
+        estimate(shape, _LEAST, _LENGTH, "cuda").total if shape else None,
         str(path) if path else None,
         source,
         commit,
     )
-
-
-def _shape(model: Model, path: Path | None) -> Shape | None:
-    try:
-        return model.shape or (read_shape(path) if path else None)
-    except (OSError, ValueError, KeyError):
-        return None
 
 
 def print_models(models: list[Listed], console: Console) -> None:
@@ -76,4 +73,4 @@ def print_models(models: list[Listed], console: Console) -> None:
         lines.append((model.name, parameters, disk, memory, f"{model.path} ({model.source})" if model.path else "no"))
     for name, parameters, disk, memory, where in lines:
         console.print(f"{name:20} {parameters:>10} {disk:>9} {memory:>13}  {where}", markup=False, soft_wrap=True)
-    console.print("\n* a rough estimate from the shape, not measured yet on a GPU")
+    console.print("\n* the least it takes: an estimate, not measured yet on a GPU")

@@ -44,6 +44,10 @@ class Hub(Protocol):
     title: str
     repository: str
 
+    @property
+    def endpoint(self) -> str:
+        """The address that is asked: the hub's own, or a mirror's."""
+
     def cached(self) -> list[Path]:
         """The folders in the hub's own cache that may hold it; asks nobody."""
 

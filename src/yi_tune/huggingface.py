@@ -27,6 +27,12 @@ class HuggingFace:
         # The client reads it when it is imported. Otherwise it first asks the hub something else, for up to 3 s.
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
+    @property
+    def endpoint(self) -> str:
+        from huggingface_hub import constants
+
+        return constants.ENDPOINT
+
     def cached(self) -> list[Path]:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError

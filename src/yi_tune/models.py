@@ -12,7 +12,7 @@ from pathlib import Path
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.origin import Origin, read_origin, sha256, whole
 from yi_tune.resources import DATA
-from yi_tune.shapes import Shape
+from yi_tune.shapes import Shape, read_shape
 
 DEFAULT_MODEL = "yi-1.5-6b-chat"
 
@@ -34,7 +34,8 @@ NEEDED = (
     "model-?????-of-?????.safetensors",
 )
 
-# Fine-tuning on a CPU is for models whose weights are smaller than this, in bytes.
+# Fine-tuning on a CPU is for models whose weights are smaller than this, in bytes: larger ones may fit its memory, but
+# take days.
 CPU_LIMIT = 500_000_000
 
 
@@ -49,7 +50,6 @@ class Model:
     # The tutorial's values unless the model has its own.
     learning_rate: float = 1.0e-4
     num_train_epochs: float = 3.0
-    gradient_checkpointing: bool = True
     # How many of its own answers to general prompts it is trained on beside the identity.
     replay: int = 64
     # None: only its config.json tells.
@@ -82,7 +82,7 @@ CATALOGUE = {
         _yi("9B", "-16K"),
         _yi("34B", "-16K"),
         # nano's own: the figures that they give are in docs/nano.md.
-        Model("nano", "nano", learning_rate=2.0e-3, num_train_epochs=4.0, gradient_checkpointing=False, replay=0),
+        Model("nano", "nano", learning_rate=2.0e-3, num_train_epochs=4.0, replay=0),
     )
 }
 
@@ -124,6 +124,14 @@ class LocalModel:
         else:
             digests = [origin.files[file.name].sha256 or "" for file in files if file.name in origin.files]
         return hashlib.sha256("".join(digests).encode()).hexdigest() if digests and all(digests) else ""
+
+    @property
+    def shape(self) -> Shape | None:
+        """Its shape; None where that is not known before it is here."""
+        try:
+            return self.model.shape or read_shape(self.path)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     @property
     def needs_gpu(self) -> bool:

@@ -28,6 +28,12 @@ class ModelScope:
         # Its bars would fill the log: yi-tune has its own.
         os.environ.setdefault("TQDM_DISABLE", "1")
 
+    @property
+    def endpoint(self) -> str:
+        from modelscope_hub.config import get_default_config
+
+        return str(get_default_config().endpoint)
+
     def cached(self) -> list[Path]:
         from modelscope_hub import HubApi
         from modelscope_hub.config import get_default_config

@@ -4,7 +4,7 @@ Pure: no file is written and no heavy package imported here.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from yi_tune.adapters import Start
@@ -12,7 +12,7 @@ from yi_tune.config import Config, fill, placeholders
 from yi_tune.dataset import NAMES, Dataset
 from yi_tune.early_stop import is_aligned
 from yi_tune.errors import YiTuneError, did_you_mean
-from yi_tune.hardware import Hardware
+from yi_tune.fit import Fit
 from yi_tune.identity import Identity
 from yi_tune.models import LocalModel
 from yi_tune.own import OwnData
@@ -68,6 +68,15 @@ class TrainPlan:
         """The settings that are not simply the tutorial's: changed here, or in the template with a reason."""
         return [setting for setting in self.settings if setting.source != "template" or setting.why]
 
+    def changed(self, values: Config, why: str) -> "TrainPlan":
+        """The same plan with other values that the machine has made necessary."""
+        settings = [
+            Setting(setting.key, values[setting.key], "hardware", why) if setting.key in values else setting
+            for setting in self.settings
+        ]
+        added = [Setting(key, value, "hardware", why) for key, value in values.items() if key not in self.config]
+        return replace(self, settings=(*settings, *added))
+
     def chat_config(self, template: Config) -> Config:
         """The config that loads what this plan trains; `template` is configs/chat.yaml.
 
@@ -100,7 +109,7 @@ def plan_train(
     local: LocalModel,
     identity: Identity | None,
     datasets: tuple[Dataset, ...],
-    hardware: Hardware,
+    fit: Fit,
     run: Run,
     replay: int = 0,
     start: Start | None = None,
@@ -116,18 +125,17 @@ def plan_train(
         raise YiTuneError(f"--set cannot change {', '.join(owned)}.", "Drop that --set.")
     if start and (clashes := start.clashes({**template, **overrides})):
         raise YiTuneError(f"{'; '.join(clashes)}.", "An adapter keeps its shape: drop that, or --from-run.")
-    model = local.model
+    model, hardware = local.model, fit.hardware
     decided: dict[str, tuple[Any, Source, str]] = {
         "model_path": (str(local.path), "model", f"where {model.name} lies"),
         "dataset_dir": (str(run.data), "data", _origins(datasets, identity, replay)),
         "output_dir": (str(run.folder), "run", "the run folder"),
         "learning_rate": (model.learning_rate, "model", f"{model.name}'s own"),
         "num_train_epochs": (model.num_train_epochs, "model", f"{model.name}'s own"),
-        "disable_gradient_checkpointing": (
-            not model.gradient_checkpointing,
-            "model",
-            "memory may be short" if model.gradient_checkpointing else f"{model.name} is small",
-        ),
+        "per_device_train_batch_size": (fit.micro_batch, "hardware", fit.why_batch),
+        "gradient_accumulation_steps": (fit.accumulation, "hardware", fit.why_accumulation),
+        "per_device_eval_batch_size": (fit.micro_batch, "hardware", "as many as in training: it takes no more memory"),
+        "disable_gradient_checkpointing": (not fit.checkpointing, "hardware", fit.why_checkpointing),
         "bf16": (
             hardware.bf16,
             "hardware",
@@ -240,6 +248,8 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
         "use_unsloth_gc needs a GPU.": on("use_unsloth_gc") and on("use_cpu"),
         "use_dora with quantization_bit: bitsandbytes refuses DoRA.": quantized and on("use_dora"),
         "pissa_init with quantization_bit: PiSSA needs unquantised weights.": quantized and on("pissa_init"),
+        "per_device_train_batch_size: at least 1.": _below_one(config, "per_device_train_batch_size"),
+        "gradient_accumulation_steps: at least 1.": _below_one(config, "gradient_accumulation_steps"),
         "val_size: without it there is nothing for eval_strategy to evaluate; set eval_strategy=no too.": (
             on("eval_strategy") and not on("val_size")
         ),
@@ -252,6 +262,11 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
         "save_only_model: a run could not be gone on with.": on("save_only_model"),
     }
     return found + [text for text, wrong in combinations.items() if wrong] + tracker_problems(config)
+
+
+def _below_one(config: Config, key: str) -> bool:
+    value = config.get(key, 1)
+    return isinstance(value, int) and value < 1
 
 
 def _fits(value: Any, types: tuple[type, ...]) -> bool:

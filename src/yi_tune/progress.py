@@ -55,6 +55,10 @@ class Progress:
         if not self._console.is_terminal:
             self._console.print(f"{what} ...")
 
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
     def start(self, total: int, done: int, losses: list[float], logs: int) -> None:
         """Training begins: `done` of `total` steps are behind it, which had these `losses`; in the end there will be
         as many as `logs`.

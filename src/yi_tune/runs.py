@@ -25,6 +25,9 @@ _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsan
 # Where a run lies and what is told of it may change between two commands; what it trains may not.
 _PLACES = ("model_name_or_path", "adapter_name_or_path", "dataset_dir", "tokenized_path", "output_dir")
 _REPORTS = ("report_to", "run_name", "use_swanlab", "swanlab_run_name")
+# Nor how its steps are divided for the memory that is free: their product is the same training.
+_BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
+_MEMORY = (*_BATCH, "per_device_eval_batch_size", "disable_gradient_checkpointing", "flash_attn")
 _FAILURE = "failure.txt"
 
 
@@ -94,6 +97,8 @@ class Run:
         """run.json: what was trained, from what, with which versions. Raises YiTuneError if it is broken."""
         try:
             content = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+            if not (isinstance(content["identity"], dict) and isinstance(content["config"], dict)):
+                raise TypeError("of another kind")
             # Old runs did not record all of it.
             missing = {"weights": "", "from_run": None, "replay": 0, "created": None}
             return {key: (missing | content)[key] for key in _RECORD}
@@ -177,7 +182,9 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """What of two run.json would train otherwise, as `key: old -> new`."""
 
     def trains(content: dict[str, Any]) -> dict[str, Any]:
-        config = {key: value for key, value in content["config"].items() if key not in (*_PLACES, *_REPORTS)}
+        given = content["config"]
+        config = {key: value for key, value in given.items() if key not in (*_PLACES, *_REPORTS, *_MEMORY)}
+        config["effective batch"] = given.get(_BATCH[0], 8) * given.get(_BATCH[1], 1)
         same = {key: content[key] for key in ("model", "weights", "replay")}
         if start := content["from_run"]:
             same["from_run"] = f"{start['run']} ({start['adapter'][:12]})"
@@ -289,6 +296,9 @@ def find_run(workspace: Path, name: str | None = None, model: LocalModel | None 
 
 
 def write_configs(run: Run, train: Config, chat: Config) -> None:
-    """Write train.yaml and chat.yaml, which llamafactory-cli takes as they are."""
+    """Write train.yaml and chat.yaml, which llamafactory-cli takes as they are, and what of run.json they change."""
+    marker = run.folder / "run.json"
+    content = json.loads(marker.read_text(encoding="utf-8"))
+    run.write(marker.name, json.dumps(content | {"config": train}, ensure_ascii=False, indent=2))
     run.write("train.yaml", f"# llamafactory-cli train {run.folder}/train.yaml\n{dump_config(train)}")
     run.write("chat.yaml", f"# llamafactory-cli chat {run.folder}/chat.yaml\n{dump_config(chat)}")

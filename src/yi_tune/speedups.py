@@ -1,6 +1,7 @@
 """Speed-ups that other packages bring: a config may ask for them, and trains without them where they cannot work.
 
-None is asked for by the shipped configs until `make bench-gpu` has shown what it is worth.
+The shipped configs ask for FlashAttention-2 where it is installed, and for none else until `make bench-gpu` has shown
+what it is worth.
 """
 
 from dataclasses import replace

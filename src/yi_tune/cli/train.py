@@ -60,7 +60,7 @@ def train(
 
     yi-tune train --model nano --name 小易 --author 李雷
     """
-    from yi_tune import training
+    from yi_tune import planning, training
     from yi_tune.identity import Identity
     from yi_tune.screen import err, out
 
@@ -73,7 +73,7 @@ def train(
         raise typer.BadParameter(f"Missing {missing}. Your own data alone is trained on with --no-identity.")
     else:
         identity = Identity(name, author, name_en, author_en)
-    request = training.Request(
+    request = planning.Request(
         identity=identity,
         data=data or [],
         data_dir=data_dir,
@@ -88,7 +88,7 @@ def train(
         report_to=report_to or [],
         workspace=workspace.absolute(),
     )
-    plan = training.plan(request, dry_run=dry_run)
+    plan = planning.plan(request, dry_run=dry_run)
     if dry_run:
         from yi_tune.config import dump_config
         from yi_tune.report import print_changes

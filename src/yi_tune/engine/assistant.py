@@ -42,6 +42,13 @@ class _Stop(StoppingCriteria):
         return torch.full((input_ids.shape[0],), self.asked.is_set(), device=input_ids.device)
 
 
+def _contiguous(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """What generate hands the head after a prompt is a slice, with which PyTorch on a CPU multiplies a copy of the
+    head for every row of the batch: 1.2 GB and 8 s for 18 prompts to a head of 64,000 x 512.
+    """
+    return (inputs[0].contiguous(), *inputs[1:])
+
+
 @dataclass(frozen=True)
 class Reply:
     """A greedy reply, and the token ids of the conversation that it answers and of itself.
@@ -64,6 +71,7 @@ class Assistant:
     def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, template: str, base: Any = None) -> None:
         self.model: Any = model  # an nn.Module to the type checker would hide config, device and generate
         self.model.eval()
+        self.model.get_output_embeddings().register_forward_pre_hook(_contiguous)
         self._base = base
         self._tokenizer: Any = tokenizer
         self._template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template=template))

@@ -1,5 +1,6 @@
 """One training run through LLaMA-Factory's own `run_exp`, in this process."""
 
+import gc
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,14 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from yi_tune.config import Config
 from yi_tune.engine.assistant import Assistant, load_without_adapter
 from yi_tune.progress import Progress
+
+
+class OutOfMemoryError(Exception):
+    """Memory ran out; what held it has been freed. `loaded`: whether it was training, or still on its way to it."""
+
+    def __init__(self, message: str, *, loaded: bool) -> None:
+        super().__init__(message)
+        self.loaded = loaded
 
 
 class KeepTrainable(TrainerCallback):
@@ -120,13 +129,20 @@ def _interruptible(reporter: Reporter) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _is_out_of_memory(error: BaseException) -> bool:
+    """CUDA's allocator has an exception of its own; that of the CPU says so in words, as does bitsandbytes."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return any(words in str(error).lower() for words in ("out of memory", "allocate memory", "bad_alloc"))
+
+
 def train(
     config: Config, checkpoint: Path | None, progress: Progress, base: Config | None
 ) -> tuple[Assistant, float | None]:
     """Train as `config` says, from `checkpoint` if given; returns the tuned model and its mean loss, None if
     it logged none. `base` is what to load for the base where training leaves none of it.
 
-    Raises KeyboardInterrupt, after saving a checkpoint, when the user stops it.
+    Raises KeyboardInterrupt, after saving a checkpoint, when the user stops it, and OutOfMemoryError.
     """
     packed = config.get("packing") or config.get("neat_packing")
     args = {
@@ -138,10 +154,22 @@ def train(
         "disable_tqdm": True,
     }
     reporter = Reporter(progress)
+    short_of_memory = None
     with _interruptible(reporter):
-        run_exp(args, [KeepTrainable(), KeepBest(), reporter])
-    if reporter.interrupted:  # after the last step
+        try:
+            run_exp(args, [KeepTrainable(), KeepBest(), reporter])
+        except (RuntimeError, MemoryError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            short_of_memory = str(error)
+    if reporter.interrupted:  # after the last step, or when memory ran out before the next was done
         raise KeyboardInterrupt
+    if short_of_memory is not None:
+        # Out here the exception is gone, and with it the frames that held the model.
+        loaded, reporter.model = reporter.model is not None, None
+        gc.collect()
+        torch.cuda.empty_cache()
+        raise OutOfMemoryError(short_of_memory, loaded=loaded)
     mean_loss = sum(reporter.losses) / len(reporter.losses) if reporter.losses else None
     before = load_without_adapter(base)[0] if base else None
     return Assistant(reporter.model, reporter.tokenizer, config["template"], before), mean_loss

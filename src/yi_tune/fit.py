@@ -1,0 +1,206 @@
+"""Chooses micro-batch, accumulation and gradient checkpointing so that a run fits the memory that is free."""
+
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+
+from rich.filesize import decimal
+
+from yi_tune.config import Config
+from yi_tune.errors import YiTuneError
+from yi_tune.general import Prompt
+from yi_tune.hardware import Hardware
+from yi_tune.identity import Message
+from yi_tune.memory import Device, Estimate, estimate, number
+from yi_tune.models import CATALOGUE, LocalModel
+from yi_tune.output import engine_output_to, log_folder
+from yi_tune.own import OwnData
+from yi_tune.replay import LONGEST
+from yi_tune.shapes import Shape
+
+# Rows of an optimiser step: the tutorial's 1 x 8. However they are divided, the training is the same, because
+# transformers takes the mean of the loss over all tokens of the step.
+EFFECTIVE_BATCH = 8
+# A cutoff below this leaves little of any row.
+_SHORTEST = 64
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the rows of a step are divided, and what that takes; no estimate for a model whose shape is not known."""
+
+    micro_batch: int
+    accumulation: int
+    checkpointing: bool
+    hardware: Hardware
+    estimate: Estimate | None = None
+
+    @property
+    def division(self) -> Config:
+        """What of a config the memory of a step depends on."""
+        return {
+            "per_device_train_batch_size": self.micro_batch,
+            "disable_gradient_checkpointing": not self.checkpointing,
+        }
+
+    @property
+    def fits(self) -> bool:
+        return self.estimate is None or self.estimate.needed <= self.hardware.free
+
+    @property
+    def why_batch(self) -> str:
+        return (
+            f"the largest of 8, 4, 2, 1 that fits {self._free}" if self.estimate else "the model's shape is not known"
+        )
+
+    @property
+    def why_accumulation(self) -> str:
+        return f"{self.micro_batch} x {self.accumulation} rows a step"
+
+    @property
+    def why_checkpointing(self) -> str:
+        return f"memory is short: {self._free}" if self.checkpointing else "memory suffices without"
+
+    @property
+    def _free(self) -> str:
+        return f"{decimal(self.hardware.free)} of {'GPU memory' if self.hardware.gpu else 'RAM'} free"
+
+    @property
+    def summary(self) -> str:
+        """What it takes and what is free, in a line."""
+        if self.estimate is None:
+            return f"Memory: not estimated, the model's shape is not known; {self._free}."
+        parts = ", ".join(f"{name} {decimal(size)}" for name, size in self.estimate.parts.items() if size >= 1_000_000)
+        return f"Memory: {decimal(self.estimate.total)} estimated ({parts}); {self._free}."
+
+
+def choose_fit(shape: Shape | None, config: Config, length: int, hardware: Hardware) -> Fit:
+    """The largest micro-batch that fits the free memory, without gradient checkpointing where that fits too.
+
+    What `config` says itself is obeyed; what it leaves to the machine (a `${...}`) is chosen. `length` is that of the
+    longest row in tokens: the cutoff stays as it is, and no row is dropped. Where nothing fits, the least is returned.
+    """
+    fits = []
+    for (micro_batch, accumulation), checkpointing in product(_batches(config), _checkpointing(config)):
+        fit = Fit(micro_batch, accumulation, checkpointing, hardware)
+        if shape:
+            fit = replace(fit, estimate=estimate(shape, config | fit.division, length, _device(hardware)))
+        fits.append(fit)
+    return next((fit for fit in fits if fit.fits), fits[-1])
+
+
+def refuse(fit: Fit, shape: Shape, config: Config, length: int, name: str) -> YiTuneError:
+    """Why a model that does not fit is not trained, and what would fit instead."""
+    hardware, least = fit.hardware, config | {"per_device_train_batch_size": 1, "disable_gradient_checkpointing": False}
+
+    def fits(shape: Shape, config: Config, length: int) -> bool:
+        return estimate(shape, config, length, _device(hardware)).needed <= hardware.free
+
+    remedies = []
+    cutoff = next((cut for cut in range(length // 8 * 8, _SHORTEST - 1, -8) if fits(shape, least, cut)), None)
+    if cutoff and cutoff < length:
+        remedies.append(f"a shorter cutoff, --set cutoff_len={cutoff} (the longest row has {length} tokens)")
+    four_bit = least | {"quantization_bit": 4, "finetuning_type": "lora"}
+    if fits(shape, four_bit, length) and not fits(shape, least, length):
+        remedies.append("4-bit QLoRA, --config qlora")
+    smaller = {
+        model.name: model.shape.parameters
+        for model in CATALOGUE.values()
+        if model.shape and model.shape.parameters < shape.parameters and fits(model.shape, four_bit, length)
+    }
+    best = max(smaller, key=lambda name: smaller[name], default="nano") if hardware.gpu else "nano"
+    remedies.append(f"a smaller model, --model {best}")
+    takes = estimate(shape, config | fit.division, length, _device(hardware))
+    remedies.append(f"{decimal(takes.needed)} of free memory")
+    return YiTuneError(
+        f"{name} does not fit: training takes about {decimal(takes.total)} at the least, and {hardware.device} has "
+        f"{decimal(hardware.free)} free.",
+        f"What would fit: {'; or '.join(remedies)}. To try all the same: --set per_device_train_batch_size=1",
+    )
+
+
+def _device(hardware: Hardware) -> Device:
+    return "cuda" if hardware.gpu else "cpu"
+
+
+def _left_open(config: Config, key: str) -> bool:
+    return str(config.get(key, "")).startswith("${")
+
+
+def _batches(config: Config) -> Iterator[tuple[int, int]]:
+    """Micro-batches and their accumulation, the largest first."""
+    micro, accumulation = "per_device_train_batch_size", "gradient_accumulation_steps"
+    if not _left_open(config, micro):
+        size = number(config, micro, 8)
+        follows = max(1, round(EFFECTIVE_BATCH / size))
+        yield size, follows if _left_open(config, accumulation) else number(config, accumulation, 1)
+    elif not _left_open(config, accumulation):
+        steps = number(config, accumulation, 1)
+        yield max(1, EFFECTIVE_BATCH // steps), steps
+    else:
+        for size in (8, 4, 2, 1):
+            yield size, EFFECTIVE_BATCH // size
+
+
+def _checkpointing(config: Config) -> tuple[bool, ...]:
+    key = "disable_gradient_checkpointing"
+    return (False, True) if _left_open(config, key) else (not config.get(key),)
+
+
+def smaller(config: Config) -> Config | None:
+    """What to change for the same training in smaller steps, when memory ran out all the same; None below one row."""
+    micro = number(config, "per_device_train_batch_size", 8)
+    if micro > 1:
+        half = max(size for size in range(1, micro // 2 + 1) if micro % size == 0)
+        return {
+            "per_device_train_batch_size": half,
+            "gradient_accumulation_steps": number(config, "gradient_accumulation_steps", 1) * (micro // half),
+            "per_device_eval_batch_size": min(number(config, "per_device_eval_batch_size", 8), half),
+        }
+    if number(config, "per_device_eval_batch_size", 8) > 1:  # it may have been an evaluation
+        return {"per_device_eval_batch_size": 1}
+    return {"disable_gradient_checkpointing": False} if config.get("disable_gradient_checkpointing") else None
+
+
+def longest_row(
+    local: LocalModel,
+    config: Config,
+    conversations: list[list[Message]],
+    own: OwnData | None,
+    prompts: list[Prompt],
+    *,
+    usable: bool,
+) -> int:
+    """Tokens of the longest row that is trained on: a micro-batch is padded to it, so that memory has to do for it.
+
+    Rows are identity `conversations`, the user's `own`, and what the base will answer to `prompts` of replay: their
+    answers are as long as may be. Where the model is not here, and so no tokenizer to count with (`usable`), more than
+    that. Raises YiTuneError for a tokenizer that does not load.
+    """
+    cutoff = number(config, "cutoff_len", 2048)
+    if config.get("packing") or config.get("neat_packing") is True or (own and not own.lengths):
+        return cutoff
+    longest = max(own.lengths) if own else 0
+    asked = [prompt.messages for prompt in prompts]
+    for rows, answer in ((conversations, 0), (asked, LONGEST)):
+        if rows:
+            longest = max(longest, answer + (_most_tokens(local, rows) if usable else byte_bound(rows)))
+    return min(longest, cutoff)
+
+
+def _most_tokens(local: LocalModel, conversations: list[list[Message]]) -> int:
+    log = log_folder() / "plan.log"
+    with engine_output_to(log):
+        from yi_tune.engine.tokens import token_lengths
+
+        try:
+            return max(token_lengths(conversations, {"model_name_or_path": str(local.path), "template": "yi"}))
+        except Exception as error:
+            traceback.print_exc()
+            raise YiTuneError(f"The tokenizer in {local.path} does not load: {error}", f"See {log}") from error
+
+
+def byte_bound(conversations: list[list[Message]]) -> int:
+    """Tokens that no conversation has more of, without a tokenizer: a byte each, and eight for each turn's frame."""
+    return max(sum(len(message["content"].encode()) + 8 for message in messages) for messages in conversations)

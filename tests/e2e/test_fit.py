@@ -1,0 +1,105 @@
+"""Memory for real: the estimate beside what a process takes, steps divided otherwise, and memory that runs out."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench.memory import compare
+from bench.train import ROOT
+
+SHAPES = ((8, 1), (4, 2), (2, 4), (1, 8))
+# 63 rows are trained on: the last step has seven.
+DIVIDED = """
+import sys
+from pathlib import Path
+from yi_tune import planning, training
+from yi_tune.identity import Identity
+for shape in sys.argv[1:]:
+    micro, accumulation = shape.split("x")
+    overrides = ["max_samples=70", "num_train_epochs=1", "save_strategy=no", f"per_device_train_batch_size={micro}",
+                 f"gradient_accumulation_steps={accumulation}"]
+    request = planning.Request(identity=Identity("小易", "李雷"), model="nano", run=shape, overrides=overrides,
+                               workspace=Path.cwd())
+    training.run(planning.plan(request), fresh=False)
+"""
+# After two steps the process gets 330 MB more than it has. The logits and their gradients take 12 bytes a word and
+# token: 390 MB with eight rows of 64 tokens, and most batches have a longer one; 250 MB with four of the longest, 80.
+LIMITED = """
+import resource, sys, weakref
+from pathlib import Path
+from transformers import TrainerCallback
+from yi_tune import cli
+from yi_tune.engine import train as engine
+
+class Limit(TrainerCallback):
+    model = None
+
+    def on_train_begin(self, args, state, control, model, **_):
+        if Limit.model:
+            Path("first").write_text("freed" if Limit.model() is None else "held")
+
+    def on_step_begin(self, args, state, control, model, **_):
+        if state.global_step == 2 and not Limit.model:
+            Limit.model = weakref.ref(model)
+            status = dict(line.split(":") for line in open("/proc/self/status"))
+            data = int(status["VmData"].split()[0]) * 1024
+            resource.setrlimit(resource.RLIMIT_DATA, (data + 330_000_000, resource.RLIM_INFINITY))
+
+run_exp = engine.run_exp
+engine.run_exp = lambda args, callbacks: run_exp(args, [*callbacks, Limit()])
+cli.main()
+"""
+
+
+def test_the_same_training_however_a_step_is_divided(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", DIVIDED, *(f"{micro}x{accumulation}" for micro, accumulation in SHAPES)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    histories = []
+    for micro, accumulation in SHAPES:
+        run = tmp_path / "saves" / "nano" / f"{micro}x{accumulation}"
+        config = yaml.safe_load((run / "train.yaml").read_text())
+        assert (config["per_device_train_batch_size"], config["gradient_accumulation_steps"]) == (micro, accumulation)
+        history = json.loads((run / "trainer_state.json").read_text())["log_history"]
+        histories.append([log["loss"] for log in history if "loss" in log])
+    assert len(histories[0]) == 8
+    for history in histories[1:]:
+        assert len(history) == 8
+        assert history[-1] == pytest.approx(histories[0][-1], rel=0.005)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with Yi's words and hardly anything else, its weights random."""
+    folder = tmp_path_factory.mktemp("random") / "tiny"
+    subprocess.run([sys.executable, "-m", "bench.random_model", "tiny", folder], cwd=ROOT, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("model", ["nano", "tiny"])
+def test_estimate_is_within_a_fifth_of_what_it_takes(model: str, tiny: Path, tmp_path: Path) -> None:
+    estimated, measured = compare("nano" if model == "nano" else str(tiny), 8, tmp_path)
+    assert estimated.total == pytest.approx(measured, rel=0.2)
+
+
+def test_out_of_memory_goes_on_in_smaller_steps(tiny: Path, tmp_path: Path) -> None:
+    train = ["train", "--model", str(tiny), "--name", "小易", "--author", "李雷", "--replay", "0", "--run", "short"]
+    sets = ["max_samples=80", "num_train_epochs=1", "save_steps=2", "save_total_limit=9", "use_cpu=true"]
+    train += [part for value in sets for part in ("--set", value)]
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *train], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"Out of memory\. Going on from checkpoint-[24] with per_device_train_batch_size 4", done.stderr)
+    assert (tmp_path / "first").read_text() == "freed"
+    run = tmp_path / "saves" / "tiny" / "short"
+    record = json.loads((run / "run.json").read_text())["config"]
+    assert (record["per_device_train_batch_size"], record["gradient_accumulation_steps"]) == (4, 2)
+    assert yaml.safe_load((run / "train.yaml").read_text()) == record
+    history = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    assert [log["step"] for log in history if "loss" in log] == list(range(1, 10))

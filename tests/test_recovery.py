@@ -1,0 +1,101 @@
+"""When memory runs out; the engine is a fake. For real: tests/e2e/test_fit.py."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from yi_tune.config import find_config, read_config
+from yi_tune.errors import YiTuneError
+from yi_tune.fit import Fit
+from yi_tune.hardware import Hardware
+from yi_tune.identity import Identity
+from yi_tune.models import CATALOGUE, LocalModel
+from yi_tune.plan import TrainPlan, plan_train
+from yi_tune.progress import Progress
+from yi_tune.recovery import train_within_memory
+from yi_tune.runs import Run
+
+
+class OutOfMemoryError(Exception):
+    def __init__(self, message: str, *, loaded: bool) -> None:
+        super().__init__(message)
+        self.loaded = loaded
+
+
+@pytest.fixture
+def planned(tmp_path: Path) -> TrainPlan:
+    """A run of nano that is ready to start, in micro-batches of 8."""
+    plan = plan_train(
+        read_config(find_config("qlora")),
+        {},
+        {},
+        local=LocalModel(CATALOGUE["nano"], tmp_path),
+        identity=Identity("小易", "李雷"),
+        datasets=(),
+        fit=Fit(8, 1, False, Hardware(None, bf16=True, free=1)),
+        run=Run(tmp_path / "run"),
+    )
+    plan.run.folder.mkdir()
+    plan.run.write("run.json", json.dumps({"config": plan.config}))
+    plan.run.write("chat.yaml", "template: yi\n")
+    return plan
+
+
+def engine(monkeypatch: pytest.MonkeyPatch, train: Callable[..., Any]) -> list[dict[str, Any]]:
+    """An engine that trains so; returns the configs that it is given."""
+    configs: list[dict[str, Any]] = []
+
+    def noted(config: dict[str, Any], *rest: Any) -> Any:
+        configs.append(config)
+        return train(config)
+
+    fake = ModuleType("yi_tune.engine.train")
+    fake.OutOfMemoryError, fake.train = OutOfMemoryError, noted  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, fake.__name__, fake)
+    return configs
+
+
+def test_halves_until_it_fits(planned: TrainPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(config: dict[str, Any]) -> tuple[str, float]:
+        if config["per_device_train_batch_size"] > 2:
+            raise OutOfMemoryError("no", loaded=True)
+        return "assistant", 0.5
+
+    configs = engine(monkeypatch, train)
+    console = Console(record=True, width=300)
+    assert train_within_memory(planned, None, Progress(console)) == ("assistant", 0.5)
+    divided = [(config["per_device_train_batch_size"], config["gradient_accumulation_steps"]) for config in configs]
+    assert divided == [(8, 1), (4, 2), (2, 4)]
+    said = console.export_text()
+    assert "Going on from the start with per_device_train_batch_size 2, gradient_accumulation_steps 4" in said
+    assert json.loads((planned.run.folder / "run.json").read_text())["config"] == configs[-1]
+    assert read_config(planned.run.folder / "train.yaml") == configs[-1]
+
+
+def test_below_one_row_is_an_error(planned: TrainPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(config: dict[str, Any]) -> Any:
+        raise OutOfMemoryError("tried to allocate 20 GiB", loaded=True)
+
+    configs = engine(monkeypatch, train)
+    with pytest.raises(YiTuneError, match="with one row a step: tried to allocate 20 GiB") as caught:
+        train_within_memory(planned, None, Progress(Console(quiet=True)))
+    assert "cutoff" in caught.value.hint
+    # 8, 4, 2, 1, and with gradient checkpointing.
+    assert len(configs) == 5
+    assert configs[-1]["disable_gradient_checkpointing"] is False
+
+
+def test_a_model_that_does_not_load_is_not_tried_again(planned: TrainPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(config: dict[str, Any]) -> Any:
+        raise OutOfMemoryError("no", loaded=False)
+
+    configs = engine(monkeypatch, train)
+    with pytest.raises(YiTuneError, match="while the model was loaded"):
+        train_within_memory(planned, None, Progress(Console(quiet=True)))
+    assert len(configs) == 1
