@@ -64,7 +64,7 @@ def test_terminal(terminal: pexpect.spawn, trained: Trained) -> None:
     say(terminal, "Who made\x1b\ryou?", "李雷")  # Alt-Enter
     terminal.send("/stats\r")
     terminal.expect(r"(\d+) of them cached")
-    assert int(terminal.match[1]) > 30
+    assert int(terminal.match[1]) > 20
     terminal.expect(prompt())
     say(terminal, "/clear", "Starting over")
     # Base and tuned, without loading anything.
@@ -84,7 +84,8 @@ def test_terminal(terminal: pexpect.spawn, trained: Trained) -> None:
     for setting in ("temperature 10", "top_p 1", "max_new_tokens 3000", "seed 1"):
         say(terminal, f"/set {setting}", f"{setting.split()[0]} is")
     terminal.send("你是谁？\r")
-    terminal.expect(r"\x1b\[K")  # some of it is there
+    terminal.expect_exact("\x1b[?2004l")  # the prompt is done,
+    terminal.expect_exact("\x1b[K\r\n")  # and some of the answer is there
     terminal.sendcontrol("c")
     terminal.expect_exact("[stopped]")
     terminal.expect(prompt())
