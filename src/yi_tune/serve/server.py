@@ -1,5 +1,6 @@
 """Where the server listens, who it lets in, and how it ends."""
 
+import os
 import secrets
 import signal
 import socket
@@ -48,7 +49,8 @@ def listen(host: str, port: int) -> socket.socket:
         raise YiTuneError(f"--host {host!r} is no address of this machine.", "For all of them: 0.0.0.0") from None
     except OSError as error:
         raise YiTuneError(
-            f"{host}:{port} cannot be listened on: {error.strerror}.", "Take another one: --port 0 finds a free one."
+            f"{host}:{port} cannot be listened on: {os.strerror(error.errno or 0)}.",
+            "Take another one: --port 0 finds a free one.",
         ) from None
 
 
