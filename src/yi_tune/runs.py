@@ -20,7 +20,7 @@ from yi_tune.models import LocalModel, check_path, workspace_option
 if TYPE_CHECKING:
     from yi_tune.adapters import Start
 
-_RECORD = ("model", "model_path", "weights", "from_run", "identity", "data", "replay", "config", "created")
+_RECORD = ("model", "model_path", "weights", "from_run", "identity", "data", "replay", "config", "created", "versions")
 _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # Where a run lies and what is told of it may change between two commands; what it trains may not.
 _PLACES = ("model_name_or_path", "adapter_name_or_path", "dataset_dir", "tokenized_path", "output_dir")

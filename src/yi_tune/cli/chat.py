@@ -91,6 +91,9 @@ def check(
     min_recall: Annotated[
         float, typer.Option(min=0, max=1, help="Exit 1 when fewer identity questions are right, in zh or en.")
     ] = 0.0,
+    exported: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Ask an exported model instead, as other programs would.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every answer.")] = False,
     workspace: WorkspaceOption = Path(),
 ) -> None:
@@ -103,9 +106,15 @@ def check(
     from yi_tune.general import check_prompts
     from yi_tune.heldout import questions, score
     from yi_tune.identity import Identity
-    from yi_tune.report import general_summary, percent, print_score
-    from yi_tune.screen import err, out
+    from yi_tune.report import general_summary, print_score
+    from yi_tune.screen import out
 
+    if exported is not None:
+        if run_name or model:
+            raise typer.BadParameter(
+                "no --run and no --model beside it: it says itself who it is.", param_hint="--exported"
+            )
+        return _check_exported(exported.absolute(), min_recall, as_json=as_json)
     run = loading.find(workspace.absolute(), run_name, model)
     recorded = run.record["identity"]
     identity = Identity(**recorded) if recorded else None
@@ -128,7 +137,27 @@ def check(
     else:
         print_score(scored, run.record["config"], out)
         out.print(f"\n{general_summary(general)}", soft_wrap=True)
-    recall = scored.lowest_recall
+    _require(min_recall, scored.lowest_recall)
+
+
+def _check_exported(folder: Path, min_recall: float, *, as_json: bool) -> None:
+    from yi_tune.exported import check_exported
+    from yi_tune.report import print_exported
+    from yi_tune.screen import out
+
+    checked = check_exported(folder)
+    if as_json:
+        print(json.dumps(checked.to_dict(), ensure_ascii=False))
+    else:
+        print_exported(checked.score, checked.unfinished, out)
+    _require(min_recall, checked.score.lowest_recall)
+
+
+def _require(min_recall: float, recall: float | None) -> None:
+    """Exit 1 for a recall that is too low."""
+    from yi_tune.report import percent
+    from yi_tune.screen import err
+
     if recall is not None and recall < min_recall:
         err.print(
             f"[red]Below --min-recall {min_recall}:[/] {percent(recall)} of the questions in one language are right."
