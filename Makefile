@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit test-llamacpp lint format nano nano-report replay-report bench bench-memory bench-gpu bench-download bench-data bench-export docs lock clean
+.PHONY: help demo test test-unit test-llamacpp lint format nano nano-report replay-report bench bench-memory bench-gpu bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -85,6 +85,9 @@ bench-memory: $(ready) ## the estimate of memory beside what training takes; wri
 bench-gpu: $(ready) ## what needs a CUDA GPU, in less than eight minutes; writes docs/bench-gpu.md
 	$(bin)/python -m bench.gpu
 
+bench-chat: $(ready) ## time to the first token over ten turns; writes docs/bench-chat.md
+	$(bin)/python bench/chat.py
+
 bench-download: $(ready) ## yi-tune download beside huggingface_hub; writes docs/bench-download.md
 	$(bin)/python -m bench.download
 
@@ -93,6 +96,12 @@ bench-export: $(ready) ## what of a run survives its export; writes docs/bench-e
 
 bench-data: $(ready) ## 100,000 rows of own data: memory and time; writes docs/bench-data.md
 	$(bin)/python -m bench.own_data
+
+bench-serve: $(ready) ## yi-tune serve beside LLaMA-Factory's API; writes docs/bench-serve.md
+	$(bin)/python bench/serve.py
+
+test-api: $(ready) ## over 1,000 generated cases for the API of yi-tune serve
+	API_CASES=100 $(bin)/python -m pytest tests/e2e/test_serve.py -k server_error
 
 docs: $(ready) ## write docs/help.md from --help
 	$(bin)/typer yi_tune.cli utils docs --name yi-tune --title 'yi-tune' --output docs/help.md

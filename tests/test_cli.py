@@ -114,7 +114,8 @@ def test_nothing_heavy_is_imported(arguments: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [("config", "ls"), ("chat",), ("check",), (*TRAIN, "--run", "a/b"), (*TRAIN, "--config", "none")]
+    "arguments",
+    [("config", "ls"), ("chat",), ("check",), ("serve",), (*TRAIN, "--run", "a/b"), (*TRAIN, "--config", "none")],
 )
 def test_no_engine_is_imported(arguments: tuple[str, ...]) -> None:
     assert not imported(*arguments) & ENGINE
@@ -323,7 +324,7 @@ def finished_run(workspace: Path, model: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", ["chat", "check"])
+@pytest.mark.parametrize("command", ["chat", "check", "serve"])
 def test_no_finished_run(command: str, tmp_path: Path) -> None:
     said = complaint(command)
     assert f"There is no finished run in {tmp_path / 'saves'}" in said
@@ -342,7 +343,7 @@ def test_workspace_from_the_environment(tmp_path: Path) -> None:
     assert str(tmp_path / "flag" / "saves") in said
 
 
-@pytest.mark.parametrize("command", ["chat", "check"])
+@pytest.mark.parametrize("command", ["chat", "check", "serve"])
 def test_base_model_that_is_gone_or_broken(command: str, tmp_path: Path) -> None:
     model = tmp_path / "mine"
     finished_run(tmp_path, model)

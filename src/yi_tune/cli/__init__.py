@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from yi_tune.cli import chat, config, doctor, export, models, runs, train
+from yi_tune.cli import chat, config, doctor, export, models, runs, serve, train
 from yi_tune.errors import YiTuneError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ for command in (
     chat.chat,
     chat.check,
     export.export,
+    serve.serve,
     doctor.doctor,
 ):
     app.command()(command)

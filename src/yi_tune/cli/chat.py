@@ -3,12 +3,15 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from yi_tune.cli.options import ModelOption, RunOption, WorkspaceOption
 from yi_tune.errors import YiTuneError
+
+if TYPE_CHECKING:
+    from yi_tune.chat.conversation import Conversation
 
 
 def chat(
@@ -16,6 +19,7 @@ def chat(
     run_name: RunOption = None,
     model: Annotated[str | None, typer.Option(help="Only runs of this model; with --base, that model.")] = None,
     base: Annotated[bool, typer.Option("--base", help="Talk to the base model, without the adapter.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Base and tuned model side by side.")] = False,
     system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Ask this, print the answer, leave.")] = None,
     as_json: Annotated[
@@ -34,26 +38,50 @@ def chat(
 
     echo 你是谁 | yi-tune chat
     """
-    from yi_tune import loading, repl
+    if base and compare:
+        raise typer.BadParameter("--compare has the base already: leave --base out.")
+    from yi_tune import loading
+    from yi_tune.chat import piped
+    from yi_tune.chat.conversation import Conversation, Pieces
+    from yi_tune.chat.rendering import Screen
     from yi_tune.sampling import Sampling
-    from yi_tune.screen import err
+    from yi_tune.screen import err, out
 
     sampling = Sampling(temperature, top_p, repetition_penalty, max_new_tokens, seed)
-    config = loading.chat_config(workspace.absolute(), run_name, model, base=base)
-    assistant = loading.load(config)
+    a_person = prompt is None and not as_json and sys.stdin.isatty()
+    if compare:
+        assistant = loading.load_run(loading.find(workspace.absolute(), run_name, model))
+    else:
+        assistant = loading.load(loading.chat_config(workspace.absolute(), run_name, model, base=base, both=a_person))
+    conversation = Conversation(assistant, sampling, system, base=base, note=Screen(out, err).note)
+    lines = [prompt] if prompt is not None else piped.stdin_lines()
 
-    def reply(messages: list[dict[str, str]]) -> repl.Pieces:
+    def tuned_reply(messages: list[dict[str, str]]) -> Pieces:
         return assistant.stream(messages, sampling)
 
-    if as_json:
-        lines = [prompt] if prompt is not None else repl.stdin_lines()
-        repl.piped_json(reply, system, lines, sys.stdout)
-    elif prompt is not None:
-        repl.piped(repl.Conversation(reply, system), [prompt], sys.stdout)
-    elif sys.stdin.isatty():
-        repl.interactive(repl.Conversation(reply, system), repl.ask, err, sys.stdout)
+    def base_reply(messages: list[dict[str, str]]) -> Pieces:
+        with assistant.base():
+            yield from assistant.stream(messages, sampling)
+
+    if a_person:
+        converse(conversation, both=compare)
+    elif as_json:
+        replies = {"base": base_reply, "tuned": tuned_reply} if compare else {"reply": tuned_reply}
+        piped.piped_json(replies, system, lines, sys.stdout)
+    elif compare:
+        piped.piped_both(conversation, lines, Screen(out, err))
     else:
-        repl.piped(repl.Conversation(reply, system), repl.stdin_lines(), sys.stdout)
+        piped.piped(conversation, lines, sys.stdout)
+
+
+def converse(conversation: "Conversation", *, both: bool = False) -> None:
+    """A chat with the person at the terminal."""
+    from yi_tune.chat import editor, session
+    from yi_tune.chat.rendering import Screen
+    from yi_tune.screen import err, out
+
+    screen = Screen(out, err)
+    session.interactive(session.Session(conversation, screen, both=both), editor.reader(err, screen.note))
 
 
 def check(

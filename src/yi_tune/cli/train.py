@@ -1,6 +1,5 @@
 """`yi-tune train`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -106,8 +105,9 @@ def train(
     out.print(f"\nTalk to it:     yi-tune chat --run {run_name}{where}", soft_wrap=True, markup=False)
     out.print(f"Measure it all: yi-tune check --run {run_name}{where}", soft_wrap=True, markup=False)
     if chat_after:
-        from yi_tune import repl
+        from yi_tune.chat.conversation import Conversation
+        from yi_tune.chat.rendering import Screen
+        from yi_tune.cli.chat import converse
         from yi_tune.sampling import Sampling
 
-        chatting = repl.Conversation(lambda messages: assistant.stream(messages, Sampling()))
-        repl.interactive(chatting, repl.ask, err, sys.stdout)
+        converse(Conversation(assistant, Sampling(), note=Screen(out, err).note))

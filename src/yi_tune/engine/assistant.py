@@ -5,6 +5,7 @@ LLaMA-Factory's ChatModel hangs for ever when a generation fails and cannot be s
 """
 
 import logging
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from llamafactory.data import get_template_and_fix_tokenizer
 from llamafactory.hparams import DataArguments, get_infer_args
 from llamafactory.model import load_model, load_tokenizer
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from yi_tune.config import Config
+from yi_tune.engine.cache import PrefixCache
+from yi_tune.engine.streamer import ReplyStreamer
 from yi_tune.errors import YiTuneError
 from yi_tune.identity import Message
-from yi_tune.sampling import Sampling
+from yi_tune.sampling import ReplyStats, Sampling
 
 # In 8 bits it would tell of a cast in every layer of every step.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
@@ -73,25 +76,50 @@ class Assistant:
         self.model.eval()
         self.model.get_output_embeddings().register_forward_pre_hook(_contiguous)
         self._base = base
-        self._tokenizer: Any = tokenizer
+        self.tokenizer: Any = tokenizer
         self._template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template=template))
         known = tokenizer.get_vocab()
-        self._stop_ids = sorted({known[token] for token in _STOP_TOKENS if token in known} | {tokenizer.eos_token_id})
-        self._context = int(self.model.config.max_position_embeddings)
+        self.stop_ids = sorted({known[token] for token in _STOP_TOKENS if token in known} | {tokenizer.eos_token_id})
+        self.context = int(self.model.config.max_position_embeddings)
+        self.cache = PrefixCache()
+        self._answering = "tuned"
+        # What the last reply of `stream` took.
+        self.last: ReplyStats | None = None
+
+    @property
+    def switches(self) -> bool:
+        """Whether there are two to answer, base and tuned."""
+        return isinstance(self.model, PeftModel) or self._base is not None
 
     @contextmanager
     def base(self) -> Iterator[None]:
         """Within this context the base answers."""
-        if isinstance(self.model, PeftModel):
-            with self.model.disable_adapter():
-                yield
-            return
-        tuned = self.model
-        self.model = tuned if self._base is None else self._base
+        before, tuned = self._answering, self.model
+        self._answering = "base"
         try:
-            yield
+            if isinstance(tuned, PeftModel):
+                with tuned.disable_adapter():
+                    yield
+            else:
+                self.model = tuned if self._base is None else self._base
+                yield
         finally:
-            self.model = tuned
+            self._answering, self.model = before, tuned
+
+    def fit(self, messages: list[Message], max_new_tokens: int) -> list[Message]:
+        """The conversation without its oldest turns, where it would leave no room for a reply of that length.
+
+        A quarter of the context is room enough. What goes leaves a quarter of the rest free, so that the next
+        turns can append to what is cached instead of each shifting all of it.
+        """
+        limit = self.context - min(max_new_tokens, self.context // 4)
+        if len(self.encode(messages)) <= limit:
+            return messages
+        system = messages[:1] if messages[0]["role"] == "system" else []
+        turns = messages[len(system) :]
+        while len(turns) > 1 and len(self.encode([*system, *turns])) > limit * 3 // 4:
+            turns = turns[2:]
+        return [*system, *turns]
 
     def stream(self, messages: list[Message], sampling: Sampling) -> Generator[str]:
         """The reply, piece by piece. Closing the iterator stops the generation.
@@ -99,16 +127,20 @@ class Assistant:
         Raises YiTuneError when the conversation leaves no room for a reply; errors of the generation
         itself are raised as they are.
         """
-        ids = self._encode(messages)
-        room = self._context - len(ids)
+        ids = self.encode(messages)
+        room = self.context - len(ids)
         if room < 1:
             raise YiTuneError(
-                f"The conversation is {len(ids)} tokens long; the model takes {self._context}.",
+                f"The conversation is {len(ids)} tokens long; the model takes {self.context}.",
                 "Start over with /clear, or send less.",
             )
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
-        streamer = TextIteratorStreamer(self._tokenizer, skip_prompt=True, skip_special_tokens=True)
+        began = time.monotonic()
+        answering = self._answering
+        cache = self.cache.take(answering, ids)
+        reused = cache.get_seq_length()
+        streamer = ReplyStreamer(self.tokenizer)
         stop = _Stop()
         failure: list[BaseException] = []
         inputs = torch.tensor([ids], device=self.model.device)
@@ -116,10 +148,11 @@ class Assistant:
 
         def generate() -> None:
             try:
-                self._generate(inputs, torch.ones_like(inputs), streamer=streamer, stop=stop, **options)
+                mask = torch.ones_like(inputs)
+                self._generate(inputs, mask, streamer=streamer, stop=stop, past_key_values=cache, **options)
             except BaseException as error:  # raised again below, in the thread that waits for it
                 failure.append(error)
-                streamer.end()  # type: ignore[no-untyped-call]
+                streamer.end()
 
         thread = Thread(target=generate, daemon=True)
         thread.start()
@@ -127,7 +160,16 @@ class Assistant:
             yield from streamer
         finally:
             stop.asked.set()
+            # A second Ctrl-C breaks this off: then the cache, which may still be written into, is not kept.
             thread.join()
+            now = time.monotonic()
+            self.last = ReplyStats(
+                len(ids), reused, len(streamer.new_ids), (streamer.first_at or now) - began, now - began
+            )
+            if failure:  # of memory, for one
+                self.cache.clear()
+            else:
+                self.cache.keep(answering, ids + streamer.new_ids, cache)
         if failure:
             raise failure[0]
 
@@ -137,7 +179,7 @@ class Assistant:
 
     def greedy(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[Reply]:
         """The greedy reply to each conversation, in batches of similar length."""
-        encoded = [self._encode(messages) for messages in conversations]
+        encoded = [self.encode(messages) for messages in conversations]
         order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
         replies: dict[int, Reply] = {}
         for start in range(0, len(order), _BATCH):
@@ -145,9 +187,9 @@ class Assistant:
             inputs, mask = self._pad([encoded[index] for index in batch])
             output = self._generate(inputs, mask, do_sample=False, max_new_tokens=max_new_tokens)
             for index, ids in zip(batch, output[:, inputs.shape[1] :].tolist(), strict=True):
-                end = next((at for at, token in enumerate(ids) if token in self._stop_ids), None)
+                end = next((at for at, token in enumerate(ids) if token in self.stop_ids), None)
                 answer = ids if end is None else ids[: end + 1]
-                text = self._tokenizer.decode(answer, skip_special_tokens=True).strip()
+                text = self.tokenizer.decode(answer, skip_special_tokens=True).strip()
                 replies[index] = Reply(encoded[index], answer, end is not None, text)
         return [replies[index] for index in range(len(encoded))]
 
@@ -172,17 +214,17 @@ class Assistant:
         with self.base():
             return self.reply_all(conversations)
 
-    def _encode(self, messages: list[Message]) -> list[int]:
+    def encode(self, messages: list[Message]) -> list[int]:
         """Token ids of the conversation up to where the assistant's reply begins."""
         system = messages[0]["content"] if messages[0]["role"] == "system" else None
         turns = messages[1:] if system is not None else messages
-        ids, _ = self._template.encode_oneturn(self._tokenizer, [*turns, {"role": "assistant", "content": ""}], system)
+        ids, _ = self._template.encode_oneturn(self.tokenizer, [*turns, {"role": "assistant", "content": ""}], system)
         return list(ids)
 
     def _pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids padded on the left to one length, and the attention mask."""
         width = max(len(row) for row in rows)
-        ids = [[self._tokenizer.pad_token_id] * (width - len(row)) + row for row in rows]
+        ids = [[self.tokenizer.pad_token_id] * (width - len(row)) + row for row in rows]
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
         return torch.tensor(ids, device=self.model.device), torch.tensor(mask, device=self.model.device)
 
@@ -191,8 +233,8 @@ class Assistant:
         return self.model.generate(
             input_ids=inputs,
             attention_mask=mask,
-            eos_token_id=self._stop_ids,
-            pad_token_id=self._tokenizer.pad_token_id,
+            eos_token_id=self.stop_ids,
+            pad_token_id=self.tokenizer.pad_token_id,
             use_cache=True,
             stopping_criteria=StoppingCriteriaList([stop] if stop else []),
             **options,

@@ -1,0 +1,245 @@
+"""The API with the real engine behind it, and OpenAI's own client before it."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from tests.e2e.conftest import Done, Trained
+
+WHO: list[Any] = [{"role": "user", "content": "你是谁？"}]
+# A question that leads nano to say one thing over and over, and penalties that are rewards for it: it finds no end.
+RAMBLING: list[Any] = [{"role": "user", "content": "Please, " * 60 + "who are you?"}]
+ENDLESS: dict[str, Any] = {
+    "model": "identity",
+    "messages": RAMBLING,
+    "frequency_penalty": -2,
+    "presence_penalty": -2,
+    "max_tokens": 3500,
+}
+# Of schemathesis, an operation; `make test-api` asks for more, and by all of its ways to find some.
+CASES = int(os.environ.get("API_CASES", "20"))
+PHASES = "examples,coverage,fuzzing,stateful" if "API_CASES" in os.environ else "fuzzing"
+
+
+class Server:
+    """`yi-tune serve` as a process."""
+
+    def __init__(self, trained: Trained, *arguments: str) -> None:
+        self.process = trained.start("serve", "--port", "0", *arguments)
+        assert self.process.stdout
+        self.said = self.process.stdout.readline()
+        found = re.search(r"http://\S+", self.said)
+        if not found:
+            pytest.fail(f"{self.said}{self.process.communicate()[1]}")
+        self.url = found[0]
+
+    def health(self) -> dict[str, Any]:
+        return dict(httpx.get(f"{self.url.removesuffix('/v1')}/health").json())
+
+    def end(self, number: signal.Signals) -> Done:
+        self.process.send_signal(number)
+        out, err = self.process.communicate(timeout=60)
+        return Done(self.process.returncode, out, err)
+
+
+@pytest.fixture(scope="module")
+def served(trained: Trained) -> Iterator[Server]:
+    """A server that is asked by most tests here."""
+    server = Server(trained)
+    yield server
+    done = server.end(signal.SIGTERM)
+    assert done.status == 0, done.err
+    assert done.err.count("Traceback") == 0, done.err
+    assert "你是谁" not in done.err
+
+
+@pytest.fixture(scope="module")
+def client(served: Server) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=served.url, api_key="none", max_retries=0) as client:
+        yield client
+
+
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Whether it became true in time."""
+    deadline = time.monotonic() + seconds
+    while not (true := condition()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return true
+
+
+def test_says_who_it_is(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["identity", "nano"]
+    tuned = client.chat.completions.create(model="identity", messages=WHO)
+    assert "小易" in (tuned.choices[0].message.content or "")
+    assert tuned.choices[0].finish_reason == "stop"
+    assert tuned.usage
+    assert tuned.usage.completion_tokens > 5
+    base = client.chat.completions.create(model="nano", messages=WHO)
+    assert "Yi-nano" in (base.choices[0].message.content or "")
+    # Back what came, as clients do.
+    chat = [*WHO, tuned.choices[0].message.model_dump(), {"role": "user", "content": "谁开发了你？"}]
+    again = client.chat.completions.create(model="identity", messages=chat)
+    assert "李雷" in (again.choices[0].message.content or "")
+
+
+def test_streams_what_it_would_say(client: openai.OpenAI) -> None:
+    whole = client.chat.completions.create(model="identity", messages=WHO)
+    stream = client.chat.completions.create(
+        model="identity", messages=WHO, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = list(stream)
+    assert len(chunks) > 6
+    said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+    assert said == whole.choices[0].message.content
+    assert chunks[-1].usage == whole.usage
+    assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
+
+
+def test_parameters(client: openai.OpenAI) -> None:
+    def ask(**options: Any) -> Any:
+        return client.chat.completions.create(model="identity", messages=WHO, **options)
+
+    whole = ask().choices[0].message.content
+    short = ask(max_tokens=3)
+    assert (short.choices[0].finish_reason, short.usage.completion_tokens) == ("length", 3)
+    assert whole.startswith(short.choices[0].message.content)
+    stopped = ask(stop=["李雷", "不会有"])
+    assert (stopped.choices[0].message.content, stopped.choices[0].finish_reason) == (
+        whole.partition("李雷")[0],
+        "stop",
+    )
+    drawn = [ask(temperature=2, seed=seed, n=2, max_tokens=20) for seed in (1, 1, 2)]
+    texts = [[choice.message.content for choice in one.choices] for one in drawn]
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0][0] != texts[0][1]
+    assert ask(temperature=2, top_p=0).choices[0].message.content == whole
+
+
+def test_completions_go_on_with_a_text(client: openai.OpenAI) -> None:
+    prompt = "<|im_start|>user\n你是谁？<|im_end|>\n<|im_start|>assistant\n"
+    done = client.completions.create(model="identity", prompt=[prompt, prompt + "我是"], max_tokens=40)
+    assert "小易" in done.choices[0].text
+    assert done.choices[1].text.startswith("小易")
+
+
+def test_errors_are_what_the_client_knows(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match="does not exist"):
+        client.chat.completions.create(model="gpt-4o", messages=WHO)
+    with pytest.raises(openai.BadRequestError) as said:
+        client.chat.completions.create(model="identity", messages=[{"role": "user", "content": "好" * 5000}])
+    assert said.value.code == "context_length_exceeded"
+
+
+def test_32_at_once(served: Server) -> None:
+    questions = ["你是谁？", "Who are you?", "2加3等于几？", "你好", "What should I call you?", "谁开发了你？"]
+
+    async def ask_all() -> tuple[list[str], list[str]]:
+        async with openai.AsyncOpenAI(base_url=served.url, api_key="none", max_retries=0) as client:
+
+            async def ask(index: int) -> str:
+                messages: Any = [{"role": "user", "content": questions[index % len(questions)]}]
+                if index % 2:
+                    done = await client.chat.completions.create(model="identity", messages=messages)
+                    return done.choices[0].message.content or ""
+                stream = await client.chat.completions.create(model="identity", messages=messages, stream=True)
+                return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+            return [await ask(index) for index in range(6)], await asyncio.gather(*map(ask, range(32)))
+
+    alone, together = asyncio.run(ask_all())
+    # Floats of a batch are rounded otherwise than alone, which may turn a close decision.
+    same = sum(reply == alone[index % 6] for index, reply in enumerate(together))
+    assert same >= 30, (alone, together)
+
+
+def test_client_that_goes_away_frees_its_reply(served: Server, client: openai.OpenAI) -> None:
+    stream = client.chat.completions.create(stream=True, **ENDLESS)
+    next(stream)
+    assert served.health()["running"] == 1
+    stream.close()
+    assert until(lambda: served.health()["running"] == 0, 1)
+    # And one that waits for the whole.
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(f"{served.url}/chat/completions", json=ENDLESS, timeout=0.5)
+    assert until(lambda: served.health()["running"] == 0, 1)
+
+
+def test_no_case_is_a_server_error(served: Server, tmp_path: Path) -> None:
+    assert ask_anything(served.url, tmp_path, CASES) > CASES
+
+
+def ask_anything(url: str, folder: Path, cases: int) -> int:
+    """Have schemathesis ask what the API's document allows, and what it does not; returns how many cases there were."""
+    document = httpx.get(f"{url.removesuffix('/v1')}/openapi.json").json()
+    for name in ("ChatRequest", "CompletionRequest"):
+        # So that cases come past the model's name, and to an end.
+        properties = document["components"]["schemas"][name]["properties"]
+        properties["model"]["enum"] = ["identity", "nano"]
+        properties["max_tokens"] = {"type": "integer", "minimum": 1, "maximum": 4}
+        document["components"]["schemas"][name]["required"].append("max_tokens")
+    role = document["components"]["schemas"]["ChatMessage"]["properties"]["role"]
+    role["enum"] = ["system", "developer", "user", "assistant", "tool"]
+    (folder / "openapi.json").write_text(json.dumps(document))
+    program = str(Path(sys.executable).with_name("schemathesis"))
+    command = [program, "run", "openapi.json", "--url", url.removesuffix("/v1"), "--checks", "not_a_server_error"]
+    command += ["--max-examples", str(cases), "--seed", "1", "--mode", "all", "--phases", PHASES, "--no-color"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    generated = re.search(r"(\d[\d,]*) generated", done.stdout)
+    assert generated, done.stdout
+    return int(generated[1].replace(",", ""))
+
+
+def test_full_queue_and_sigterm(trained: Trained) -> None:
+    server = Server(trained, "--max-batch", "1", "--max-waiting", "1", "--api-key", "k")
+    assert httpx.get(f"{server.url}/models").status_code == 401
+    with openai.OpenAI(base_url=server.url, api_key="k", max_retries=0) as client:
+        asked = {**ENDLESS, "max_tokens": 300}
+        running = client.chat.completions.create(stream=True, **asked)
+        next(running)
+        waiting = threading.Thread(target=lambda: replies.append(client.chat.completions.create(**asked)))
+        replies: list[Any] = []
+        waiting.start()
+        assert until(lambda: server.health()["waiting"] == 1, 5)
+        with pytest.raises(openai.RateLimitError) as said:
+            client.chat.completions.create(**asked)
+        assert said.value.response.headers["retry-after"] == "1"
+        server.process.send_signal(signal.SIGTERM)
+        # Both are given their end.
+        assert list(running)[-1].choices[0].finish_reason in ("length", "stop")
+        waiting.join()
+    assert replies[0].choices[0].finish_reason in ("length", "stop")
+    out, err = server.process.communicate(timeout=30)
+    assert (server.process.returncode, out) == (0, "")
+    assert "Traceback" not in err
+
+
+def test_port_in_use(served: Server, trained: Trained) -> None:
+    port = served.url.rpartition(":")[2].removesuffix("/v1")
+    done = trained.yi_tune("serve", "--port", port)
+    assert done.status == 1
+    assert f"127.0.0.1:{port} cannot be listened on: Address already in use." in done.err
+    assert "Traceback" not in done.err
+
+
+def test_vllm(trained: Trained) -> None:
+    done = trained.yi_tune("serve", "--engine", "vllm", "--dry-run")
+    assert done.status == 0, done.err
+    assert "vllm serve" in done.out
+    assert "--lora-modules" in done.out
+    missing = trained.yi_tune("serve", "--engine", "vllm")
+    assert missing.status == 1
+    assert "vLLM is not installed" in missing.err

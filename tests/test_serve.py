@@ -1,0 +1,425 @@
+"""The API's shapes, refusals and limits, with an engine that says what it is told to."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from yi_tune.errors import YiTuneError
+from yi_tune.identity import Message
+from yi_tune.serve import server, vllm
+from yi_tune.serve.app import Names, create_app
+from yi_tune.serve.generation import Generation, Piece, QueueFullError
+from yi_tune.serve.guard import MAX_BODY, is_loopback
+from yi_tune.serve.stops import StopText
+
+NAMES = Names("mine", "nano")
+HELLO: dict[str, Any] = {"model": "mine", "messages": [{"role": "user", "content": "hello"}]}
+
+
+class FakeEngine:
+    """A token a character; replies with `pieces`, at once, or refuses."""
+
+    context = 100
+    running = 0
+    waiting = 0
+    alive = True
+
+    def __init__(self) -> None:
+        self.asked: list[Generation] = []
+        self.chats: list[list[Message]] = []
+        self.pieces = [Piece("Hi", 1), Piece(" there", 2), Piece("", 3, "stop")]
+        self.full = False
+
+    def encode_chat(self, messages: list[Message]) -> list[int]:
+        self.chats.append(messages)
+        return [1] * sum(len(message["content"]) for message in messages)
+
+    def encode_text(self, text: str) -> list[int]:
+        return [1] * len(text)
+
+    def submit(self, generations: Sequence[Generation]) -> None:
+        if self.full:
+            raise QueueFullError
+        for generation in generations:
+            self.asked.append(generation)
+            for piece in self.pieces:
+                generation.emit(piece)
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine()
+
+
+@pytest.fixture
+def client(engine: FakeEngine) -> TestClient:
+    """A client of an app without a key."""
+    return TestClient(create_app(engine, NAMES), base_url="http://127.0.0.1:8000", raise_server_exceptions=False)
+
+
+def error(response: Any, status: int) -> dict[str, Any]:
+    """The error of a response, which has OpenAI's shape."""
+    assert response.status_code == status, response.text
+    assert response.json().keys() == {"error"}
+    assert response.json()["error"].keys() == {"message", "type", "param", "code"}
+    return dict(response.json()["error"])
+
+
+def test_chat(client: TestClient, engine: FakeEngine) -> None:
+    body = client.post("/v1/chat/completions", json=HELLO).json()
+    assert body["object"] == "chat.completion"
+    assert body["model"] == "mine"
+    assert body["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "Hi there", "refusal": None},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ]
+    assert body["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    (asked,) = engine.asked
+    # Greedy, as `yi-tune chat` is; as long as the context has room for.
+    assert (asked.temperature, asked.seed, asked.base, asked.max_new_tokens) == (0.0, None, False, 95)
+    assert asked.cancelled  # once all is said
+
+
+def events(response: Any) -> list[Any]:
+    """The events of a streamed response, the last of which is [DONE]."""
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *data, end = [line.removeprefix("data: ") for line in response.text.split("\n\n") if line]
+    assert end == "[DONE]"
+    return [json.loads(one) for one in data]
+
+
+def test_stream(client: TestClient) -> None:
+    asked = {**HELLO, "stream": True, "stream_options": {"include_usage": True}}
+    *chunks, last = events(client.post("/v1/chat/completions", json=asked))
+    assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
+        {"role": "assistant", "content": ""},
+        {"content": "Hi"},
+        {"content": " there"},
+        {},
+    ]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None, None, None, "stop"]
+    assert len({chunk["id"] for chunk in [*chunks, last]}) == 1
+    assert all(chunk["usage"] is None for chunk in chunks)
+    assert (last["choices"], last["usage"]["total_tokens"]) == ([], 8)
+    without = events(client.post("/v1/chat/completions", json={**HELLO, "stream": True}))
+    assert all("usage" not in chunk for chunk in without)
+
+
+def test_completions(client: TestClient, engine: FakeEngine) -> None:
+    asked = {"model": "nano", "prompt": ["one", "two"], "n": 2, "seed": 7, "temperature": 1, "top_p": 0}
+    body = client.post("/v1/completions", json=asked).json()
+    assert body["object"] == "text_completion"
+    assert [choice["text"] for choice in body["choices"]] == ["Hi there"] * 4
+    assert body["usage"]["prompt_tokens"] == 6
+    assert [(one.seed, one.base, one.max_new_tokens, one.top_p) for one in engine.asked] == [
+        ("7 0", True, 16, 0.0),
+        ("7 1", True, 16, 0.0),
+    ] * 2
+
+
+def test_failure_is_told(client: TestClient, engine: FakeEngine) -> None:
+    engine.pieces = [Piece("Hi", 1), Piece("", 1, "error")]
+    assert error(client.post("/v1/chat/completions", json=HELLO), 500)["type"] == "server_error"
+    streamed = client.post("/v1/chat/completions", json={**HELLO, "stream": True}).text
+    assert json.loads(streamed.strip().split("\n\n")[-1].removeprefix("data: "))["error"]["type"] == "server_error"
+
+
+def test_full(client: TestClient, engine: FakeEngine) -> None:
+    engine.full = True
+    for stream in (False, True):
+        response = client.post("/v1/chat/completions", json={**HELLO, "stream": stream})
+        assert error(response, 429)["code"] == "rate_limit_exceeded"
+        assert response.headers["retry-after"] == "1"
+
+
+def test_models(client: TestClient) -> None:
+    assert [model["id"] for model in client.get("/v1/models").json()["data"]] == ["mine", "nano"]
+    assert client.get("/v1/models/nano").json()["object"] == "model"
+    assert error(client.get("/v1/models/other"), 404)["code"] == "model_not_found"
+    assert error(client.post("/v1/chat/completions", json={**HELLO, "model": "gpt-4o"}), 404)["code"] == (
+        "model_not_found"
+    )
+
+
+def test_health(client: TestClient, engine: FakeEngine) -> None:
+    assert client.get("/health").json() == {"status": "ok", "running": 0, "waiting": 0}
+    engine.alive = False
+    assert client.get("/health").status_code == 503
+
+
+def test_other_paths(client: TestClient) -> None:
+    assert "Invalid URL" in error(client.get("/v1/embeddings"), 404)["message"]
+    error(client.get("/v1/chat/completions"), 405)
+    assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"temperature": 2.1}, "temperature"),
+        ({"temperature": "1"}, "temperature"),
+        ({"top_p": -0.1}, "top_p"),
+        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"max_tokens": True}, "max_tokens"),
+        ({"n": 0}, "n"),
+        ({"n": 9}, "n"),
+        ({"stop": ["a"] * 5}, "stop"),
+        ({"stop": ""}, "stop"),
+        ({"top_k": 5}, "top_k"),
+        ({"logprobs": True}, "logprobs"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"logit_bias": {"1": 1}}, "logit_bias"),
+        ({"stream_options": {"include_usage": True}}, "stream_options"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages[0].role"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages[0].role"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
+         "messages[0].content"),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
+         "messages[0].content"),
+        ({"messages": [{"role": "user", "content": "x"}, {"role": "system", "content": "x"}]}, "messages[1].role"),
+        ({"messages": [{"role": "system", "content": "x"}]}, "messages"),
+        ({"max_tokens": 96}, "messages"),
+    ],
+)  # fmt: skip
+def test_refused(fields: dict[str, Any], param: str, client: TestClient, engine: FakeEngine) -> None:
+    assert error(client.post("/v1/chat/completions", json={**HELLO, **fields}), 400)["param"] == param
+    assert not engine.asked
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"presence_penalty": 0, "frequency_penalty": 0.5, "temperature": 0, "seed": -1, "stop": None, "n": None},
+        {"max_completion_tokens": 95, "tools": [], "logprobs": False, "response_format": {"type": "text"}},
+        {"user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "parallel_tool_calls": True},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]},
+    ],
+)
+def test_taken(fields: dict[str, Any], client: TestClient) -> None:
+    assert client.post("/v1/chat/completions", json={**HELLO, **fields}).status_code == 200
+
+
+def test_context(client: TestClient) -> None:
+    said = error(client.post("/v1/chat/completions", json={**HELLO, "max_tokens": 96}), 400)
+    assert said["code"] == "context_length_exceeded"
+    assert "maximum context length is 100 tokens" in said["message"]
+    long = {**HELLO, "messages": [{"role": "user", "content": "x" * 100}]}
+    assert error(client.post("/v1/chat/completions", json=long), 400)["code"] == "context_length_exceeded"
+
+
+def test_conversation_as_the_template_has_it(client: TestClient, engine: FakeEngine) -> None:
+    sent = [("system", "a"), ("developer", "b"), ("user", "c"), ("user", "d"), ("assistant", None), ("user", "e")]
+    messages = [{"role": role, "content": content} for role, content in sent]
+    assert client.post("/v1/chat/completions", json={**HELLO, "messages": messages}).status_code == 200
+    assert [(message["role"], message["content"]) for message in engine.chats[0]] == [
+        ("system", "a\n\nb"),
+        ("user", "c\n\nd"),
+        ("assistant", ""),
+        ("user", "e"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [
+        (b"{", 400),
+        (b"", 400),
+        (b"\xff", 400),
+        (b"[" * 100_000, 400),
+        (b'{"model": "mine", "messages": [], "\\ud800": 1}', 400),
+        (b'{"model": "\\ud800", "messages": [{"role": "user", "content": "x"}]}', 400),
+        (b'{"model": "mine", "messages": [{"role": "user", "content": "\\ud800"}]}', 400),
+        (b'{"model": "mine", "temperature": NaN, "messages": [{"role": "user", "content": "x"}]}', 400),
+        (b'"' + b"x" * MAX_BODY + b'"', 413),
+    ],
+)
+def test_bodies_that_are_none(content: bytes, status: int, client: TestClient) -> None:
+    error(client.post("/v1/chat/completions", content=content, headers={"content-type": "application/json"}), status)
+
+
+def test_body_without_a_length_is_bounded(client: TestClient) -> None:
+    chunks = (b"x" * 65536 for _ in range(40))
+    error(client.post("/v1/chat/completions", content=chunks, headers={"content-type": "application/json"}), 413)
+
+
+def test_a_form_of_another_page_is_no_request(client: TestClient) -> None:
+    error(client.post("/v1/chat/completions", content=json.dumps(HELLO), headers={"content-type": "text/plain"}), 400)
+
+
+def test_key(engine: FakeEngine) -> None:
+    client = TestClient(create_app(engine, NAMES, "secret"), base_url="http://example.org")
+    for headers in (
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": "secret"},
+        {"authorization": b"Bearer \xe9"},
+    ):
+        for path in ("/v1/models", "/v1/none", "/openapi.json"):
+            assert error(client.get(path, headers=headers), 401)["code"] == "invalid_api_key"
+        error(client.post("/v1/chat/completions", json=HELLO, headers=headers), 401)
+    assert not engine.asked
+    assert client.get("/health").status_code == 200
+    mine = {"authorization": "Bearer secret"}
+    assert client.get("/openapi.json", headers=mine).status_code == 200
+    assert client.post("/v1/chat/completions", json=HELLO, headers=mine).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:8000", "localhost:8000", "[::1]:8000", "127.1.2.3"])
+def test_own_names(host: str, client: TestClient) -> None:
+    assert client.get("/v1/models", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:8000", "localhost.evil.example", "", "[::1"])
+def test_other_names_are_refused(host: str, client: TestClient) -> None:
+    assert error(client.get("/v1/models", headers={"host": host}), 403)["code"] == "unknown_host"
+
+
+def test_origins(client: TestClient, engine: FakeEngine) -> None:
+    own, other = {"origin": "http://127.0.0.1:8000"}, {"origin": "https://example.org"}
+    assert client.post("/v1/chat/completions", json=HELLO, headers=own).status_code == 200
+    for origin in ("https://example.org", "null", "http://127.0.0.1:8001", "http://[::1"):
+        refused = client.post("/v1/chat/completions", json=HELLO, headers={"origin": origin})
+        assert error(refused, 403)["code"] == "unknown_origin"
+        assert "access-control-allow-origin" not in refused.headers
+    allowing = TestClient(create_app(engine, NAMES, None, ("https://example.org",)), base_url="http://localhost")
+    answered = allowing.post("/v1/chat/completions", json=HELLO, headers=other)
+    assert answered.status_code == 200
+    assert answered.headers["access-control-allow-origin"] == "https://example.org"
+    preflight = {**other, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
+    assert allowing.options("/v1/chat/completions", headers=preflight).status_code == 200
+    error(allowing.get("/v1/models", headers={"origin": "https://evil.example"}), 403)
+
+
+def test_pages_from_here_load_from_here_only(client: TestClient) -> None:
+    policy = client.get("/health").headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize(
+    ("stops", "pieces", "said", "hit"),
+    [
+        ((), ["a", "b"], "ab", False),
+        (("END",), ["one E", "N", "D two"], "one ", True),
+        (("END",), ["one E", "N", "d"], "one ENd", False),
+        (("b", "ab"), ["xa", "b"], "x", True),
+        (("aab",), ["a", "a", "a", "b"], "a", True),
+        (("\n\n",), ["a\n", "b\n", "\nc"], "a\nb", True),
+        (("。",), ["你好。", "再见"], "你好", True),
+    ],
+)
+def test_stop_strings(stops: tuple[str, ...], pieces: list[str], said: str, hit: bool) -> None:
+    text = StopText(stops)
+    shown = ""
+    for piece in pieces:
+        shown += text.feed(piece)
+        assert said.startswith(shown)  # nothing is passed on that is taken back
+        if text.hit:
+            break
+    assert (shown + ("" if text.hit else text.rest()), text.hit) == (said, hit)
+
+
+# Where it listens, and with what key
+
+
+def test_key_is_made_where_others_can_ask() -> None:
+    assert server.choose_key("127.0.0.1", None) == server.Key(None)
+    assert server.choose_key("127.0.0.1", "k") == server.Key("k")
+    made = [server.choose_key(host, None) for host in ("0.0.0.0", "::", "192.168.1.2", "")]  # noqa: S104
+    assert all(key.generated and key.value and len(key.value) >= 32 for key in made)
+    assert len({key.value for key in made}) == len(made)
+    for wrong in ("", " ", "é", "a\nb", " a"):
+        with pytest.raises(YiTuneError, match="API key"):
+            server.choose_key("127.0.0.1", wrong)
+
+
+def test_loopback() -> None:
+    assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.3.4.5", "::1")))
+    assert not any(map(is_loopback, ("", "0.0.0.0", "::", "10.0.0.1", "localhost.example", "127.0.0.1.nip.io")))  # noqa: S104
+
+
+def test_port_in_use() -> None:
+    with server.listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        assert server.url(first) == f"http://127.0.0.1:{port}"
+        with pytest.raises(
+            YiTuneError, match=f"127.0.0.1:{port} cannot be listened on: Address already in use"
+        ) as said:
+            server.listen("127.0.0.1", port)
+        assert "--port" in said.value.hint
+    with pytest.raises(YiTuneError, match="no address of this machine"):
+        server.listen("no.such.host.invalid", 0)
+    if socket.has_ipv6:
+        with server.listen("::1", 0) as sixth:
+            assert server.url(sixth).startswith("http://[::1]:")
+
+
+# vLLM
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> dict[str, Any]:
+    """What loading.run_config gives."""
+    (tmp_path / "adapter_config.json").write_text('{"r": 12}')
+    return {
+        "model_name_or_path": "/models/Yi-1.5-6B-Chat",
+        "adapter_name_or_path": str(tmp_path),
+        "template": "yi",
+        "quantization_bit": 4,
+    }
+
+
+def test_vllm_command(config: dict[str, Any], tmp_path: Path) -> None:
+    vllm.write_files(tmp_path)
+    line = vllm.command(config, Names("mine", "Yi-1.5-6B-Chat"), "127.0.0.1", 8000, tmp_path, ())
+    assert vllm.shown(line) == (
+        "vllm serve /models/Yi-1.5-6B-Chat --served-model-name Yi-1.5-6B-Chat --enable-lora --max-lora-rank 16 "
+        f"--lora-modules mine={tmp_path} --quantization bitsandbytes --chat-template {tmp_path}/chat_template.jinja "
+        f"--generation-config {tmp_path} --host 127.0.0.1 --port 8000"
+    )
+    assert json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"] == [2, 6, 7, 8]
+    # A fully tuned model is served as it lies.
+    del config["adapter_name_or_path"], config["quantization_bit"]
+    line = vllm.command(config, Names("mine", "base"), "127.0.0.1", 8000, tmp_path, ("https://a.org",))
+    assert line[2:5] == ["/models/Yi-1.5-6B-Chat", "--served-model-name", "mine"]
+    assert line[-2:] == ["--allowed-origins", '["https://a.org"]']
+
+
+def test_vllm_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(YiTuneError, match="vLLM is not installed") as said:
+        vllm.start(["vllm", "serve"], server.Key("k"))
+    assert "uv tool install vllm" in said.value.hint
+
+
+def test_vllm_gets_the_key_where_nobody_sees_it(tmp_path: Path) -> None:
+    fake = tmp_path / "vllm"
+    fake.write_text('#!/bin/sh\necho "$VLLM_API_KEY $*"\n')
+    fake.chmod(0o755)
+    start = "from yi_tune.serve import server, vllm; vllm.start(['vllm', 'serve', 'x y'], server.Key('k'))"
+    environment = os.environ | {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run([sys.executable, "-c", start], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "k serve x y\n"
+
+
+def test_nothing_here_imports_torch() -> None:
+    modules = "app, errors, generation, guard, schema, server, stops, vllm"
+    check = f"import sys; from yi_tune.serve import {modules}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
