@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from pathlib import Path
 
 from rich.console import Console
@@ -49,7 +50,7 @@ def push(folder: Path, repository: str, *, public: bool, console: Console) -> st
 
 
 def _again(folder: Path, repository: str) -> str:
-    return f"The export is in {folder}. To upload only: hf upload {repository} {folder}"
+    return f"The export is in {folder}. To upload only: hf upload {repository} {shlex.quote(str(folder))}"
 
 
 def _refused(repository: str, status: int, folder: Path) -> YiTuneError:

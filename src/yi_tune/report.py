@@ -72,6 +72,8 @@ def print_score(score: Score, config: Config, console: Console) -> None:
 def print_exported(score: Score, unfinished: int, console: Console) -> None:
     """The recall of an exported model by language and kind, and whether its replies come to an end."""
     table = Table("language", "kind", "asked", "right", box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
     for row in score.rows:
         table.add_row(row.lang, row.kind, str(row.asked), percent(row.tuned / row.asked))
     console.print(table)

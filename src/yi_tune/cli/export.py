@@ -1,6 +1,7 @@
 """`yi-tune export`."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -64,7 +65,8 @@ def export(
     if as_json:
         print(json.dumps({"exported": str(plan.target), "gguf": plan.gguf or None, "url": url}, ensure_ascii=False))
         return
-    out.print(f"Exported:  {plan.target}", markup=False, soft_wrap=True)
+    target = plan.target.relative_to(Path.cwd()) if Path.cwd() in plan.target.parents else plan.target
+    out.print(f"Exported:  {target}", markup=False, soft_wrap=True)
     if url:
         out.print(f"Pushed to: {url}", markup=False, soft_wrap=True)
-    out.print(f"Ask it:    yi-tune check --exported {plan.target}", markup=False, soft_wrap=True)
+    out.print(f"Ask it:    yi-tune check --exported {shlex.quote(str(target))}", markup=False, soft_wrap=True)
