@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit lint format nano nano-report replay-report bench bench-memory bench-gpu bench-download docs lock clean
+.PHONY: help demo test test-unit lint format nano nano-report replay-report bench bench-memory bench-gpu bench-download bench-data docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -78,6 +78,9 @@ bench-gpu: $(ready) ## what needs a CUDA GPU, in less than eight minutes; writes
 
 bench-download: $(ready) ## yi-tune download beside huggingface_hub; writes docs/bench-download.md
 	$(bin)/python -m bench.download
+
+bench-data: $(ready) ## 100,000 rows of own data: memory and time; writes docs/bench-data.md
+	$(bin)/python -m bench.own_data
 
 docs: $(ready) ## write docs/help.md from --help
 	$(bin)/typer yi_tune.cli utils docs --name yi-tune --title 'yi-tune' --output docs/help.md

@@ -16,8 +16,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from bench.memory import longest
 from bench.random_model import SHAPES
@@ -47,7 +48,6 @@ MICRO_BATCHES = (8, 4, 1)
 SPEEDUPS = {"enable_liger_kernel=true": "liger_kernel", "flash_attn=fa2": "flash_attn", "torch_compile=true": "torch"}
 PACKAGES = ("torch", "bitsandbytes", "transformers", "llamafactory")
 
-BUILD = "build the model"
 # How the figures of a step are shown.
 _FIGURES = {
     "seconds": "{:.1f}",
@@ -57,13 +57,19 @@ _FIGURES = {
     "loss": "{:.4f}",
 }
 
-# What is measured, given the seconds that are left for it.
-Step = tuple[str, Callable[[float], Measured]]
+
+@dataclass(frozen=True)
+class Step:
+    """What is to be measured, given the seconds that are left for it, and what memory was estimated, in GiB."""
+
+    name: str
+    measured: Callable[[float], Measured]
+    estimate: Callable[[], float | None] = lambda: None
 
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a step: "done", "no time left", or how it failed; memory in GiB."""
+    """What came of a step: "done", "no time left", or how it failed."""
 
     step: str
     outcome: str
@@ -76,73 +82,66 @@ def steps(shape: str, rounds: int, count: int, work: Path) -> Iterator[Step]:
     model = work / shape
     where = ["--workspace", str(work)]
     train = [*training(str(model), work), "--set", f"max_steps={count}"]
-    yield BUILD, lambda left: measure([sys.executable, "-m", "bench.random_model", shape, str(model)], limit=left)
+    yield Step(
+        "build the model",
+        lambda left: measure([sys.executable, "-m", "bench.random_model", shape, str(model)], limit=left),
+    )
     yield from in_turn(train, work, 1)
     for micro_batch in MICRO_BATCHES:
-        yield memory_step(micro_batch), lambda left, size=micro_batch: memory(train, work, size, left)
+        yield Step(
+            f"memory at micro-batch {micro_batch}",
+            lambda left, size=micro_batch: memory(train, work, size, left),
+            lambda size=micro_batch: estimated(memory_config(train, size)),
+        )
     nano = [*training("nano", work), "--run", "nano"]
-    yield "nano: yi-tune train", lambda left: by_yi_tune(nano, left)
-    yield (
-        "nano: yi-tune check --min-recall 0.95",
-        lambda left: measure([*YI_TUNE, "check", "--run", "nano", "--min-recall", "0.95", *where], limit=left),
-    )
-    yield (
-        "yi-tune chat, 32 tokens",
-        lambda left: measure(
-            [*YI_TUNE, "chat", "--run", "identity", "--prompt", "你是谁？", "--max-new-tokens", "32", *where],
-            limit=left,
-        ),
-    )
+    yield Step("nano: yi-tune train", lambda left: by_yi_tune(nano, left))
+    check = [*YI_TUNE, "check", "--run", "nano", "--min-recall", "0.95", *where]
+    yield Step("nano: yi-tune check --min-recall 0.95", lambda left: measure(check, limit=left))
+    chat = [*YI_TUNE, "chat", "--run", "identity", "--prompt", "你是谁？", "--max-new-tokens", "32", *where]
+    yield Step("yi-tune chat, 32 tokens", lambda left: measure(chat, limit=left))
     for number in range(2, rounds + 1):
         yield from in_turn(train, work, number)
     for assignment, module in SPEEDUPS.items():
         if installed(module):
             faster = [*train, "--set", assignment]
-            yield f"{OURS} --set {assignment}", lambda left, train=faster: by_yi_tune(train, left)
+            yield Step(f"{OURS} --set {assignment}", lambda left, train=faster: by_yi_tune(train, left))
 
 
 def in_turn(train: list[str], work: Path, number: int) -> Iterator[Step]:
     """A round of yi-tune's default beside the tutorial's config."""
-    yield f"{OURS}, round {number}", lambda left: by_yi_tune(train, left)
-    yield f"{THEIRS}, round {number}", lambda left: by_tutorial(train, work / "tutorial", left)
-
-
-def memory_step(micro_batch: int) -> str:
-    return f"memory at micro-batch {micro_batch}"
+    yield Step(f"{OURS}, round {number}", lambda left: by_yi_tune(train, left))
+    yield Step(f"{THEIRS}, round {number}", lambda left: by_tutorial(train, work / "tutorial", left))
 
 
 def memory(train: list[str], work: Path, micro_batch: int, left: float) -> Measured:
     """Some steps of yi-tune's config, the longest rows first, without the questions that it asks afterwards."""
+    return by_llamafactory(memory_config(train, micro_batch), work / f"memory-{micro_batch}", left)
+
+
+def memory_config(train: list[str], micro_batch: int) -> dict[str, Any]:
     sizes = ("per_device_train_batch_size", "per_device_eval_batch_size")
     config = planned(*train) | dict.fromkeys(sizes, micro_batch)
-    config |= {"gradient_accumulation_steps": 1, "train_sampling_strategy": "group_by_length", "max_steps": 3}
-    return by_llamafactory(config, work / f"memory-{micro_batch}", left)
+    return config | {"gradient_accumulation_steps": 1, "train_sampling_strategy": "group_by_length", "max_steps": 3}
 
 
-def estimates(model: Path) -> dict[str, float]:
-    """The estimate of the memory in GiB, by the step that measures it; that asks nothing after training."""
-    length = longest()
-    found = {}
-    for micro_batch in MICRO_BATCHES:
-        # On a GPU that this bench is for, checkpointing is off.
-        config = {"quantization_bit": 4, "per_device_train_batch_size": micro_batch}
-        parts = estimate(read_shape(model), config | {"disable_gradient_checkpointing": True}, length, "cuda").parts
-        found[memory_step(micro_batch)] = (sum(parts.values()) - parts["answers"]) / 2**30
-    return found
+def estimated(config: dict[str, Any]) -> float:
+    """What yi-tune's formula gives for training with this config here, in GiB, without questions afterwards."""
+    model = Path(config["model_name_or_path"])
+    parts = estimate(read_shape(model), config, longest(), "cuda" if gpu("name") else "cpu").parts
+    return (sum(parts.values()) - parts["answers"]) / 2**30
 
 
 def take(step: Step, end: float) -> Row:
     """Do a step, which has until `end`, in seconds of time.monotonic()."""
-    name, measured = step
     left = end - time.monotonic()
     if left <= 0:
-        return Row(name, "no time left")
+        return Row(step.name, "no time left")
     try:
-        return Row(name, "done", measured(left))
+        return Row(step.name, "done", step.measured(left), step.estimate())
     except OutOfTimeError:
-        return Row(name, "no time left")
+        return Row(step.name, "no time left")
     except CommandError as error:
-        return Row(name, f"failed: {error}")
+        return Row(step.name, f"failed: {error}")
 
 
 def page(shape: str, count: int, rows: list[Row], seconds: float) -> list[str]:
@@ -189,13 +188,9 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory(dir=options.work) as temporary:
         work = Path(temporary)
-        estimate: dict[str, float] = {}
         for step in steps(options.shape, options.rounds, options.steps, work):
-            row = take(step, began + 60 * options.minutes)
-            if row.step == BUILD and row.outcome == "done":
-                estimate = estimates(work / options.shape)
-            rows.append(replace(row, estimate=estimate.get(row.step)))
-            print(row.step, row.outcome, row.measured or "", sep="   ", flush=True)
+            rows.append(take(step, began + 60 * options.minutes))
+            print(rows[-1].step, rows[-1].outcome, rows[-1].measured or "", sep="   ", flush=True)
     lines = page(options.shape, options.steps, rows, time.monotonic() - began)
     if gpu("name"):
         PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -77,5 +77,5 @@ def test_chart_is_for_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_early_stop_is_said_everywhere() -> None:
-    said = printed(History(56, 150, {1: 1.0, 2: 0.5}, {24: 0.0612, 32: 0.0505, 56: 0.0584}))
+    said = printed(History(56, 150, {1: 1.0, 2: 0.5}, {24: 0.0612, 32: 0.0505, 56: 0.0584}, 32))
     assert said == "stopped early, after step 56 of 150: kept is step 32, eval_loss 0.0505\n"

@@ -481,7 +481,14 @@ def test_runs_rm_asks_first(tmp_path: Path) -> None:
 
 
 def test_runs_rm_yes(tmp_path: Path) -> None:
+    here = tmp_path / "here"
     finished_run(tmp_path, tmp_path / "mine")
+    finished_run(here, tmp_path / "mine")
+    # Wherever the option stands.
+    done = yi_tune("runs", "--workspace", here, "rm", "identity", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert not (here / "saves" / "mine" / "identity").exists()
+    assert (tmp_path / "saves" / "mine" / "identity").is_dir()
     assert yi_tune("runs", "rm", "identity", "--yes", "--workspace", tmp_path).returncode == 0
     assert not (tmp_path / "saves" / "mine" / "identity").exists()
 

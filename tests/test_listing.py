@@ -28,11 +28,12 @@ def make(workspace: Path, name: str, *, model: str = "nano", created: int = 1, *
     return run
 
 
-def log(run: Run, **evaluations: float) -> None:
+def log(run: Run, best: int | None = None, **evaluations: float) -> None:
     """As many losses as there are steps, four, and some evaluations."""
     losses = [{"step": step, "loss": 4.0 / step} for step in range(1, 5)]
     evals = [{"step": int(step[1:]), "eval_loss": loss} for step, loss in evaluations.items()]
-    run.write("trainer_state.json", json.dumps({"global_step": 4, "max_steps": 8, "log_history": [*losses, *evals]}))
+    history = {"log_history": [*losses, *evals], "best_global_step": best}
+    run.write("trainer_state.json", json.dumps({"global_step": 4, "max_steps": 8} | history))
 
 
 def test_states(tmp_path: Path) -> None:
@@ -56,9 +57,8 @@ def test_states(tmp_path: Path) -> None:
 
 def test_figures(tmp_path: Path) -> None:
     last = make(tmp_path, "last")
-    best = make(tmp_path, "best", config={"load_best_model_at_end": True})
-    for run in (last, best):
-        log(run, s2=0.5, s4=0.75)
+    log(last, s2=0.5, s4=0.75)
+    log(make(tmp_path, "best"), best=2, s2=0.5, s4=0.75)
     listed = {run.run: run for run in list_runs(all_runs(tmp_path))}
     assert (listed["last"].step, listed["last"].steps, listed["last"].eval_loss) == (4, 8, 0.75)
     assert listed["best"].eval_loss == 0.5
@@ -105,3 +105,13 @@ def test_printed(tmp_path: Path) -> None:
     # Columns are aligned in cells, of which a Chinese character takes two.
     assert header.index("state") == second.index("failed") == first.index("interrupted") + 2
     assert why == "b: The disk is full."
+
+
+@pytest.mark.parametrize("odd", [{"identity": []}, {"config": None}, {"created": "yesterday"}, {"created": None}])
+def test_odd_record_is_listed(tmp_path: Path, odd: dict[str, Any]) -> None:
+    make(tmp_path, "a", **odd)
+    (listed,) = list_runs(all_runs(tmp_path))
+    assert listed.state == ("interrupted" if "created" in odd else "broken")
+    file = io.StringIO()
+    print_runs([listed], Console(file=file, width=200))
+    assert file.getvalue().splitlines()[1].startswith("a ")

@@ -13,11 +13,10 @@ _WIDTH, _HEIGHT = 76, 12
 
 def print_end(history: History, console: Console) -> None:
     """Say how training ended, if it was before its last step; and draw the losses on a terminal that can show it."""
-    if history.step < history.steps and history.eval_losses:
-        best = min(history.eval_losses, key=lambda step: history.eval_losses[step])
+    if history.step < history.steps and history.best in history.eval_losses:
         console.print(
-            f"stopped early, after step {history.step} of {history.steps}: kept is step {best}, "
-            f"eval_loss {history.eval_losses[best]:.4f}",
+            f"stopped early, after step {history.step} of {history.steps}: kept is step {history.best}, "
+            f"eval_loss {history.eval_losses[history.best]:.4f}",
         )
     shown = console.is_terminal and not console.is_dumb_terminal and console.encoding.lower().startswith("utf")
     if shown and len(history.losses) > 1:

@@ -3,7 +3,6 @@
 import json
 import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -30,8 +29,8 @@ def newest_whole(run: Path, console: Console) -> Path | None:
     return max(whole, key=_step, default=None)
 
 
-def _checkpoints(run: Path) -> Iterator[Path]:
-    return (path for path in run.glob("checkpoint-*") if path.name.partition("-")[2].isdecimal())
+def _checkpoints(run: Path) -> list[Path]:
+    return [path for path in run.glob("checkpoint-*") if path.name.partition("-")[2].isdecimal()]
 
 
 def _step(checkpoint: Path) -> int:

@@ -2,19 +2,23 @@
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 
 @dataclass(frozen=True)
 class History:
-    """Where training stands: `step` of `steps`, and the losses by the step at which they were logged."""
+    """Where training stands: `step` of `steps`, and the losses by the step at which they were logged.
+
+    `best` is the step of the best checkpoint, where training looks for one and has ended.
+    """
 
     step: int
     steps: int
     losses: dict[int, float]
     eval_losses: dict[int, float]
+    best: int | None = None
 
     @property
     def loss(self) -> float | None:
@@ -29,7 +33,8 @@ def read_history(folder: Path) -> History | None:
     """
     try:
         state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-        return _history(state["global_step"], state["max_steps"], state["log_history"], "step")
+        history = _history(state["global_step"], state["max_steps"], state["log_history"], "step")
+        return replace(history, best=state.get("best_global_step"))
     except (OSError, ValueError, KeyError, TypeError):
         pass
     try:

@@ -30,7 +30,7 @@ class ListedRun:
     step: int | None
     steps: int | None
     loss: float | None  # of the last steps, smoothed as in the loss plot
-    eval_loss: float | None  # of the adapter that is kept: the last, or with --early-stop the lowest
+    eval_loss: float | None  # of the adapter that is kept: the last, or with --early-stop the best
     recall: float | None
     created: str | None
     ended: str | None
@@ -51,9 +51,8 @@ def _listed(run: Run) -> ListedRun:
         why = error.message
     report, ended = _report(run)
     history = read_history(run.folder)
-    eval_losses = list(history.eval_losses.values()) if history else []
-    if record.get("config", {}).get("load_best_model_at_end"):
-        eval_losses.sort(reverse=True)
+    evals = history.eval_losses if history else {}
+    kept = history.best if history and history.best in evals else max(evals, default=None)
     identity = record.get("identity", {})
     return ListedRun(
         run=run.name,
@@ -65,7 +64,7 @@ def _listed(run: Run) -> ListedRun:
         step=history.step if history else None,
         steps=history.steps if history else None,
         loss=history.loss if history else None,
-        eval_loss=eval_losses[-1] if eval_losses else None,
+        eval_loss=None if kept is None else evals[kept],
         recall=report.get("recall"),
         created=record.get("created"),
         ended=ended,
@@ -114,5 +113,7 @@ def print_runs(runs: list[ListedRun], console: Console) -> None:
 
 def _when(run: ListedRun) -> str:
     """When it ended, or else began, by this machine's clock."""
-    time = run.ended or run.created
-    return datetime.fromisoformat(time).astimezone().strftime("%Y-%m-%d %H:%M") if time else "-"
+    try:
+        return datetime.fromisoformat(run.ended or run.created or "").astimezone().strftime("%Y-%m-%d %H:%M")
+    except ValueError:
+        return "-"

@@ -71,10 +71,13 @@ def print_score(score: Score, config: Config, console: Console) -> None:
 
 def summary(score: Score) -> str:
     """The score in a line."""
+    kept = f"plain answers kept: {percent(score.kept)}"
+    if score.identity is None:
+        return f"no identity was trained (--no-identity), so nothing is asked about it   {kept}"
     return (
         f"identity questions right: {percent(score.recall())} (zh {percent(score.recall('zh'))}, "
         f"en {percent(score.recall('en'))}; base {percent(score.recall(which='base'))})   "
-        f"name in plain answers: {percent(score.leak)}   plain answers kept: {percent(score.kept)}"
+        f"name in plain answers: {percent(score.leak)}   {kept}"
     )
 
 

@@ -117,7 +117,7 @@ def test_the_base_is_unloaded_before_training() -> None:
     from yi_tune.engine.replay import ask_base
 
     def models() -> int:
-        return sum(isinstance(thing, PreTrainedModel) for thing in gc.get_objects())
+        return sum(issubclass(type(thing), PreTrainedModel) for thing in gc.get_objects())
 
     gc.collect()
     before = models()

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,14 @@ def test_tensorboard(killed: tuple[Workspace, Done]) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     workspace, _ = killed
-    read: dict[str, dict[int, float]] = {}
+    read: dict[str, dict[int, float]] = defaultdict(dict)
     for folder in (workspace.run / "runs").iterdir():
         events = EventAccumulator(str(folder))
         events.Reload()
         for tag in events.Tags()["scalars"]:
-            read.setdefault(tag, {}).update({event.step: event.value for event in events.Scalars(tag)})
+            for event in events.Scalars(tag):
+                # The first of a step: when all is done the best adapter is evaluated once more.
+                read[tag].setdefault(event.step, event.value)
     logged = state(workspace.run)["log_history"]
     for tag, key in (("train/loss", "loss"), ("train/learning_rate", "learning_rate"), ("eval/loss", "eval_loss")):
         wanted = {log["step"]: log[key] for log in logged if key in log}

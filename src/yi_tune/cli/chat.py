@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from yi_tune.cli.options import ModelOption, RunOption, WorkspaceOption
+from yi_tune.errors import YiTuneError
 
 
 def chat(
@@ -78,14 +79,20 @@ def check(
     from yi_tune.screen import err, out
 
     run = loading.find(workspace.absolute(), run_name, model)
-    identity = Identity(**run.record["identity"])
+    recorded = run.record["identity"]
+    identity = Identity(**recorded) if recorded else None
+    if identity is None and min_recall:
+        raise YiTuneError(
+            f"The run {run.name!r} was trained without an identity (--no-identity): there is no recall to measure.",
+            "Drop --min-recall.",
+        )
     assistant = loading.load_run(run)
     scored = score(questions(), identity, assistant.base_reply_all, assistant.reply_all)
     general = measure_forgetting(assistant, check_prompts(), identity)
     if as_json:
         content = {
             "run": str(run.folder),
-            "identity": vars(identity),
+            "identity": recorded,
             **scored.to_dict(),
             "general": general.to_dict(),
         }

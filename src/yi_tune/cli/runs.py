@@ -22,6 +22,7 @@ def runs(
 
     yi-tune runs --json
     """
+    context.obj = workspace
     if context.invoked_subcommand:
         return
     from yi_tune.listing import list_runs, print_runs
@@ -39,6 +40,7 @@ def runs(
 
 @app.command("rm")
 def runs_rm(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help="The run's name.")],
     *,
     model: ModelOption = None,
@@ -52,7 +54,8 @@ def runs_rm(
     from yi_tune.models import find_model
     from yi_tune.runs import find_one, remove
 
-    place = workspace.absolute()
+    # `runs --workspace DIR rm NAME` means that folder too.
+    place = (context.obj if workspace == Path() else workspace).absolute()
     run = find_one(place, name, find_model(model, place) if model else None)
     if not yes:
         size = sum(file.stat().st_size for file in run.folder.rglob("*") if file.is_file())
