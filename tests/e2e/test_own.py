@@ -217,3 +217,29 @@ def test_packed_rows_do_not_see_each_other(attention: str, tmp_path: Path) -> No
         logits = model(**inputs).logits[0, :-1]
     each = torch.nn.functional.cross_entropy(logits, labels, reduction="none", ignore_index=-100)
     assert each[labels != -100].tolist() != pytest.approx(alone, abs=1e-2)
+
+
+def test_the_plan_packs_where_the_machine_has_chosen_a_small_batch(tmp_path: Path, identity: Dataset) -> None:
+    from yi_tune.models import CATALOGUE, LocalModel
+    from yi_tune.packing import plan_packing
+    from yi_tune.plan import Setting, TrainPlan
+    from yi_tune.runs import Run
+
+    file = tmp_path / "own.jsonl"
+    # Half of a pack, of which there are many, and one row that fills one.
+    lengths = [1000, *[40] * 1500]
+    file.write_text("".join(json.dumps({"instruction": "hi", "output": "well " * n}) + "\n" for n in lengths))
+    config = CONFIG | {"cutoff_len": 512}
+    own = tokenise(own_data([Source(file)], config, tmp_path, skip_bad_rows=False), config)
+    batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 16}
+    settings = [Setting(key, value, "hardware", "") for key, value in batch.items()]
+    settings += [Setting(key, value, "template", "") for key, value in config.items()]
+    settings.append(Setting("neat_packing", False, "data", ""))
+    local = LocalModel(CATALOGUE["nano"], DATA / "nano")
+    planned = TrainPlan(tuple(settings), local, None, (identity, own.dataset), Run(tmp_path), own=own)
+    packed = plan_packing(planned)
+    assert packed.config["neat_packing"] is True
+    assert packed.config["per_device_train_batch_size"] == 1
+    assert 1 <= packed.config["gradient_accumulation_steps"] < 16
+    (why,) = (setting.why for setting in packed.settings if setting.key == "neat_packing")
+    assert "steps an epoch packed, 1,899 not packed" in why
