@@ -95,7 +95,7 @@ def test_refusal_names_what_would_fit() -> None:
     assert "--config qlora" not in said
     assert "--config qlora" in refusal(SIX, gpu(10), 72, quantization_bit=None)
     assert "--model nano" in refusal(SIX, gpu(2), 72)
-    assert "--model nano" in refusal(SIX, replace(gpu(9), gpu=None), 72)
+    assert "--model nano" in refusal(SIX, replace(gpu(6), gpu=None), 72)
 
 
 def test_refusal_names_a_cutoff_that_would_fit() -> None:

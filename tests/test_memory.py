@@ -68,6 +68,10 @@ def test_what_should_be_free_is_more_than_the_estimate_but_for_the_weights() -> 
     estimated = estimate(yi("6b"), QLORA, 72, "cuda")
     weights = estimated.parts["weights"] + estimated.parts["embeddings and head"]
     assert estimated.needed - weights == pytest.approx(1.25 * (estimated.total - weights))
+    # Pages of a file do not count.
+    on_cpu = estimate(yi("6b"), QLORA, 72, "cpu")
+    assert on_cpu.parts["model file"] > 10_000_000_000
+    assert on_cpu.needed < 1.25 * (on_cpu.total - on_cpu.parts["model file"])
 
 
 @pytest.mark.parametrize("value", ["long", 0, -1, None, 1.5])

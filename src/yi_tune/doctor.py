@@ -22,11 +22,12 @@ from rich.filesize import decimal
 from yi_tune.caches import cached
 from yi_tune.config import find_config, read_config
 from yi_tune.errors import YiTuneError
-from yi_tune.fit import byte_bound, choose_fit, refuse
+from yi_tune.fit import choose_fit, longest_row, refuse
 from yi_tune.hardware import Gpu, Hardware, free_ram, read_gpus
 from yi_tune.hubs import PATIENCE, Hub, hubs_of
 from yi_tune.identity import Identity, identity_rows, render
 from yi_tune.models import LocalModel, check_model, find_model
+from yi_tune.replay import choose_prompts
 from yi_tune.screen import err
 
 Verdict = Literal["ok", "warning", "error"]
@@ -191,9 +192,10 @@ def _unused(gpu: Gpu, probe: dict[str, Any]) -> tuple[str, str]:
 
 
 def _memory(local: LocalModel, hardware: Hardware) -> Check:
-    """Whether the default config fits, on the identity rows."""
+    """Whether the default config fits, on the identity rows and the base's own answers."""
     config = read_config(find_config("qlora"))
-    length = min(byte_bound(render(identity_rows(), Identity("Yi-tune", "yi-tune"))), config["cutoff_len"])
+    rows, prompts = render(identity_rows(), Identity("Yi-tune", "yi-tune")), choose_prompts(local.model.replay)
+    length = longest_row(local, config, rows, None, prompts, usable=False)
     shape = local.shape
     fit = choose_fit(shape, config, length, hardware)
     if shape and not fit.fits:

@@ -34,13 +34,14 @@ class Estimate:
 
     @property
     def needed(self) -> int:
-        """What should be free: a quarter more of all but the weights.
+        """What should be free: a quarter more of all but the weights, and none for the model's file.
 
-        Weights are arithmetic. The rest is a model of code that may change, and allocators lose some of their memory
-        between blocks of different sizes (docs.pytorch.org, "CUDA semantics", on fragmentation).
+        Pages of a file are given back when memory is short. Weights are arithmetic. The rest is a model of code that
+        may change, and allocators lose some memory between blocks of different sizes (docs.pytorch.org, "CUDA
+        semantics", on fragmentation).
         """
         weights = self.parts["weights"] + self.parts["embeddings and head"]
-        return weights + (self.total - weights) * 5 // 4
+        return weights + (self.total - weights - self.parts["model file"]) * 5 // 4
 
 
 def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estimate:
