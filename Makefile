@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit lint format nano nano-report replay-report bench bench-memory bench-gpu bench-download bench-serve test-api docs lock clean
+.PHONY: help demo test test-unit test-llamacpp lint format nano nano-report replay-report bench bench-memory bench-gpu bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -48,6 +48,15 @@ test: $(ready) ## all tests, offline
 test-unit: $(ready) ## only the tests that start no engine
 	$(bin)/python -m pytest --ignore tests/e2e
 
+# An environment of its own: .venv stays as it is locked. cmake and ninja come along; a C++ compiler has to be there.
+.venv-llamacpp/.ready: $(ready)
+	$(bin)/uv venv --quiet --clear .venv-llamacpp
+	$(bin)/uv pip install --quiet --python .venv-llamacpp/bin/python llama-cpp-python==0.3.36
+	@touch $@
+
+test-llamacpp: $(ready) .venv-llamacpp/.ready ## exported GGUF in llama.cpp, which is compiled first (some minutes)
+	LLAMACPP_PYTHON="$(CURDIR)/.venv-llamacpp/bin/python" $(bin)/python -m pytest -rP tests/e2e/test_llamacpp.py
+
 lint: $(ready) ## ruff and mypy
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
@@ -76,8 +85,17 @@ bench-memory: $(ready) ## the estimate of memory beside what training takes; wri
 bench-gpu: $(ready) ## what needs a CUDA GPU, in less than eight minutes; writes docs/bench-gpu.md
 	$(bin)/python -m bench.gpu
 
+bench-chat: $(ready) ## time to the first token over ten turns; writes docs/bench-chat.md
+	$(bin)/python bench/chat.py
+
 bench-download: $(ready) ## yi-tune download beside huggingface_hub; writes docs/bench-download.md
 	$(bin)/python -m bench.download
+
+bench-export: $(ready) ## what of a run survives its export; writes docs/bench-export.md
+	$(bin)/python bench/export.py
+
+bench-data: $(ready) ## 100,000 rows of own data: memory and time; writes docs/bench-data.md
+	$(bin)/python -m bench.own_data
 
 bench-serve: $(ready) ## yi-tune serve beside LLaMA-Factory's API; writes docs/bench-serve.md
 	$(bin)/python bench/serve.py
@@ -93,4 +111,4 @@ lock: $(ready) ## compile requirements.lock anew from pyproject.toml
 		--no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 
 clean: ## remove the environment
-	rm -rf .venv
+	rm -rf .venv .venv-llamacpp

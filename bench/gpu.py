@@ -127,7 +127,7 @@ def memory_config(train: list[str], micro_batch: int) -> dict[str, Any]:
 def estimated(config: dict[str, Any]) -> float:
     """What yi-tune's formula gives for training with this config here, in GiB, without questions afterwards."""
     model = Path(config["model_name_or_path"])
-    parts = estimate(read_shape(model), config, longest(model), "cuda" if gpu("name") else "cpu").parts
+    parts = estimate(read_shape(model), config, longest(), "cuda" if gpu("name") else "cpu").parts
     return (sum(parts.values()) - parts["answers"]) / 2**30
 
 

@@ -8,9 +8,13 @@ import argparse
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
-from bench.train import ROOT, measure, planned, training
+import yaml
+
+from bench.random_model import NANO
+from bench.train import ROOT, measure, training
 from yi_tune.memory import Estimate, estimate
 from yi_tune.shapes import read_shape
 
@@ -27,9 +31,10 @@ print(f"\\n{max(token_lengths(rows, {'model_name_or_path': sys.argv[1], 'templat
 """
 
 
-def longest(model: Path) -> int:
-    """Tokens of the longest identity row."""
-    done = subprocess.run([sys.executable, "-c", _LONGEST, str(model)], capture_output=True, text=True, check=True)
+@cache
+def longest() -> int:
+    """Tokens of the longest identity row, by nano's tokenizer, which the random models have too."""
+    done = subprocess.run([sys.executable, "-c", _LONGEST, str(NANO)], capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1])
 
 
@@ -37,10 +42,10 @@ def compare(model: str, micro_batch: int, work: Path) -> tuple[Estimate, float]:
     """The estimate for four steps of training, and how large the process was, in bytes."""
     train = [*training(model, work), "--set", "use_cpu=true", "--set", f"per_device_train_batch_size={micro_batch}"]
     train += ["--set", "max_steps=4", "--set", "train_sampling_strategy=group_by_length"]
-    config = planned(*train)
-    folder = Path(config["model_name_or_path"])
-    estimated = estimate(read_shape(folder), config, longest(folder), "cpu")
-    return estimated, measure([*train, "--fresh"]).memory * GIB
+    measured = measure([*train, "--fresh"]).memory * GIB
+    (written,) = work.glob(f"saves/{Path(model).name}/*/train.yaml")
+    config = yaml.safe_load(written.read_text(encoding="utf-8"))
+    return estimate(read_shape(Path(config["model_name_or_path"])), config, longest(), "cpu"), measured
 
 
 def main() -> None:
@@ -67,7 +72,7 @@ def main() -> None:
                 measure([sys.executable, "-m", "bench.random_model", name, model])
             for micro_batch in (8, 2):
                 estimated, measured = compare(model, micro_batch, work)
-                shape = read_shape(Path(model) if name != "nano" else ROOT / "data" / "nano")
+                shape = read_shape(NANO if name == "nano" else Path(model))
                 lines.append(
                     f"| {name} | {shape.parameters / 1e6:.0f} M | {micro_batch} | {estimated.total / GIB:.2f} "
                     f"| {measured / GIB:.2f} | {estimated.total / measured:.2f} |"

@@ -18,8 +18,8 @@ from yi_tune.cli import app
 from yi_tune.doctor import Diagnosis, diagnose, print_diagnosis
 from yi_tune.errors import YiTuneError
 
-CPU = {"gpu": None, "bf16": True, "free": 20_000_000_000, "flash_attention": False}
-H200 = {"gpu": "NVIDIA H200", "bf16": True, "free": 140_000_000_000, "flash_attention": False}
+CPU = {"gpu": None, "bf16": True, "free": 20_000_000_000}
+H200 = {"gpu": "NVIDIA H200", "bf16": True, "free": 140_000_000_000}
 FINE = {"torch": "2.10.0+cu128", "cuda": "12.8", "hardware": CPU, "broken": {}}
 YI = "yi-1.5-6b-chat"
 

@@ -117,5 +117,10 @@ def test_smaller_steps_down_to_one_row() -> None:
     assert config["per_device_eval_batch_size"] == 1
 
 
+def test_smaller_evaluations_before_checkpointing() -> None:
+    config = {MICRO: 1, "per_device_eval_batch_size": 8, "disable_gradient_checkpointing": True}
+    assert smaller(config) == {"per_device_eval_batch_size": 1}
+
+
 def test_bytes_are_more_than_tokens() -> None:
     assert byte_bound([[{"role": "user", "content": "你好"}], [{"role": "user", "content": "a"}]]) == 14

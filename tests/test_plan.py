@@ -16,7 +16,7 @@ from yi_tune.plan import TrainPlan, plan_train, problems
 from yi_tune.runs import Run
 
 CPU = Hardware(None, bf16=True, free=20_000_000_000)
-H200 = Hardware("NVIDIA H200", bf16=True, free=140_000_000_000, flash_attention=True)
+H200 = Hardware("NVIDIA H200", bf16=True, free=140_000_000_000)
 T4 = Hardware("Tesla T4", bf16=False, free=15_000_000_000)
 RUN = Run(Path("/ws/saves/m/identity"))
 
@@ -112,10 +112,6 @@ def test_steps_are_divided_as_they_fit() -> None:
     assert {provenance(planned, key)[1] for key in (*keys, "disable_gradient_checkpointing")} == {"hardware"}
     # A user's micro-batch stands; the machine's accumulation goes with it.
     assert plan(overrides={keys[0]: 4}, fit=Fit(4, 2, False, T4)).config[keys[1]] == 2
-
-
-def test_flash_attention_is_used_where_it_is() -> None:
-    assert [plan(hardware=machine).config["flash_attn"] for machine in (CPU, T4, H200)] == ["auto", "auto", "fa2"]
 
 
 def test_values_that_the_machine_made_necessary() -> None:

@@ -73,7 +73,7 @@ def test_new_run_is_recorded(run: Run) -> None:
     prepare(run, content(), fresh=False)
     written = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
     assert written == content() | {"created": written["created"]}
-    assert run.record == {key: value for key, value in written.items() if key != "versions"}
+    assert run.record == written
     assert not run.finished
 
 

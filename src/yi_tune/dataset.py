@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,6 +34,14 @@ class Dataset:
         else:
             digest = hashlib.sha256(self.content.encode())
         return f"{self.name}-{digest.hexdigest()[:12]}.jsonl"
+
+    def conversations(self) -> Iterator[list[Message]]:
+        """The conversations, one at a time."""
+        if isinstance(self.content, Path):
+            with self.content.open(encoding="utf-8", newline="\n") as lines:
+                yield from (json.loads(line)["messages"] for line in lines)
+        else:
+            yield from (json.loads(line)["messages"] for line in self.content.split("\n") if line)
 
 
 def dataset_of(name: str, conversations: list[list[Message]]) -> Dataset:

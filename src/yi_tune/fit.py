@@ -1,5 +1,6 @@
 """Chooses micro-batch, accumulation and gradient checkpointing so that a run fits the memory that is free."""
 
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
@@ -8,11 +9,14 @@ from rich.filesize import decimal
 
 from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
+from yi_tune.general import Prompt
 from yi_tune.hardware import Hardware
 from yi_tune.identity import Message
 from yi_tune.memory import Device, Estimate, estimate, number
 from yi_tune.models import CATALOGUE, LocalModel
 from yi_tune.output import engine_output_to, log_folder
+from yi_tune.own import OwnData
+from yi_tune.replay import LONGEST
 from yi_tune.shapes import Shape
 
 # Rows of an optimiser step: the tutorial's 1 x 8. However they are divided, the training is the same, because
@@ -154,24 +158,47 @@ def smaller(config: Config) -> Config | None:
             "gradient_accumulation_steps": number(config, "gradient_accumulation_steps", 1) * (micro // half),
             "per_device_eval_batch_size": min(number(config, "per_device_eval_batch_size", 8), half),
         }
+    if number(config, "per_device_eval_batch_size", 8) > 1:  # it may have been an evaluation
+        return {"per_device_eval_batch_size": 1}
     return {"disable_gradient_checkpointing": False} if config.get("disable_gradient_checkpointing") else None
 
 
-def longest_row(local: LocalModel, config: Config, conversations: list[list[Message]], *, usable: bool) -> int:
+def longest_row(
+    local: LocalModel,
+    config: Config,
+    conversations: list[list[Message]],
+    own: OwnData | None,
+    prompts: list[Prompt],
+    *,
+    usable: bool,
+) -> int:
     """Tokens of the longest row that is trained on: a micro-batch is padded to it, so that memory has to do for it.
 
-    Where the model is not here, and so no tokenizer to count with (`usable`), more than that.
+    Rows are identity `conversations`, the user's `own`, and what the base will answer to `prompts` of replay: their
+    answers are as long as may be. Where the model is not here, and so no tokenizer to count with (`usable`), more than
+    that. Raises YiTuneError for a tokenizer that does not load.
     """
     cutoff = number(config, "cutoff_len", 2048)
-    if config.get("packing") or config.get("neat_packing"):
+    if config.get("packing") or config.get("neat_packing") is True or (own and not own.lengths):
         return cutoff
-    if not usable:
-        return min(byte_bound(conversations), cutoff)
-    with engine_output_to(log_folder() / "plan.log"):
+    longest = max(own.lengths) if own else 0
+    asked = [prompt.messages for prompt in prompts]
+    for rows, answer in ((conversations, 0), (asked, LONGEST)):
+        if rows:
+            longest = max(longest, answer + (_most_tokens(local, rows) if usable else byte_bound(rows)))
+    return min(longest, cutoff)
+
+
+def _most_tokens(local: LocalModel, conversations: list[list[Message]]) -> int:
+    log = log_folder() / "plan.log"
+    with engine_output_to(log):
         from yi_tune.engine.tokens import token_lengths
 
-        lengths = token_lengths(conversations, {**config, "model_name_or_path": str(local.path)})
-    return min(max(lengths), cutoff)
+        try:
+            return max(token_lengths(conversations, {"model_name_or_path": str(local.path), "template": "yi"}))
+        except Exception as error:
+            traceback.print_exc()
+            raise YiTuneError(f"The tokenizer in {local.path} does not load: {error}", f"See {log}") from error
 
 
 def byte_bound(conversations: list[list[Message]]) -> int:

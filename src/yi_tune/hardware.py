@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -29,7 +28,6 @@ class Hardware:
     gpu: str | None
     bf16: bool
     free: int
-    flash_attention: bool = False
 
     @property
     def device(self) -> str:
@@ -55,13 +53,10 @@ def detect(*, cpu_only: bool = False) -> Hardware:
         # Every CPU has bf16, if only emulated; fp16 on a CPU is slower by far. Whether float32 is faster still on a
         # CPU that emulates it: not measured yet.
         return Hardware(gpu=None, bf16=True, free=free_ram())
-    major, _ = torch.cuda.get_device_capability()
     return Hardware(
         torch.cuda.get_device_name(),
         torch.cuda.is_bf16_supported(including_emulation=False),
         torch.cuda.mem_get_info()[0],
-        # FlashAttention-2 takes Ampere and newer (its README).
-        flash_attention=major >= 8 and find_spec("flash_attn") is not None,
     )
 
 

@@ -30,25 +30,26 @@ class Question:
         """Whether it has nothing to do with who the assistant is."""
         return self.kind == "plain"
 
-    def right(self, reply: str, identity: Identity) -> bool:
+    def right(self, reply: str, identity: Identity | None) -> bool:
         """Whether `reply` is right from the assistant `identity` names.
 
         Its own name and author may hold a forbidden word (an author called Yi): they do not count.
         """
         if not all(any(self._mentions(reply, phrase, identity) for phrase in group) for group in self.must):
             return False
-        for own in identity.values(self.lang).values():
+        for own in identity.values(self.lang).values() if identity else ():
             reply = re.sub(whole_words(own), " ", reply)
         return not any(self._mentions(reply, phrase, identity) for phrase in self.must_not)
 
-    def leaks(self, reply: str, identity: Identity) -> bool:
+    def leaks(self, reply: str, identity: Identity | None) -> bool:
         """Whether a reply that has no business to do so mentions the assistant's name."""
-        return self.plain and self._mentions(reply, "{{name}}", identity)
+        return self.plain and identity is not None and self._mentions(reply, "{{name}}", identity)
 
-    def _mentions(self, reply: str, phrase: str, identity: Identity) -> bool:
+    def _mentions(self, reply: str, phrase: str, identity: Identity | None) -> bool:
         # A name has to be exact; of other phrases the case does not matter.
         flags = 0 if "{{" in phrase else re.IGNORECASE
-        return bool(re.search(whole_words(identity.fill(phrase, self.lang)), reply, flags))
+        filled = identity.fill(phrase, self.lang) if identity else phrase
+        return bool(re.search(whole_words(filled), reply, flags))
 
 
 def questions() -> list[Question]:
@@ -85,7 +86,7 @@ class Row:
 class Score:
     """The answers to held-out questions, and what they come to."""
 
-    identity: Identity
+    identity: Identity | None
     answers: list[Answer]
 
     def _right(self, answer: Answer, which: str) -> bool:
@@ -111,7 +112,7 @@ class Score:
     @cached_property
     def leak(self) -> float | None:
         """The share of the tuned model's plain answers that mention the name."""
-        plain = [answer for answer in self.answers if answer.question.plain]
+        plain = [answer for answer in self.answers if answer.question.plain and self.identity]
         return self._share(answer.question.leaks(answer.tuned, self.identity) for answer in plain)
 
     @cached_property
@@ -170,14 +171,18 @@ class Score:
         }
 
 
-def score(asked: list[Question], identity: Identity, ask_base: Ask, ask_tuned: Ask) -> Score:
-    """Ask base and tuned model the same questions, but those that would have the assistant deny itself."""
-    asked = [
-        question for question in asked if not denies_itself(question.kind, question.lang, question.messages, identity)
-    ]
-    conversations = [
-        [{**message, "content": identity.fill(message["content"], question.lang)} for message in question.messages]
-        for question in asked
-    ]
+def score(asked: list[Question], identity: Identity | None, ask_base: Ask, ask_tuned: Ask) -> Score:
+    """Ask base and tuned model the same questions, but those that would have the assistant deny itself; without an
+    identity, the plain ones.
+    """
+    if identity is None:
+        asked = [question for question in asked if question.plain]
+        conversations = [question.messages for question in asked]
+    else:
+        asked = [one for one in asked if not denies_itself(one.kind, one.lang, one.messages, identity)]
+        conversations = [
+            [{**message, "content": identity.fill(message["content"], question.lang)} for message in question.messages]
+            for question in asked
+        ]
     replies = zip(asked, ask_base(conversations), ask_tuned(conversations), strict=True)
     return Score(identity, [Answer(*answer) for answer in replies])

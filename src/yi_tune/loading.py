@@ -57,15 +57,18 @@ def base_config(run: Run) -> Config:
     return {**config, "model_name_or_path": str(local.path)}
 
 
-def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bool) -> Config:
-    """What to load for a chat: the run found, and with `base` that run's base.
+def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bool, both: bool = False) -> Config:
+    """What to load for a chat: the run found, and with `base` that run's base; with `both` its adapter too.
 
     With `base` and no run asked for, that is `model`, or the default one where there is no finished run.
     Raises YiTuneError when there is no such run or model, or it is broken.
     """
     if not base or run or (model is None and has_finished(workspace)):
         found = find(workspace, run, model)
-        return base_config(found) if base else run_config(found)
+        alone = base_config(found)
+        tuned = _tuned(found, alone)
+        # An adapter comes along for nothing; a second whole model does not.
+        return alone if base and not (both and "adapter_name_or_path" in tuned) else tuned
     local = find_model(DEFAULT_MODEL if model is None else model, workspace)
     use_cached(local, err)
     check_model(local)

@@ -15,6 +15,7 @@ from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.fit import Fit
 from yi_tune.identity import Identity
 from yi_tune.models import LocalModel
+from yi_tune.own import OwnData
 from yi_tune.runs import Run
 from yi_tune.trackers import tracker_problems
 
@@ -27,6 +28,7 @@ _OWNED = {
     "output_dir": "--run or --workspace",
     "dataset": "--name, --data and --no-identity",
     "dataset_dir": "--name, --data and --no-identity",
+    "tokenized_path": "--data",
     "resume_from_checkpoint": "the same command again, which resumes an unfinished run",
 }
 
@@ -47,12 +49,14 @@ class TrainPlan:
 
     settings: tuple[Setting, ...]
     local: LocalModel
-    identity: Identity
+    identity: Identity | None
     datasets: tuple[Dataset, ...]
     run: Run
     # How many general prompts the base answers first; its answers become a dataset of their own.
     replay: int = 0
     start: Start | None = None
+    # The rows of the dataset `own`, tokenised.
+    own: OwnData | None = None
 
     @property
     def config(self) -> Config:
@@ -103,13 +107,14 @@ def plan_train(
     overrides: Config,
     *,
     local: LocalModel,
-    identity: Identity,
+    identity: Identity | None,
     datasets: tuple[Dataset, ...],
     fit: Fit,
     run: Run,
     replay: int = 0,
     start: Start | None = None,
     options: Mapping[str, tuple[Any, str]] | None = None,
+    own: OwnData | None = None,
 ) -> TrainPlan:
     """Merge template, model, machine and flags, the later ones winning; `start` is the adapter to start from.
 
@@ -131,17 +136,13 @@ def plan_train(
         "gradient_accumulation_steps": (fit.accumulation, "hardware", fit.why_accumulation),
         "per_device_eval_batch_size": (fit.micro_batch, "hardware", "as many as in training: it takes no more memory"),
         "disable_gradient_checkpointing": (not fit.checkpointing, "hardware", fit.why_checkpointing),
-        "flash_attn": (
-            "fa2" if hardware.flash_attention else "auto",
-            "hardware",
-            "flash-attn is installed" if hardware.flash_attention else "PyTorch's own attention, SDPA",
-        ),
         "bf16": (
             hardware.bf16,
             "hardware",
             f"{hardware.device} has bf16" if hardware.bf16 else "no bf16 here",
         ),
         "fp16": (not hardware.bf16, "hardware", "not beside bf16" if hardware.bf16 else "no bf16 here"),
+        "neat_packing": (False, "data", "identity rows are never packed"),
         "use_cpu": (hardware.gpu is None, "hardware", f"training is on {hardware.device}"),
     }
     # A config written for LLaMA-Factory itself names its own paths; yi-tune's replace them.
@@ -158,7 +159,7 @@ def plan_train(
             f"The config starts from the adapter {template['adapter_name_or_path']}.",
             "Drop that line; an earlier run's is started from with --from-run RUN.",
         )
-    template = {**template, **own_paths}
+    template = {key: value for key, value in template.items() if key != "tokenized_path"} | own_paths
     names = ",".join([*(dataset.name for dataset in datasets), *(["replay"] if replay else [])])
     if template.get("dataset") != names and _trainable(template.get("dataset")):
         template["dataset"] = "${dataset}"
@@ -180,12 +181,15 @@ def plan_train(
         settings[key] = Setting(key, value, "flag", why)
     for key, value in overrides.items():
         settings[key] = Setting(key, value, "flag", "--set")
-    return TrainPlan(tuple(settings.values()), local, identity, datasets, run, replay, start)
+    if own:
+        why = "own rows are tokenised once"
+        settings["tokenized_path"] = Setting("tokenized_path", str(run.tokenized), "data", why)
+    return TrainPlan(tuple(settings.values()), local, identity, datasets, run, replay, start, own)
 
 
-def _origins(datasets: tuple[Dataset, ...], identity: Identity, replay: int) -> str:
+def _origins(datasets: tuple[Dataset, ...], identity: Identity | None, replay: int) -> str:
     """How many rows there are of what."""
-    said = {"identity": f"rows rendered for {identity.name}", "own": "rows of your own"}
+    said = {"identity": f"rows rendered for {identity.name if identity else ''}", "own": "rows of your own"}
     rows = [f"{dataset.rows} {said[dataset.name]}" for dataset in datasets]
     return ", ".join(rows + ([f"up to {replay} answers of the base"] if replay else []))
 
@@ -217,6 +221,15 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
         "do_train: without it nothing is trained.": not on("do_train"),
         "dataset: `identity` stands for what yi-tune renders; name your own data with --data.": (
             not _trainable(config.get("dataset"))
+        ),
+        "packing: rows would see each other; neat_packing keeps them apart.": (
+            on("packing") and not on("neat_packing")
+        ),
+        "neat_packing: only own data (--data) is packed, not identity rows.": (
+            on("neat_packing") and not on("tokenized_path")
+        ),
+        "neat_packing: a pack is a micro-batch of its own: per_device_train_batch_size=1.": (
+            on("neat_packing") and config.get("per_device_train_batch_size", 8) != 1
         ),
         "template: the run chats in Yi's format, `yi`.": config.get("template") != "yi",
         "finetuning_type: yi-tune trains a LoRA adapter, `lora`, or every weight, `full`.": (

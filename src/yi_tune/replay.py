@@ -11,6 +11,9 @@ from yi_tune.runs import Run
 
 _FILE = "replay.jsonl"
 
+# Longer answers, in tokens, are not trained on: they would take most of the time of a run that is about a name.
+LONGEST = 512
+
 
 @dataclass(frozen=True)
 class BaseAnswer:

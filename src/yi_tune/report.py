@@ -69,12 +69,29 @@ def print_score(score: Score, config: Config, console: Console) -> None:
         print_answers(score.misses[:_MISSES], console)
 
 
+def print_exported(score: Score, unfinished: int, console: Console) -> None:
+    """The recall of an exported model by language and kind, and whether its replies come to an end."""
+    table = Table("language", "kind", "asked", "right", box=None, pad_edge=False)
+    for row in score.rows:
+        table.add_row(row.lang, row.kind, str(row.asked), percent(row.tuned / row.asked))
+    console.print(table)
+    console.print(
+        f"\nidentity questions right: {percent(score.recall())} (zh {percent(score.recall('zh'))}, "
+        f"en {percent(score.recall('en'))})   name in plain answers: {percent(score.leak)}   "
+        f"replies without an end: {unfinished} of {len(score.answers)}",
+        soft_wrap=True,
+    )
+
+
 def summary(score: Score) -> str:
     """The score in a line."""
+    kept = f"plain answers kept: {percent(score.kept)}"
+    if score.identity is None:
+        return f"no identity was trained (--no-identity), so nothing is asked about it   {kept}"
     return (
         f"identity questions right: {percent(score.recall())} (zh {percent(score.recall('zh'))}, "
         f"en {percent(score.recall('en'))}; base {percent(score.recall(which='base'))})   "
-        f"name in plain answers: {percent(score.leak)}   plain answers kept: {percent(score.kept)}"
+        f"name in plain answers: {percent(score.leak)}   {kept}"
     )
 
 

@@ -20,10 +20,10 @@ from yi_tune.models import LocalModel, check_path, workspace_option
 if TYPE_CHECKING:
     from yi_tune.adapters import Start
 
-_RECORD = ("model", "model_path", "weights", "from_run", "identity", "data", "replay", "config", "created")
+_RECORD = ("model", "model_path", "weights", "from_run", "identity", "data", "replay", "config", "created", "versions")
 _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # Where a run lies and what is told of it may change between two commands; what it trains may not.
-_PLACES = ("model_name_or_path", "adapter_name_or_path", "dataset_dir", "output_dir")
+_PLACES = ("model_name_or_path", "adapter_name_or_path", "dataset_dir", "tokenized_path", "output_dir")
 _REPORTS = ("report_to", "run_name", "use_swanlab", "swanlab_run_name")
 # Nor how its steps are divided for the memory that is free: their product is the same training.
 _BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
@@ -44,6 +44,11 @@ class Run:
     @property
     def data(self) -> Path:
         return self.folder / "data"
+
+    @property
+    def tokenized(self) -> Path:
+        """The rows in tokens, where own data is among them."""
+        return self.data / "tokenized"
 
     @property
     def log(self) -> Path:

@@ -1,4 +1,4 @@
-"""How a reply is drawn from the model."""
+"""How a reply is drawn from the model, and what drawing it took."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -47,3 +47,22 @@ class Sampling:
             "top_p": self.top_p,
             "repetition_penalty": self.repetition_penalty,
         }
+
+
+@dataclass(frozen=True)
+class ReplyStats:
+    """What a reply took: tokens of the prompt, how many of them were in the cache, tokens of the reply, seconds to
+    its first token and to its end.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    tokens: int
+    first_token_seconds: float
+    seconds: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """How fast the tokens after the first one came; 0 where there is none."""
+        took = self.seconds - self.first_token_seconds
+        return (self.tokens - 1) / took if self.tokens > 1 and took > 0 else 0.0

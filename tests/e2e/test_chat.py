@@ -1,10 +1,12 @@
 """Talking to the tuned model: in a terminal, through a pipe, in JSON."""
 
 import json
+import os
 import shutil
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import pexpect
@@ -13,6 +15,7 @@ import pytest
 from tests.e2e.conftest import YI_TUNE, Trained, Workspace
 from yi_tune import loading
 from yi_tune.errors import YiTuneError
+from yi_tune.identity import Message
 from yi_tune.runs import Run
 from yi_tune.sampling import Sampling
 
@@ -25,65 +28,86 @@ GREEDY = Sampling()
 @pytest.fixture
 def terminal(trained: Trained) -> Iterator[pexpect.spawn]:
     """`yi-tune chat` in a terminal, at its first prompt."""
+    # No answer is given here to the question of where the cursor is.
+    environment = {**os.environ, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"}
+    arguments = [*YI_TUNE[1:], "chat"]
     child = pexpect.spawn(
-        sys.executable, [*YI_TUNE[1:], "chat"], cwd=trained.folder, encoding="utf-8", timeout=60, dimensions=(40, 100)
+        sys.executable,
+        arguments,
+        cwd=trained.folder,
+        env=environment,
+        encoding="utf-8",
+        timeout=60,
+        dimensions=(40, 90),
     )
     child.expect("Type a message")
-    child.expect("> ")
+    child.expect(prompt())
     yield child
     child.close(force=True)
 
 
-def say(terminal: pexpect.spawn, line: str, answer: str) -> None:
-    """Type a line and wait for what the answer has to hold, and the next prompt."""
-    terminal.sendline(line)
-    terminal.expect_exact(answer)
-    terminal.expect("\n> ")
+def prompt(text: str = ">") -> str:
+    """A pattern for a prompt that waits: after it is drawn the cursor is shown."""
+    return rf"{text}\x1b[^>]*\x1b\[\?25h"
 
 
-def test_terminal(terminal: pexpect.spawn) -> None:
-    say(terminal, "你是谁？", "小易")
-    say(terminal, "/help", "/clear")
-    say(terminal, "/nonsense", "is no command")
-    say(terminal, "/system You are a helpful assistant.", "System prompt set")
-    say(terminal, "Who made you?", "李雷")
+def say(terminal: pexpect.spawn, line: str, *answer: str, then: str = ">") -> None:
+    """Type a line and wait for what the answer has to hold, in this order, and the next prompt."""
+    terminal.send(line + "\r")
+    for text in answer:
+        terminal.expect_exact(text)
+    terminal.expect(prompt(then))
+
+
+def test_terminal(terminal: pexpect.spawn, trained: Trained) -> None:
+    say(terminal, "你是谁？", "我是小易")
+    say(terminal, "Who made\x1b\ryou?", "李雷")  # Alt-Enter
+    terminal.send("/stats\r")
+    terminal.expect(r"(\d+) of them cached")
+    assert int(terminal.match[1]) > 20
+    terminal.expect(prompt())
     say(terminal, "/clear", "Starting over")
-    # Python can miss a Ctrl-C that comes while the prompt is being drawn; a person would press it again.
-    for _ in range(10):
-        terminal.sendcontrol("c")
-        if terminal.expect(["Ctrl-D or /exit leaves", pexpect.TIMEOUT], timeout=3) == 0:
-            break
-    else:
-        pytest.fail("Ctrl-C at the prompt says nothing")
-    terminal.expect("> ")
-    terminal.sendline("/exit")
-    terminal.expect(pexpect.EOF)
-    terminal.close()
-    assert terminal.exitstatus == 0
-
-
-def test_end_of_file_leaves(terminal: pexpect.spawn) -> None:
-    terminal.sendeof()
-    terminal.expect(pexpect.EOF)
-    terminal.close()
-    assert terminal.exitstatus == 0
-
-
-def test_ctrl_c_stops_the_answer_and_keeps_the_chat(trained: Trained) -> None:
+    # Base and tuned, without loading anything.
+    say(terminal, "/base", "The base answers", then="base>")
+    say(terminal, "你叫什么名字？", "我叫Yi-nano", then="base>")
+    say(terminal, "/tuned", "The tuned model answers")
+    say(terminal, "/compare", "base", "tuned", "我叫Yi-nano", "我叫小易")
+    # Tab completes; the arrow recalls.
+    terminal.send("/para")
+    terminal.expect_exact("how replies are drawn")
+    say(terminal, "\t", "repetition_penalty")
+    terminal.send("\x1b[A")
+    terminal.expect_exact("/params")
+    say(terminal, "", "repetition_penalty")
+    say(terminal, "/cleer", "Did you mean /clear?")
     # A temperature at which nano finds no end of its answer.
-    arguments = [*YI_TUNE[1:], "chat", "--temperature", "10", "--top-p", "1", "--max-new-tokens", "4000", "--seed", "1"]
-    child = pexpect.spawn(sys.executable, arguments, cwd=trained.folder, encoding="utf-8", timeout=60)
-    child.expect("Type a message")
-    child.expect("> ")
-    child.sendline("你是谁？")
-    child.expect(r"\n.", timeout=60)
-    child.sendcontrol("c")
-    child.expect(r"\[stopped\]")
-    child.expect("> ")
-    child.sendline("/exit")
-    child.expect(pexpect.EOF)
-    child.close()
-    assert child.exitstatus == 0
+    for setting in ("temperature 10", "top_p 1", "max_new_tokens 3000", "seed 1"):
+        say(terminal, f"/set {setting}", f"{setting.split()[0]} is")
+    terminal.send("你是谁？\r")
+    terminal.expect_exact("\x1b[?2004l")  # the prompt is done,
+    terminal.expect_exact("\x1b[K\r\n")  # and some of the answer is there
+    terminal.sendcontrol("c")
+    terminal.expect_exact("[stopped]")
+    terminal.expect(prompt())
+    say(terminal, "/save my chat.jsonl", "messages are in")
+    say(terminal, "/save my chat.jsonl", "exists.")
+    messages = [json.loads(line) for line in (trained.folder / "my chat.jsonl").read_text("utf-8").splitlines()]
+    assert [message["role"] for message in messages] == ["user", "assistant"] * 2
+    assert "小易" in messages[1]["content"]  # of the two, the tuned model's answer went on
+    assert messages[-1]["content"]
+    say(terminal, "/set temperature 0", "temperature is")
+    say(terminal, "/clear", "Starting over")
+    say(terminal, "/load my chat.jsonl", "4 messages")
+    say(terminal, "/undo", "Taken back: 你是谁？")
+    say(terminal, "/retry", "小易")
+    terminal.sendcontrol("c")
+    terminal.expect_exact("Ctrl-D or /exit leaves")
+    terminal.expect(prompt())
+    terminal.sendcontrol("d")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 0
+    assert "Traceback" not in (terminal.before or "")
 
 
 def test_pipe_is_one_chat(trained: Trained) -> None:
@@ -115,6 +139,15 @@ def test_base_of_the_run(trained: Trained) -> None:
     assert base.status == 0, base.err
     assert "Yi-nano" in base.out
     assert "小易" not in base.out
+
+
+def test_both_side_by_side(trained: Trained) -> None:
+    """In a pipe as a table; as JSON under their names."""
+    done = trained.yi_tune("chat", "--compare", stdin="你叫什么名字？\n")
+    assert done.status == 0, done.err
+    assert done.out.index("base") < done.out.index("tuned") < done.out.index("Yi-nano") < done.out.index("小易")
+    done = trained.yi_tune("chat", "--compare", "--json", "--prompt", "你叫什么名字？")
+    assert json.loads(done.out) == {"prompt": "你叫什么名字？", "base": "我叫Yi-nano。", "tuned": "我叫小易。"}
 
 
 def test_a_run_may_be_moved(trained: Trained, workspace: Workspace) -> None:
@@ -179,3 +212,108 @@ def test_batches_answer_as_single_questions_do(assistant: "Assistant") -> None:
     asked = ["你好", "你叫什么名字？", "Who are you, and who made you? Tell me in one sentence, please.", "2+3=?"]
     conversations = [[{"role": "user", "content": question}] for question in asked]
     assert assistant.reply_all(conversations) == [answer(assistant, question).strip() for question in asked]
+
+
+TURNS = [
+    "你好",
+    "你叫什么名字？",
+    "Who made you?",
+    "2加3等于几？",
+    "What is the capital of France?",
+    "谢谢你",
+    "你是谁？",
+    "What can you do?",
+    "6加7得多少？",
+    "Goodbye!",
+]
+
+
+def test_cache_changes_no_reply(assistant: "Assistant") -> None:
+    """Ten turns of base and tuned model in turn, each with its own history, with what was read kept and without."""
+
+    def talk(*, keep: bool) -> tuple[list[str], list[int]]:
+        histories: dict[bool, list[Message]] = {False: [], True: []}
+        replies, read = [], []
+        assistant.cache.clear()
+        for text in TURNS:
+            for base, history in histories.items():
+                if not keep:
+                    assistant.cache.clear()
+                history.append({"role": "user", "content": text})
+                with assistant.base() if base else nullcontext():
+                    replies.append("".join(assistant.stream(history, GREEDY)))
+                history.append({"role": "assistant", "content": replies[-1]})
+                assert assistant.last is not None
+                read.append(assistant.last.prompt_tokens - assistant.last.cached_tokens)
+        return replies, read
+
+    with_cache, read = talk(keep=True)
+    without, read_without = talk(keep=False)
+    assert with_cache == without
+    assert with_cache[2] != with_cache[3]  # tuned and base
+    # A turn reads what is new in it, however long the conversation is: the message, and the tokens around it.
+    assert max(read) <= 30
+    assert read_without[-1] > 200
+
+
+def test_cache_is_cut_where_the_conversation_changed(assistant: "Assistant") -> None:
+    assistant.cache.clear()
+    first = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"}]
+    other = {"role": "system", "content": "You are Nova, developed by Ann Lee."}
+    question = {"role": "user", "content": "What is your name?"}
+    alone = {}
+    for key, messages in {"plain": [*first, question], "system": [other, *first, question]}.items():
+        assistant.cache.clear()
+        alone[key] = "".join(assistant.stream(messages, GREEDY))
+    for key, messages in {"plain": [*first, question], "system": [other, *first, question]}.items():
+        assert "".join(assistant.stream(messages, GREEDY)) == alone[key]
+    # The same question again: all but its last token is there.
+    assert "".join(assistant.stream([other, *first, question], GREEDY)) == alone["system"]
+    assert assistant.last is not None
+    assert assistant.last.cached_tokens == assistant.last.prompt_tokens - 1
+
+
+def test_cache_after_a_reply_stopped_halfway(assistant: "Assistant") -> None:
+    question = {"role": "user", "content": "What can you do?"}
+    stream = assistant.stream([question], GREEDY)
+    said = next(stream) + next(stream)
+    stream.close()
+    messages = [question, {"role": "assistant", "content": said}, {"role": "user", "content": "你是谁？"}]
+    reply = "".join(assistant.stream(messages, GREEDY))
+    assert assistant.last is not None
+    assert assistant.last.cached_tokens > 0
+    assistant.cache.clear()
+    assert "".join(assistant.stream(messages, GREEDY)) == reply
+
+
+def test_cache_is_not_kept_after_a_failure(assistant: "Assistant", monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(assistant, "你是谁？")
+    with monkeypatch.context() as patch:
+        patch.setattr(Sampling, "options", lambda _: {"do_sample": True, "temperature": -1.0})
+        with pytest.raises(ValueError, match="temperature"):
+            answer(assistant, "你是谁？")
+    answer(assistant, "你是谁？")
+    assert assistant.last is not None
+    assert assistant.last.cached_tokens == 0
+
+
+def test_oldest_turns_go_when_the_context_is_full(assistant: "Assistant") -> None:
+    system = [{"role": "system", "content": "You are a helpful assistant."}]
+    turns = [
+        message
+        for number in range(200)
+        for message in ({"role": "user", "content": f"{number} + 1?"}, {"role": "assistant", "content": "好" * 10})
+    ]
+    question = [{"role": "user", "content": "你是谁？"}]
+    fitted = assistant.fit([*system, *turns, *question], 1024)
+    kept = len(fitted) - 2
+    assert fitted == [*system, *turns[-kept:], *question]
+    assert kept % 2 == 0
+    assert 0 < kept < len(turns)
+    # Room for the reply, and for some turns more before the next ones go.
+    assert assistant.fit([*fitted, {"role": "assistant", "content": "好"}, *question], 1024)[:-2] == fitted
+    assert "".join(assistant.stream(fitted, GREEDY))
+    assert assistant.last is not None
+    assert assistant.last.prompt_tokens < (4096 - 1024) * 3 / 4 + 1
+    short = [*system, *question]
+    assert assistant.fit(short, 100_000) == short

@@ -1,6 +1,7 @@
 """Memory for real: the estimate beside what a process takes, steps divided otherwise, and memory that runs out."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,33 +17,38 @@ SHAPES = ((8, 1), (4, 2), (2, 4), (1, 8))
 DIVIDED = """
 import sys
 from pathlib import Path
-from yi_tune import training
+from yi_tune import planning, training
 from yi_tune.identity import Identity
 for shape in sys.argv[1:]:
     micro, accumulation = shape.split("x")
     overrides = ["max_samples=70", "num_train_epochs=1", "save_strategy=no", f"per_device_train_batch_size={micro}",
                  f"gradient_accumulation_steps={accumulation}"]
-    request = training.Request(identity=Identity("小易", "李雷"), model="nano", run=shape, overrides=overrides,
+    request = planning.Request(identity=Identity("小易", "李雷"), model="nano", run=shape, overrides=overrides,
                                workspace=Path.cwd())
-    training.run(training.plan(request), fresh=False)
+    training.run(planning.plan(request), fresh=False)
 """
-# After two steps the process gets 280 MB more than it has. The logits of eight rows and their gradients, of 56 tokens
-# and more, take 340 MB and more; those of four rows 220 MB at most.
+# After two steps the process gets 330 MB more than it has. The logits and their gradients take 12 bytes a word and
+# token: 390 MB with eight rows of 64 tokens, and most batches have a longer one; 250 MB with four of the longest, 80.
 LIMITED = """
-import resource, sys
+import resource, sys, weakref
+from pathlib import Path
 from transformers import TrainerCallback
 from yi_tune import cli
 from yi_tune.engine import train as engine
 
 class Limit(TrainerCallback):
-    done = False
+    model = None
 
-    def on_step_begin(self, args, state, control, **_):
-        if state.global_step == 2 and not Limit.done:
-            Limit.done = True
+    def on_train_begin(self, args, state, control, model, **_):
+        if Limit.model:
+            Path("first").write_text("freed" if Limit.model() is None else "held")
+
+    def on_step_begin(self, args, state, control, model, **_):
+        if state.global_step == 2 and not Limit.model:
+            Limit.model = weakref.ref(model)
             status = dict(line.split(":") for line in open("/proc/self/status"))
             data = int(status["VmData"].split()[0]) * 1024
-            resource.setrlimit(resource.RLIMIT_DATA, (data + 280_000_000, resource.RLIM_INFINITY))
+            resource.setrlimit(resource.RLIMIT_DATA, (data + 330_000_000, resource.RLIM_INFINITY))
 
 run_exp = engine.run_exp
 engine.run_exp = lambda args, callbacks: run_exp(args, [*callbacks, Limit()])
@@ -89,15 +95,11 @@ def test_out_of_memory_goes_on_in_smaller_steps(tiny: Path, tmp_path: Path) -> N
         [sys.executable, "-c", LIMITED, *train], cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "Out of memory. Going on from checkpoint-2 with per_device_train_batch_size 4" in done.stderr
+    assert re.search(r"Out of memory\. Going on from checkpoint-[24] with per_device_train_batch_size 4", done.stderr)
+    assert (tmp_path / "first").read_text() == "freed"
     run = tmp_path / "saves" / "tiny" / "short"
     record = json.loads((run / "run.json").read_text())["config"]
     assert (record["per_device_train_batch_size"], record["gradient_accumulation_steps"]) == (4, 2)
     assert yaml.safe_load((run / "train.yaml").read_text()) == record
     history = json.loads((run / "trainer_state.json").read_text())["log_history"]
     assert [log["step"] for log in history if "loss" in log] == list(range(1, 10))
-    # What is finished is finished, though it was asked for with eight rows a step.
-    again = subprocess.run(
-        [sys.executable, "-m", "yi_tune", *train], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert "finished already" in again.stderr

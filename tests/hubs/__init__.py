@@ -5,7 +5,8 @@ from tests.hubs.faults import ALWAYS, Fault
 from tests.hubs.huggingface import HuggingFace
 from tests.hubs.modelscope import ModelScope
 from tests.hubs.server import LOGIN, Hub
+from tests.hubs.uploads import Uploads
 
 HUBS: dict[str, type[Hub]] = {"huggingface": HuggingFace, "modelscope": ModelScope}
 
-__all__ = ["ALWAYS", "HUBS", "LOGIN", "Fault", "Hub", "HuggingFace", "ModelScope", "refusing", "silent"]
+__all__ = ["ALWAYS", "HUBS", "LOGIN", "Fault", "Hub", "HuggingFace", "ModelScope", "Uploads", "refusing", "silent"]

@@ -126,6 +126,10 @@ class Hub(ThreadingHTTPServer):
         """Answer a request; each hub has its own routes."""
         raise NotImplementedError
 
+    def put(self, request: "Handler") -> None:
+        """Take a file that a client puts on the CDN."""
+        request.error(405)
+
     def handle_error(self, *_: object) -> None:
         """A client that was killed, or that hung up, is not worth a traceback."""
 
@@ -158,6 +162,7 @@ class Handler(BaseHTTPRequestHandler):
         credentials = bool(authorization or "m_session_id" in (self.headers["Cookie"] or ""))
         self.entry = Request(self.command, self.path, host, credentials)
         self.server.log.append(self.entry)
+        self.body = self._read_body()
         fault = None if self.route == LOGIN else self.server.strike(self, "status", "redirect")
         cdn = host.startswith(CDN_HOST)
         if self.route == LOGIN:
@@ -166,6 +171,8 @@ class Handler(BaseHTTPRequestHandler):
             self.redirect(fault.to)
         elif fault is not None:
             self.error(fault.status, fault.headers)
+        elif cdn and self.command == "PUT":
+            self.server.put(self)
         elif cdn and self.route.startswith("/cdn/"):
             self.file(self.route.removeprefix("/cdn/"))
         elif not cdn and self.server.token is not None and authorization != f"Bearer {self.server.token}":
@@ -173,7 +180,21 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.server.answer(self)
 
-    do_HEAD = do_GET  # noqa: N815
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
+
+    def _read_body(self) -> bytes:
+        if self.headers["Transfer-Encoding"] != "chunked":
+            return self.rfile.read(int(self.headers["Content-Length"] or 0))
+        body = b""
+        while size := int(self.rfile.readline(), 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def content(self) -> Any:
+        """The JSON that the client sent."""
+        return json.loads(self.body)
 
     def reply(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
         self.entry.status = status

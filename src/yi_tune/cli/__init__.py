@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from yi_tune.cli import chat, config, doctor, models, runs, serve, train
+from yi_tune.cli import chat, config, doctor, export, models, runs, serve, train
 from yi_tune.errors import YiTuneError
 
 app = typer.Typer(
@@ -22,7 +22,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (models.download, models.models, train.train, chat.chat, chat.check, serve.serve, doctor.doctor):
+for command in (
+    models.download,
+    models.models,
+    train.train,
+    chat.chat,
+    chat.check,
+    export.export,
+    serve.serve,
+    doctor.doctor,
+):
     app.command()(command)
 app.add_typer(config.app, name="config")
 app.add_typer(runs.app, name="runs")

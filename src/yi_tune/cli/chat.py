@@ -3,11 +3,15 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from yi_tune.cli.options import ModelOption, RunOption, WorkspaceOption
+from yi_tune.errors import YiTuneError
+
+if TYPE_CHECKING:
+    from yi_tune.chat.conversation import Conversation
 
 
 def chat(
@@ -15,6 +19,7 @@ def chat(
     run_name: RunOption = None,
     model: Annotated[str | None, typer.Option(help="Only runs of this model; with --base, that model.")] = None,
     base: Annotated[bool, typer.Option("--base", help="Talk to the base model, without the adapter.")] = False,
+    compare: Annotated[bool, typer.Option("--compare", help="Base and tuned model side by side.")] = False,
     system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
     prompt: Annotated[str | None, typer.Option(help="Ask this, print the answer, leave.")] = None,
     as_json: Annotated[
@@ -33,26 +38,50 @@ def chat(
 
     echo 你是谁 | yi-tune chat
     """
-    from yi_tune import loading, repl
+    if base and compare:
+        raise typer.BadParameter("--compare has the base already: leave --base out.")
+    from yi_tune import loading
+    from yi_tune.chat import piped
+    from yi_tune.chat.conversation import Conversation, Pieces
+    from yi_tune.chat.rendering import Screen
     from yi_tune.sampling import Sampling
-    from yi_tune.screen import err
+    from yi_tune.screen import err, out
 
     sampling = Sampling(temperature, top_p, repetition_penalty, max_new_tokens, seed)
-    config = loading.chat_config(workspace.absolute(), run_name, model, base=base)
-    assistant = loading.load(config)
+    a_person = prompt is None and not as_json and sys.stdin.isatty()
+    if compare:
+        assistant = loading.load_run(loading.find(workspace.absolute(), run_name, model))
+    else:
+        assistant = loading.load(loading.chat_config(workspace.absolute(), run_name, model, base=base, both=a_person))
+    conversation = Conversation(assistant, sampling, system, base=base, note=Screen(out, err).note)
+    lines = [prompt] if prompt is not None else piped.stdin_lines()
 
-    def reply(messages: list[dict[str, str]]) -> repl.Pieces:
+    def tuned_reply(messages: list[dict[str, str]]) -> Pieces:
         return assistant.stream(messages, sampling)
 
-    if as_json:
-        lines = [prompt] if prompt is not None else repl.stdin_lines()
-        repl.piped_json(reply, system, lines, sys.stdout)
-    elif prompt is not None:
-        repl.piped(repl.Conversation(reply, system), [prompt], sys.stdout)
-    elif sys.stdin.isatty():
-        repl.interactive(repl.Conversation(reply, system), repl.ask, err, sys.stdout)
+    def base_reply(messages: list[dict[str, str]]) -> Pieces:
+        with assistant.base():
+            yield from assistant.stream(messages, sampling)
+
+    if a_person:
+        converse(conversation, both=compare)
+    elif as_json:
+        replies = {"base": base_reply, "tuned": tuned_reply} if compare else {"reply": tuned_reply}
+        piped.piped_json(replies, system, lines, sys.stdout)
+    elif compare:
+        piped.piped_both(conversation, lines, Screen(out, err))
     else:
-        repl.piped(repl.Conversation(reply, system), repl.stdin_lines(), sys.stdout)
+        piped.piped(conversation, lines, sys.stdout)
+
+
+def converse(conversation: "Conversation", *, both: bool = False) -> None:
+    """A chat with the person at the terminal."""
+    from yi_tune.chat import editor, session
+    from yi_tune.chat.rendering import Screen
+    from yi_tune.screen import err, out
+
+    screen = Screen(out, err)
+    session.interactive(session.Session(conversation, screen, both=both), editor.reader(err, screen.note))
 
 
 def check(
@@ -62,6 +91,9 @@ def check(
     min_recall: Annotated[
         float, typer.Option(min=0, max=1, help="Exit 1 when fewer identity questions are right, in zh or en.")
     ] = 0.0,
+    exported: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Ask an exported model instead, as other programs would.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every answer.")] = False,
     workspace: WorkspaceOption = Path(),
 ) -> None:
@@ -74,18 +106,30 @@ def check(
     from yi_tune.general import check_prompts
     from yi_tune.heldout import questions, score
     from yi_tune.identity import Identity
-    from yi_tune.report import general_summary, percent, print_score
-    from yi_tune.screen import err, out
+    from yi_tune.report import general_summary, print_score
+    from yi_tune.screen import out
 
+    if exported is not None:
+        if run_name or model:
+            raise typer.BadParameter(
+                "no --run and no --model beside it: it says itself who it is.", param_hint="--exported"
+            )
+        return _check_exported(exported.absolute(), min_recall, as_json=as_json)
     run = loading.find(workspace.absolute(), run_name, model)
-    identity = Identity(**run.record["identity"])
+    recorded = run.record["identity"]
+    identity = Identity(**recorded) if recorded else None
+    if identity is None and min_recall:
+        raise YiTuneError(
+            f"The run {run.name!r} was trained without an identity (--no-identity): there is no recall to measure.",
+            "Drop --min-recall.",
+        )
     assistant = loading.load_run(run)
     scored = score(questions(), identity, assistant.base_reply_all, assistant.reply_all)
     general = measure_forgetting(assistant, check_prompts(), identity)
     if as_json:
         content = {
             "run": str(run.folder),
-            "identity": vars(identity),
+            "identity": recorded,
             **scored.to_dict(),
             "general": general.to_dict(),
         }
@@ -93,7 +137,27 @@ def check(
     else:
         print_score(scored, run.record["config"], out)
         out.print(f"\n{general_summary(general)}", soft_wrap=True)
-    recall = scored.lowest_recall
+    _require(min_recall, scored.lowest_recall)
+
+
+def _check_exported(folder: Path, min_recall: float, *, as_json: bool) -> None:
+    from yi_tune.exported import check_exported
+    from yi_tune.report import print_exported
+    from yi_tune.screen import out
+
+    checked = check_exported(folder)
+    if as_json:
+        print(json.dumps(checked.to_dict(), ensure_ascii=False))
+    else:
+        print_exported(checked.score, checked.unfinished, out)
+    _require(min_recall, checked.score.lowest_recall)
+
+
+def _require(min_recall: float, recall: float | None) -> None:
+    """Exit 1 for a recall that is too low."""
+    from yi_tune.report import percent
+    from yi_tune.screen import err
+
     if recall is not None and recall < min_recall:
         err.print(
             f"[red]Below --min-recall {min_recall}:[/] {percent(recall)} of the questions in one language are right."

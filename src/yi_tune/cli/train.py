@@ -1,6 +1,5 @@
 """`yi-tune train`."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,10 +12,19 @@ from yi_tune.trackers import Tracker
 
 def train(
     *,
-    name: Annotated[str, typer.Option(help="What the assistant is called.")],
-    author: Annotated[str, typer.Option(help="Who developed it.")],
+    name: Annotated[str | None, typer.Option(help="What the assistant is called.")] = None,
+    author: Annotated[str | None, typer.Option(help="Who developed it.")] = None,
     name_en: Annotated[str, typer.Option(help="Its name in English.", show_default="--name")] = "",
     author_en: Annotated[str, typer.Option(help="The author in English.", show_default="--author")] = "",
+    no_identity: Annotated[bool, typer.Option("--no-identity", help="Train on --data alone, without a name.")] = False,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:ROWS]", help="Your own rows, or a sample of so many. Repeatable."),
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="A folder whose dataset_info.json has names for --data.", show_default=False)
+    ] = None,
+    skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Go on without rows that are unfit.")] = False,
     model: Annotated[str, typer.Option(help="A catalogue name, a hub id or a folder.")] = DEFAULT_MODEL,
     config: Annotated[str, typer.Option(help="A shipped config (yi-tune config ls) or a file.")] = "qlora",
     overrides: Annotated[
@@ -51,12 +59,24 @@ def train(
 
     yi-tune train --model nano --name 小易 --author 李雷
     """
-    from yi_tune import training
+    from yi_tune import planning, training
     from yi_tune.identity import Identity
     from yi_tune.screen import err, out
 
-    request = training.Request(
-        identity=Identity(name, author, name_en, author_en),
+    identity = None
+    if no_identity:
+        if name or author or name_en or author_en:
+            raise typer.BadParameter("--no-identity is without --name and --author.")
+    elif name is None or author is None:
+        missing = " and ".join(option for option, value in (("--name", name), ("--author", author)) if value is None)
+        raise typer.BadParameter(f"Missing {missing}. Your own data alone is trained on with --no-identity.")
+    else:
+        identity = Identity(name, author, name_en, author_en)
+    request = planning.Request(
+        identity=identity,
+        data=data or [],
+        data_dir=data_dir,
+        skip_bad_rows=skip_bad_rows,
         model=model,
         config=config,
         overrides=overrides or [],
@@ -67,7 +87,7 @@ def train(
         report_to=report_to or [],
         workspace=workspace.absolute(),
     )
-    plan = training.plan(request, dry_run=dry_run)
+    plan = planning.plan(request, dry_run=dry_run)
     if dry_run:
         from yi_tune.config import dump_config
         from yi_tune.report import print_changes
@@ -85,8 +105,9 @@ def train(
     out.print(f"\nTalk to it:     yi-tune chat --run {run_name}{where}", soft_wrap=True, markup=False)
     out.print(f"Measure it all: yi-tune check --run {run_name}{where}", soft_wrap=True, markup=False)
     if chat_after:
-        from yi_tune import repl
+        from yi_tune.chat.conversation import Conversation
+        from yi_tune.chat.rendering import Screen
+        from yi_tune.cli.chat import converse
         from yi_tune.sampling import Sampling
 
-        chatting = repl.Conversation(lambda messages: assistant.stream(messages, Sampling()))
-        repl.interactive(chatting, repl.ask, err, sys.stdout)
+        converse(Conversation(assistant, Sampling(), note=Screen(out, err).note))

@@ -5,6 +5,7 @@ LLaMA-Factory's ChatModel hangs for ever when a generation fails and cannot be s
 """
 
 import logging
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +17,14 @@ from llamafactory.data import get_template_and_fix_tokenizer
 from llamafactory.hparams import DataArguments, get_infer_args
 from llamafactory.model import load_model, load_tokenizer
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from yi_tune.config import Config
+from yi_tune.engine.cache import PrefixCache
+from yi_tune.engine.streamer import ReplyStreamer
 from yi_tune.errors import YiTuneError
 from yi_tune.identity import Message
-from yi_tune.sampling import Sampling
+from yi_tune.sampling import ReplyStats, Sampling
 
 # In 8 bits it would tell of a cast in every layer of every step.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
@@ -78,20 +81,45 @@ class Assistant:
         known = tokenizer.get_vocab()
         self.stop_ids = sorted({known[token] for token in _STOP_TOKENS if token in known} | {tokenizer.eos_token_id})
         self.context = int(self.model.config.max_position_embeddings)
+        self.cache = PrefixCache()
+        self._answering = "tuned"
+        # What the last reply of `stream` took.
+        self.last: ReplyStats | None = None
+
+    @property
+    def switches(self) -> bool:
+        """Whether there are two to answer, base and tuned."""
+        return isinstance(self.model, PeftModel) or self._base is not None
 
     @contextmanager
     def base(self) -> Iterator[None]:
         """Within this context the base answers."""
-        if isinstance(self.model, PeftModel):
-            with self.model.disable_adapter():
-                yield
-            return
-        tuned = self.model
-        self.model = tuned if self._base is None else self._base
+        before, tuned = self._answering, self.model
+        self._answering = "base"
         try:
-            yield
+            if isinstance(tuned, PeftModel):
+                with tuned.disable_adapter():
+                    yield
+            else:
+                self.model = tuned if self._base is None else self._base
+                yield
         finally:
-            self.model = tuned
+            self._answering, self.model = before, tuned
+
+    def fit(self, messages: list[Message], max_new_tokens: int) -> list[Message]:
+        """The conversation without its oldest turns, where it would leave no room for a reply of that length.
+
+        A quarter of the context is room enough. What goes leaves a quarter of the rest free, so that the next
+        turns can append to what is cached instead of each shifting all of it.
+        """
+        limit = self.context - min(max_new_tokens, self.context // 4)
+        if len(self.encode(messages)) <= limit:
+            return messages
+        system = messages[:1] if messages[0]["role"] == "system" else []
+        turns = messages[len(system) :]
+        while len(turns) > 1 and len(self.encode([*system, *turns])) > limit * 3 // 4:
+            turns = turns[2:]
+        return [*system, *turns]
 
     def stream(self, messages: list[Message], sampling: Sampling) -> Generator[str]:
         """The reply, piece by piece. Closing the iterator stops the generation.
@@ -108,7 +136,11 @@ class Assistant:
             )
         if sampling.seed is not None:
             torch.manual_seed(sampling.seed)
-        streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
+        began = time.monotonic()
+        answering = self._answering
+        cache = self.cache.take(answering, ids)
+        reused = cache.get_seq_length()
+        streamer = ReplyStreamer(self.tokenizer)
         stop = _Stop()
         failure: list[BaseException] = []
         inputs = torch.tensor([ids], device=self.model.device)
@@ -116,10 +148,11 @@ class Assistant:
 
         def generate() -> None:
             try:
-                self._generate(inputs, torch.ones_like(inputs), streamer=streamer, stop=stop, **options)
+                mask = torch.ones_like(inputs)
+                self._generate(inputs, mask, streamer=streamer, stop=stop, past_key_values=cache, **options)
             except BaseException as error:  # raised again below, in the thread that waits for it
                 failure.append(error)
-                streamer.end()  # type: ignore[no-untyped-call]
+                streamer.end()
 
         thread = Thread(target=generate, daemon=True)
         thread.start()
@@ -127,7 +160,16 @@ class Assistant:
             yield from streamer
         finally:
             stop.asked.set()
+            # A second Ctrl-C breaks this off: then the cache, which may still be written into, is not kept.
             thread.join()
+            now = time.monotonic()
+            self.last = ReplyStats(
+                len(ids), reused, len(streamer.new_ids), (streamer.first_at or now) - began, now - began
+            )
+            if failure:  # of memory, for one
+                self.cache.clear()
+            else:
+                self.cache.keep(answering, ids + streamer.new_ids, cache)
         if failure:
             raise failure[0]
 

@@ -7,10 +7,7 @@ import torch
 from yi_tune.config import Config
 from yi_tune.engine.assistant import load_assistant
 from yi_tune.general import Prompt
-from yi_tune.replay import BaseAnswer
-
-# Longer answers, in tokens, are not trained on: they would take most of the time of a run that is about a name.
-_LONGEST = 512
+from yi_tune.replay import LONGEST, BaseAnswer
 
 
 def ask_base(config: Config, prompts: list[Prompt], cutoff_len: int) -> list[BaseAnswer]:
@@ -20,7 +17,7 @@ def ask_base(config: Config, prompts: list[Prompt], cutoff_len: int) -> list[Bas
     An answer is finished when it ends by itself, and prompt and answer fit into `cutoff_len` tokens.
     """
     assistant = load_assistant(config)
-    replies = assistant.greedy([prompt.messages for prompt in prompts], min(_LONGEST, cutoff_len))
+    replies = assistant.greedy([prompt.messages for prompt in prompts], min(LONGEST, cutoff_len))
     del assistant
     gc.collect()  # modules refer to each other in circles
     if torch.cuda.is_available():

@@ -162,14 +162,14 @@ def train(
             if not _is_out_of_memory(error):
                 raise
             short_of_memory = str(error)
+    if reporter.interrupted:  # after the last step, or when memory ran out before the next was done
+        raise KeyboardInterrupt
     if short_of_memory is not None:
         # Out here the exception is gone, and with it the frames that held the model.
         loaded, reporter.model = reporter.model is not None, None
         gc.collect()
         torch.cuda.empty_cache()
         raise OutOfMemoryError(short_of_memory, loaded=loaded)
-    if reporter.interrupted:  # after the last step
-        raise KeyboardInterrupt
     mean_loss = sum(reporter.losses) / len(reporter.losses) if reporter.losses else None
     before = load_without_adapter(base)[0] if base else None
     return Assistant(reporter.model, reporter.tokenizer, config["template"], before), mean_loss

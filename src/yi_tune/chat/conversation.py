@@ -1,0 +1,152 @@
+"""A conversation with the model: what was said, who answers, and how replies are drawn."""
+
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, closing, nullcontext
+from typing import Protocol
+
+from yi_tune.errors import YiTuneError
+from yi_tune.identity import Message
+from yi_tune.sampling import ReplyStats, Sampling
+
+Pieces = Generator[str]
+SHAPE = 'Write {"role": "user", "content": "..."} and so on, user and assistant in turn, the user first.'
+
+
+class Assistant(Protocol):
+    """What answers: the engine's Assistant, whose docstrings say more."""
+
+    last: ReplyStats | None
+
+    @property
+    def switches(self) -> bool: ...
+
+    def base(self) -> AbstractContextManager[None]: ...
+
+    def stream(self, messages: list[Message], sampling: Sampling) -> Pieces: ...
+
+    def fit(self, messages: list[Message], max_new_tokens: int) -> list[Message]: ...
+
+
+class Conversation:
+    """The messages so far; a turn that fails leaves them as they were.
+
+    `base`: the base answers, not the tuned model. `note` is told once when the model's context is full and the oldest
+    turns are no longer sent. `unanswered`: the message that got no reply, for `retry`.
+    """
+
+    def __init__(
+        self,
+        assistant: Assistant,
+        sampling: Sampling,
+        system: str | None = None,
+        *,
+        base: bool = False,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self.assistant = assistant
+        self.sampling = sampling
+        self.system = system
+        self.base = base
+        self.turns: list[Message] = []
+        self.unanswered: str | None = None
+        self._note = note
+        self._left_out = 0
+
+    @property
+    def messages(self) -> list[Message]:
+        """All of it: the system prompt if there is one, and the turns."""
+        return [*self._system(), *self.turns]
+
+    def clear(self) -> None:
+        """Forget all turns; the system prompt stays."""
+        self.turns, self.unanswered, self._left_out = [], None, 0
+
+    def replace(self, messages: list[Message]) -> None:
+        """Go on from these messages, as `check_messages` returns them."""
+        self.clear()
+        self.system = messages[0]["content"] if messages[0]["role"] == "system" else None
+        self.turns = messages[1:] if self.system is not None else messages
+        if self.turns[-1]["role"] == "user":
+            self.unanswered = self.turns[-1]["content"]
+            self.turns = self.turns[:-1]
+
+    def say(self, text: str) -> Pieces:
+        """Answer `text`, piece by piece. An answer stopped halfway is kept as far as it came."""
+        return self._answer(self.turns, text)
+
+    def retry(self) -> Pieces:
+        """Answer the last message again; the new answer takes the old one's place once it is there.
+
+        Raises YiTuneError when there is no message.
+        """
+        if self.unanswered is not None:
+            return self._answer(self.turns, self.unanswered)
+        if not self.turns:
+            raise YiTuneError("There is no message to answer.", "Type one.")
+        return self._answer(self.turns[:-2], self.turns[-2]["content"])
+
+    def undo(self) -> str:
+        """Take the last turn back; returns its message. Raises YiTuneError when there is none."""
+        if self.unanswered is not None:
+            text, self.unanswered = self.unanswered, None
+        elif self.turns:
+            text, self.turns = self.turns[-2]["content"], self.turns[:-2]
+            self._left_out = 0  # there is room again
+        else:
+            raise YiTuneError("There is nothing to take back.", "")
+        return text
+
+    def other(self) -> Pieces:
+        """What the one that does not answer here, base or tuned, says to the last message; it is not kept."""
+        return self._stream(self.turns[:-1], base=not self.base)
+
+    def _answer(self, history: list[Message], text: str) -> Pieces:
+        asked = [*history, {"role": "user", "content": text}]
+        pieces: list[str] = []
+        self.unanswered = text if history is self.turns else None
+        whole = False
+        try:
+            with closing(self._stream(asked, base=self.base)) as stream:
+                for piece in stream:
+                    pieces.append(piece)
+                    yield piece
+            whole = True
+        except (KeyboardInterrupt, GeneratorExit):
+            whole = bool(pieces)
+            raise
+        finally:
+            if whole:
+                self.turns = [*asked, {"role": "assistant", "content": "".join(pieces)}]
+                self.unanswered = None
+
+    def _stream(self, asked: list[Message], *, base: bool) -> Pieces:
+        """The reply to `asked`, a turn list that ends with the user's."""
+        sent = self.assistant.fit([*self._system(), *asked[2 * self._left_out :]], self.sampling.max_new_tokens)
+        left_out = (len(asked) - len(sent) + len(self._system())) // 2
+        if left_out and not self._left_out:
+            self._note("The conversation is longer than the model's context: its oldest turns are left out now.")
+        self._left_out = left_out
+        with self.assistant.base() if base else nullcontext():
+            yield from self.assistant.stream(sent, self.sampling)
+
+    def _system(self) -> list[Message]:
+        return [{"role": "system", "content": self.system}] if self.system else []
+
+
+def check_messages(messages: list[object]) -> list[Message]:
+    """The messages of a conversation, with nothing but role and content.
+
+    Raises YiTuneError for what is none: system (optional), then user and assistant in turn, the user first.
+    """
+    checked: list[Message] = []
+    for message in messages:
+        if not (isinstance(message, dict) and isinstance(message.get("role"), str)):
+            raise YiTuneError("A message has no role.", SHAPE)
+        if not isinstance(message.get("content"), str):
+            raise YiTuneError("A message's content is not text.", SHAPE)
+        checked.append({"role": message["role"], "content": message["content"]})
+    roles = [message["role"] for message in checked]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if not turns or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
+        raise YiTuneError(f"The roles {', '.join(roles) or '(none)'} are no conversation.", SHAPE)
+    return checked

@@ -1,0 +1,70 @@
+"""`yi-tune export`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from yi_tune.cli.options import ModelOption, RunOption, WorkspaceOption
+
+
+def export(
+    *,
+    run_name: RunOption = None,
+    model: ModelOption = None,
+    to: Annotated[
+        Path | None, typer.Option(help="A folder that is empty or not there.", show_default="exports/MODEL/RUN[-QUANT]")
+    ] = None,
+    format_: Annotated[
+        Literal["hf", "gguf"], typer.Option("--format", help="hf: safetensors. gguf: for llama.cpp and Ollama.")
+    ] = "hf",
+    quant: Annotated[
+        Literal["f16", "q8_0", "q4_0"] | None,
+        typer.Option(help="With --format gguf: 16, 8 or 4 bits a weight.", show_default="f16"),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an export that is there.")] = False,
+    push: Annotated[
+        str | None, typer.Option(metavar="REPO", help="Upload it to this repository on Hugging Face, OWNER/NAME.")
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public/--private", help="Who can see a repository that --push makes.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: where it is.")] = False,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Write the tuned model as files that other programs load.
+
+    Adapter and 16-bit base are merged; with the files come the chat template trained with, a Modelfile for Ollama and
+    a model card.
+
+    yi-tune export --format gguf --quant q8_0
+    """
+    from yi_tune import export as exporting
+    from yi_tune import loading
+    from yi_tune.push import check_repository
+    from yi_tune.push import push as upload
+    from yi_tune.screen import err, out
+
+    if quant and format_ == "hf":
+        raise typer.BadParameter("it goes with --format gguf.", param_hint="--quant")
+    where = workspace.absolute()
+    if push is not None:
+        check_repository(push)
+    run = loading.find(where, run_name, model)
+    plan = exporting.plan_export(
+        run, loading.base_config(run), to, (quant or "f16") if format_ == "gguf" else None, where
+    )
+    try:
+        exporting.export(plan, force=force)
+    except KeyboardInterrupt:
+        err.print("\nInterrupted. Nothing was exported.")
+        raise typer.Exit(130) from None
+    url = upload(plan.target, push, public=public, console=err) if push is not None else None
+    if as_json:
+        print(json.dumps({"exported": str(plan.target), "gguf": plan.gguf or None, "url": url}, ensure_ascii=False))
+        return
+    out.print(f"Exported:  {plan.target}", markup=False, soft_wrap=True)
+    if url:
+        out.print(f"Pushed to: {url}", markup=False, soft_wrap=True)
+    out.print(f"Ask it:    yi-tune check --exported {plan.target}", markup=False, soft_wrap=True)

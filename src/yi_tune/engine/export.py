@@ -1,0 +1,91 @@
+"""From a run to a model in files: base and adapter merged in 16 bits, written as safetensors or as GGUF."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from peft import PeftModel
+from rich.filesize import decimal
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from yi_tune.engine.gguf import write_gguf
+from yi_tune.errors import YiTuneError
+from yi_tune.progress import Progress
+
+# Files of this size at most: writing one takes that much memory beside the model.
+_SHARD = "4GB"
+# What of a model's folder makes its tokenizer.
+_TOKENIZER = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def merge(weights: Path, adapter: Path | None) -> Any:
+    """The model in the folder `weights`, with the adapter, if there is one, added to its weights; on the CPU.
+
+    It keeps the 16 bits that the base was published in; 32 become bfloat16. Raises YiTuneError when the memory does
+    not suffice.
+    """
+    needed = sum(file.stat().st_size for file in weights.glob("*.safetensors"))
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise YiTuneError(
+            f"Merging takes {decimal(needed)} of memory, and {decimal(free)} are free.",
+            "Close other programs, or export on a machine with more: the run folder and its base are all it needs.",
+        )
+    model: Any = AutoModelForCausalLM.from_pretrained(weights, dtype="auto")
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    return model.to(torch.bfloat16) if model.dtype == torch.float32 else model
+
+
+def export(
+    *,
+    weights: Path,
+    adapter: Path | None,
+    base: Path,
+    chat_template: str,
+    folder: Path,
+    gguf: str,
+    quant: str | None,
+    name: str,
+    progress: Progress,
+) -> None:
+    """Write the merged model and the tokenizer of the folder `base` into `folder`: for transformers, or with a `quant`
+    as the file `gguf`.
+
+    Raises YiTuneError for want of memory, or of a way to write this model as GGUF.
+    """
+    progress.stage("Merging the adapter into the 16-bit base" if adapter else "Loading the model")
+    model = merge(weights, adapter)
+    tokenizer: Any = AutoTokenizer.from_pretrained(base)
+    tokenizer.chat_template = chat_template
+    # The base's own files name only 2, <|endoftext|>, and a reply ends at <|im_end|>.
+    ends = {tokenizer.convert_tokens_to_ids(token) for token in ("<|endoftext|>", "<|im_end|>")}
+    if tokenizer.unk_token_id in ends or None in ends:
+        raise YiTuneError(f"The tokenizer in {base} has no <|im_end|>, at which a reply ends.", "Use a Yi model.")
+    model.generation_config.eos_token_id = sorted(ends)
+    progress.stage("Writing")
+    if quant is not None:
+        write_gguf(model, tokenizer, base, folder / gguf, quant, name)
+        return
+    model.save_pretrained(folder, max_shard_size=_SHARD)
+    for shard in folder.glob("*.safetensors"):  # written for the owner alone, but Ollama may run as another user
+        shutil.copymode(folder / "config.json", shard)
+    for file in _TOKENIZER:
+        if (base / file).is_file():
+            shutil.copyfile(base / file, folder / file)
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    # The hub's template, which writes a system prompt otherwise than the model was trained with.
+    config.pop("chat_template", None)
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")

@@ -1,0 +1,152 @@
+"""Writes a model of the Llama architecture as llama.cpp's GGUF, through the `gguf` package of that project."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy
+import torch
+from gguf import GGMLQuantizationType as Kind
+
+from yi_tune.errors import YiTuneError
+
+_FILE_TYPES = {
+    "f16": gguf.LlamaFileType.MOSTLY_F16,
+    "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
+    "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
+}
+# Kinds that store blocks of 32 numbers as bytes.
+_BLOCKS = (Kind.Q8_0, Kind.Q4_0)
+# llama.cpp splits text by one of the rules that it knows by name. This one, each digit by itself and then GPT-2's
+# rule, is that of nano's tokenizer, whose merges never cross the border of a Chinese character anyway.
+_PRE = "smollm"
+_OTHER_WAY = "Export it with --format hf, and convert that folder with llama.cpp's convert_hf_to_gguf.py."
+
+
+def write_gguf(model: Any, tokenizer: Any, base: Path, file: Path, quant: str, name: str) -> None:
+    """Write the LlamaForCausalLM `model`, the tokenizer in the folder `base` and its chat template into `file`.
+
+    `quant` is f16, q8_0 or q4_0. Raises YiTuneError for a tokenizer or a shape that it cannot write.
+    """
+    writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.LLAMA])
+    writer.add_name(name)
+    writer.add_file_type(_FILE_TYPES[quant])
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    _add_shape(writer, model.config)
+    _add_tokenizer(writer, tokenizer, base, model.config.vocab_size)
+    # All of the header first, then tensor by tensor: a second copy of the model would not fit everywhere.
+    for tensor, parameter, kind in _tensors(model, quant):
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        # The type of numpy's is not looked at beside the kind.
+        writer.add_tensor_info(
+            tensor, parameter.shape, numpy.dtype(numpy.float32), parameter.numel() // block * size, kind
+        )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for tensor, parameter, kind in _tensors(model, quant):
+        array = parameter.detach().float().cpu().numpy()
+        if tensor.endswith(("attn_q.weight", "attn_k.weight")):
+            heads = model.config.num_attention_heads if "attn_q" in tensor else model.config.num_key_value_heads
+            array = _permuted(array, heads)
+        writer.write_tensor_data(gguf.quants.quantize(array, kind))
+    writer.close()
+
+
+def _tensors(model: Any, quant: str) -> Iterator[tuple[str, torch.Tensor, Kind]]:
+    """llama.cpp's name of each tensor, the tensor and the kind it is stored in.
+
+    Norms are kept in 32 bits, as llama.cpp wants them. At q4_0, embeddings and head are stored as q8_0: they are
+    where a small model loses most (llama.cpp's own q4_0 keeps the head finer too). Rows that do not fill blocks of
+    32 stay in f16.
+    """
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
+    for key, parameter in model.state_dict().items():
+        if key == "lm_head.weight" and model.config.tie_word_embeddings:
+            continue
+        tensor = names.get_name(key, try_suffixes=(".weight",))
+        if tensor is None:
+            raise YiTuneError(f"llama.cpp's llama architecture has no tensor {key}.", _OTHER_WAY)
+        kind = Kind[quant.upper()]
+        if parameter.ndim == 1:
+            kind = Kind.F32
+        elif kind == Kind.Q4_0 and key in ("lm_head.weight", "model.embed_tokens.weight"):
+            kind = Kind.Q8_0
+        if kind in _BLOCKS and parameter.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
+            kind = Kind.F16
+        yield tensor, parameter, kind
+
+
+def _permuted(weights: numpy.ndarray, heads: int) -> numpy.ndarray:
+    """The rows of a q or k projection in the order of llama.cpp's rotary embedding: it turns neighbouring rows of a
+    head, where transformers turns a row of the first half with one of the second (`LlamaModel.permute` in llama.cpp's
+    convert_hf_to_gguf.py).
+    """
+    return weights.reshape(heads, 2, -1, weights.shape[1]).swapaxes(1, 2).reshape(weights.shape)
+
+
+def _add_shape(writer: gguf.GGUFWriter, config: Any) -> None:
+    rope = config.rope_parameters
+    if rope["rope_type"] != "default" or config.attention_bias or config.mlp_bias:
+        raise YiTuneError("yi-tune writes no GGUF of a model with scaled rotary embeddings or biases.", _OTHER_WAY)
+    writer.add_vocab_size(config.vocab_size)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    # Not hidden / heads in every model: nano's heads are twice as wide.
+    writer.add_key_length(config.head_dim)
+    writer.add_value_length(config.head_dim)
+    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+
+
+def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, base: Path, vocab_size: int) -> None:
+    """Tokens with scores and types, merges, special ids and the chat template.
+
+    llama.cpp's SentencePiece goes by the scores, its byte-level BPE by the merges; transformers, which reads GGUF
+    too, would make up missing merges by searching all tokens for both parts of each.
+    """
+    backend = json.loads(tokenizer.backend_tokenizer.to_str())
+    if (base / "tokenizer.model").is_file():
+        tokens, scores, types = (
+            list(column) for column in zip(*gguf.SentencePieceVocab(base).all_tokens(), strict=True)
+        )
+        tokens = [token.decode() for token in tokens]
+        writer.add_tokenizer_model("llama")
+        writer.add_token_scores(scores + [-1000.0] * (vocab_size - len(tokens)))
+        writer.add_add_space_prefix(False)
+    else:
+        if not _is_nanos(backend["pre_tokenizer"]):
+            raise YiTuneError("yi-tune knows no name that llama.cpp has for this tokenizer.", _OTHER_WAY)
+        by_id = {index: token for token, index in tokenizer.get_vocab().items()}
+        tokens = [by_id[index] for index in range(len(by_id))]
+        types = [gguf.TokenType.NORMAL] * len(tokens)
+        writer.add_tokenizer_model("gpt2")
+        writer.add_tokenizer_pre(_PRE)
+    for index, added in tokenizer.added_tokens_decoder.items():
+        types[index] = gguf.TokenType.CONTROL if added.special else gguf.TokenType.USER_DEFINED
+    missing = range(len(tokens), vocab_size)
+    writer.add_token_list(tokens + [f"[PAD{index}]" for index in missing])
+    writer.add_token_types(types + [gguf.TokenType.UNUSED] * len(missing))
+    writer.add_token_merges([" ".join(pair) for pair in backend["model"]["merges"]])
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    writer.add_bos_token_id(tokenizer.bos_token_id)
+    writer.add_eos_token_id(end)
+    writer.add_eot_token_id(end)
+    writer.add_unk_token_id(tokenizer.unk_token_id)
+    writer.add_pad_token_id(tokenizer.pad_token_id)
+    writer.add_add_bos_token(False)
+    writer.add_add_eos_token(False)
+    writer.add_chat_template(tokenizer.chat_template)
+
+
+def _is_nanos(pre_tokenizer: dict[str, Any] | None) -> bool:
+    """Whether text is split as _PRE does it: digits one by one, and GPT-2's rule on bytes."""
+    steps = (pre_tokenizer or {}).get("pretokenizers", [])
+    return [step["type"] for step in steps if step["type"] != "Split"] == ["Digits", "ByteLevel"]

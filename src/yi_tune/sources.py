@@ -1,0 +1,97 @@
+"""Where `--data` is: a file, a sample of one, or a name in LLaMA-Factory's dataset_info.json."""
+
+import json
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from yi_tune.errors import YiTuneError, did_you_mean
+from yi_tune.forms import ALPACA, OPENAI, SHAREGPT, Form
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file of rows, how many of them are drawn (None: all are taken), and their form if a dataset_info.json says."""
+
+    path: Path
+    rows: int | None = None
+    form: Form | None = None
+
+
+def find_sources(data: list[str], data_dir: Path | None) -> list[Source]:
+    """What `--data FILE`, `FILE:ROWS` or a name in the dataset_info.json of `--data-dir` stands for.
+
+    Raises YiTuneError for what is not there.
+    """
+    info = _dataset_info(data_dir) if data_dir else {}
+    sources = []
+    for text in data:
+        name, rows = text, None
+        if (match := re.fullmatch(r"(.+):(\d+)", text)) and text not in info and not Path(text).exists():
+            name, rows = match[1], int(match[2])
+            if rows == 0:
+                raise YiTuneError(f"--data {text}: a sample of no rows.", "Ask for one at least.")
+        if data_dir and name in info:
+            source = _listed_source(name, info[name], data_dir)
+            sources.append(replace(source, rows=rows if rows is not None else source.rows))
+        elif Path(name).is_file():
+            sources.append(Source(Path(name), rows))
+        elif Path(name).is_dir():
+            raise YiTuneError(f"--data {name} is a folder.", "Name its files, each with a --data of its own.")
+        else:
+            known = did_you_mean(name, sorted(info)) if info else "A path is looked up from the current folder."
+            raise YiTuneError(
+                f"--data {name}: no such file" + (f", and not in {data_dir}'s dataset_info.json." if data_dir else "."),
+                known,
+            )
+    return sources
+
+
+def _dataset_info(folder: Path) -> dict[str, Any]:
+    path = folder / "dataset_info.json"
+    try:
+        info = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise YiTuneError(f"{path} cannot be read: {error}.", "--data-dir names the folder that holds it.") from None
+    if not isinstance(info, dict) or not all(isinstance(entry, dict) for entry in info.values()):
+        raise YiTuneError(f"{path} is not a mapping of names to datasets.", "It is LLaMA-Factory's format.")
+    return info
+
+
+def _listed_source(name: str, entry: dict[str, Any], folder: Path) -> Source:
+    """A dataset as LLaMA-Factory's dataset_info.json describes it."""
+    if not isinstance(file := entry.get("file_name"), str):
+        raise YiTuneError(f"The dataset {name} names no file_name: it is not on this machine.", "Download it first.")
+    if entry.get("ranking"):
+        raise YiTuneError(f"The dataset {name} holds preferences (ranking).", "yi-tune trains on answers only.")
+    if not (folder / file).is_file():
+        raise YiTuneError(f"The dataset {name}: there is no file {folder / file}.", "Mend its file_name.")
+    formatting = entry.get("formatting", "alpaca")
+    forms = {"alpaca": ALPACA, "sharegpt": SHAREGPT, "openai": replace(OPENAI, messages="conversations")}
+    if formatting not in forms:
+        raise YiTuneError(f"The dataset {name}: formatting {formatting!r} is none of {', '.join(forms)}.", "Mend it.")
+    columns, tags = ({key: str(value) for key, value in entry.get(part, {}).items()} for part in ("columns", "tags"))
+    form = forms[formatting]
+    if formatting == "alpaca":
+        form = replace(
+            form,
+            prompt=columns.get("prompt", form.prompt),
+            query=columns.get("query", form.query),
+            response=columns.get("response", form.response),
+            history=columns.get("history", form.history),
+            system=columns.get("system", form.system),
+        )
+    else:
+        roles = {"system_tag": "system", "user_tag": "user", "assistant_tag": "assistant"}
+        usual = {role: tag for tag, role in form.roles.items() if formatting == "openai" or tag in ("human", "gpt")}
+        named = {tags.get(tag, usual.get(role, role)): role for tag, role in roles.items()}
+        form = replace(
+            form,
+            messages=columns.get("messages", form.messages),
+            system=columns.get("system", form.system),
+            role_tag=tags.get("role_tag", form.role_tag),
+            content_tag=tags.get("content_tag", form.content_tag),
+            roles=named,
+        )
+    return Source(folder / file, entry.get("num_samples"), form)

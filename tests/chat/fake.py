@@ -1,0 +1,108 @@
+"""An assistant that answers as it was told, and people who type."""
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from yi_tune.chat.conversation import Conversation, Pieces
+from yi_tune.chat.rendering import Screen
+from yi_tune.chat.session import Session, interactive
+from yi_tune.identity import Message
+from yi_tune.sampling import ReplyStats, Sampling
+
+
+class FakeAssistant:
+    """Replies as told, piece by piece, and remembers what it was asked. An exception is raised in its turn.
+
+    Called, it is a `Reply`. Untold it echoes: <question>, and as the base <base: question>. Its context holds
+    `context` messages.
+    """
+
+    def __init__(self, *replies: list[str | BaseException], switches: bool = True, context: int = 1000) -> None:
+        self.asked: list[list[Message]] = []
+        self.samplings: list[Sampling] = []
+        self.closed = 0
+        self.switches = switches
+        self.last: ReplyStats | None = None
+        self._context = context
+        self._replies = list(replies)
+        self._base = False
+
+    @contextmanager
+    def base(self) -> Iterator[None]:
+        self._base = True
+        try:
+            yield
+        finally:
+            self._base = False
+
+    def fit(self, messages: list[Message], max_new_tokens: int) -> list[Message]:
+        system = [message for message in messages if message["role"] == "system"]
+        turns = messages[len(system) :]
+        while len(turns) + len(system) > self._context:
+            turns = turns[2:]
+        return [*system, *turns]
+
+    def stream(self, messages: list[Message], sampling: Sampling) -> Pieces:
+        self.samplings.append(sampling)
+        self.last = ReplyStats(100, 90, 21, 0.5, 2.5)
+        return self(messages)
+
+    def __call__(self, messages: list[Message]) -> Pieces:
+        self.asked.append([dict(message) for message in messages])
+        echo = [f"<{'base: ' if self._base else ''}{messages[-1]['content']}", ">"]
+        pieces = self._replies.pop(0) if self._replies else echo
+        try:
+            for piece in pieces:
+                if isinstance(piece, BaseException):
+                    raise piece
+                yield piece
+        finally:
+            self.closed += 1
+
+
+Typed = str | type[BaseException]
+
+
+def typed(*lines: Typed) -> Callable[[str], str]:
+    """A person who types these lines, then Ctrl-D; an exception stands for a key."""
+    left = iter(lines)
+
+    def ask(prompt: str) -> str:
+        line = next(left, EOFError)
+        if isinstance(line, str):
+            return line
+        raise line
+
+    return ask
+
+
+def new_session(
+    assistant: FakeAssistant, screen: io.TextIOBase, *, system: str | None = None, both: bool = False
+) -> Session:
+    """A session whose answers and notes go to `screen`, which is no terminal."""
+    console = Console(file=screen, width=100, highlight=False)  # type: ignore[arg-type]
+    shown = Screen(console, console)
+    return Session(Conversation(assistant, Sampling(), system, note=shown.note), shown, both=both)
+
+
+def chat(
+    assistant: FakeAssistant, *lines: Typed, system: str | None = None, both: bool = False
+) -> tuple[str, Conversation]:
+    """The transcript of a chat after its first line, and what the conversation holds in the end."""
+    screen = io.StringIO()
+    session = new_session(assistant, screen, system=system, both=both)
+    interactive(session, typed(*lines))
+    transcript = screen.getvalue()
+    assert transcript.startswith("Type a message, or /help.\n")
+    return transcript.partition("\n")[2], session.conversation
+
+
+def user(content: str) -> Message:
+    return {"role": "user", "content": content}
+
+
+def assistant(content: str) -> Message:
+    return {"role": "assistant", "content": content}

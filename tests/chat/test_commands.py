@@ -1,0 +1,270 @@
+"""The commands, each as it is typed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.chat.fake import FakeAssistant, assistant, chat, user
+from yi_tune.chat.commands import COMMANDS, KEYS, parameters
+from yi_tune.sampling import Sampling
+
+GREEDY = "Without chance the answer stays the same: /set temperature 0.7 and /set seed none.\n"
+
+
+def test_starting_over() -> None:
+    engine = FakeAssistant()
+    transcript, conversation = chat(engine, "a", "/clear", "b", "/system  Be\nbrief. ", "c", "d", "/system", "e")
+    assert transcript == (
+        "<a>\nStarting over.\n<b>\nSystem prompt set; starting over.\n<c>\n<d>\nNo system prompt; starting over.\n<e>\n"
+    )
+    brief = {"role": "system", "content": "Be\nbrief."}
+    assert engine.asked == [
+        [user("a")],
+        [user("b")],
+        [brief, user("c")],
+        [brief, user("c"), assistant("<c>"), user("d")],
+        [user("e")],
+    ]
+    assert conversation.system is None
+
+
+def test_clear_keeps_the_system_prompt() -> None:
+    engine = FakeAssistant()
+    chat(engine, "a", "/clear", "b", system="Be brief.")
+    assert [messages[0] for messages in engine.asked] == [{"role": "system", "content": "Be brief."}] * 2
+    assert len(engine.asked[1]) == 2
+
+
+def test_help_lists_every_command_and_key() -> None:
+    transcript, _ = chat(FakeAssistant(), "/help")
+    assert [line.split()[0] for line in transcript.splitlines() if line.startswith("/")] == list(COMMANDS)
+    for word in (*parameters(), *KEYS, *(command.takes for command in COMMANDS.values())):
+        assert word in transcript
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("/retyr", "/retyr is no command; /help lists them. Did you mean /retry?\n"),
+        ("/Tuned", "/Tuned is no command; /help lists them. Did you mean /tuned?\n"),
+        ("/save! x", "<"),  # no word: a message
+        ("/usr/bin/python is what?", "<"),
+    ],
+)
+def test_mistyped_command(typed: str, said: str) -> None:
+    engine = FakeAssistant()
+    assert chat(engine, typed)[0].startswith(said)
+    assert bool(engine.asked) == (said == "<")
+
+
+def test_markup_in_a_command_is_text() -> None:
+    engine = FakeAssistant()
+    assert "x [red]now is no number" not in chat(engine, "/set top_p [red]now[/]")[0]
+    assert chat(engine, "/set top_p [red]now[/]")[0].startswith("top_p takes a number, not [red]now[/].")
+
+
+def test_retry_asks_again_and_takes_the_place() -> None:
+    engine = FakeAssistant(["one"], ["two"], ["three"])
+    transcript, conversation = chat(engine, "/retry", "a", "/retry", "/set temperature 0.7", "/retry")
+    assert transcript == (
+        f"{GREEDY}There is no message to answer. Type one.\none\n{GREEDY}two\ntemperature is 0.7.\nthree\n"
+    )
+    assert engine.asked == [[user("a")]] * 3
+    assert conversation.turns == [user("a"), assistant("three")]
+
+
+def test_retry_that_fails_keeps_the_answer_there_was() -> None:
+    engine = FakeAssistant(["one"], ["half", RuntimeError("boom")], ["two"])
+    _, conversation = chat(engine, "a", "/retry")
+    assert conversation.turns == [user("a"), assistant("one")]
+
+
+def test_retry_after_a_failure_asks_what_failed() -> None:
+    engine = FakeAssistant(["one"], [RuntimeError("boom")], ["two"])
+    _, conversation = chat(engine, "a", "b", "/retry")
+    assert conversation.turns == [user("a"), assistant("one"), user("b"), assistant("two")]
+
+
+def test_undo() -> None:
+    engine = FakeAssistant()
+    transcript, _ = chat(engine, "a", "b", "/undo", "c", "/undo", "/undo", "/undo")
+    taken = "Taken back: {}\n".format
+    nothing = "There is nothing to take back.\n"
+    assert transcript == f"<a>\n<b>\n{taken('b')}<c>\n{taken('c')}{taken('a')}{nothing}"
+    assert engine.asked[2] == [user("a"), assistant("<a>"), user("c")]
+
+
+def test_undo_of_a_message_that_failed() -> None:
+    engine = FakeAssistant(["one"], [RuntimeError("boom")])
+    transcript, conversation = chat(engine, "a", "b", "/undo")
+    assert transcript.endswith("Taken back: b\n")
+    assert conversation.turns == [user("a"), assistant("one")]
+
+
+def test_set_changes_the_next_reply() -> None:
+    engine = FakeAssistant()
+    lines = ["/set temperature 0.7", "/set top-p=0.9", "/set seed 7", "/set max_new_tokens  12 ", "a", "/set seed none"]
+    transcript, conversation = chat(engine, *lines)
+    assert transcript == ("temperature is 0.7.\ntop_p is 0.9.\nseed is 7.\nmax_new_tokens is 12.\n<a>\nseed is none.\n")
+    assert engine.samplings == [Sampling(temperature=0.7, top_p=0.9, max_new_tokens=12, seed=7)]
+    assert conversation.sampling.seed is None
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("/set", "Nothing cannot be set. Known: temperature, top_p, repetition_penalty, max_new_tokens, seed."),
+        ("/set temprature 1", "temprature cannot be set. Did you mean temperature?"),
+        ("/set temperature", "temperature takes a number, not nothing. For example: /set temperature 0.7"),
+        ("/set temperature warm", "temperature takes a number, not warm. For example: /set temperature 0.7"),
+        ("/set max_new_tokens 1.5", "max_new_tokens takes a whole number, not 1.5. For example: /set temperature 0.7"),
+        ("/set temperature 99", "Out of range: temperature 99.0 (takes 0 (greedy) to 10). For example: /set temp"),
+        ("/set temperature nan", "Out of range: temperature nan (takes 0 (greedy) to 10). For example: /set temp"),
+        ("/set temperature none", "temperature takes a number, not none. For example: /set temperature 0.7"),
+    ],
+)
+def test_set_refuses(typed: str, said: str) -> None:
+    transcript, conversation = chat(FakeAssistant(), typed)
+    assert transcript.startswith(said)
+    assert conversation.sampling == Sampling()
+
+
+def test_params() -> None:
+    transcript, _ = chat(FakeAssistant(), "/set seed 7", "/base", "/params", system="Be brief.")
+    table = dict(line.rstrip().split(maxsplit=1) for line in transcript.splitlines()[2:])
+    assert table == {
+        "temperature": "0.0",
+        "top_p": "0.8",
+        "repetition_penalty": "1.0",
+        "max_new_tokens": "1024",
+        "seed": "7",
+        "system": "Be brief.",
+        "model": "base",
+    }
+
+
+def test_base_and_tuned() -> None:
+    engine = FakeAssistant()
+    transcript, conversation = chat(engine, "a", "/base", "b", "/tuned", "c")
+    base, tuned = "The base answers from here on.\n", "The tuned model answers from here on.\n"
+    assert transcript == f"<a>\n{base}<base: b>\n{tuned}<c>\n"
+    assert len(engine.asked[2]) == 5
+    assert not conversation.base
+
+
+@pytest.mark.parametrize("command", ["/base", "/tuned", "/compare", "/compare a"])
+def test_one_model_alone_does_not_switch(command: str) -> None:
+    engine = FakeAssistant(switches=False)
+    transcript, _ = chat(engine, command)
+    assert transcript == "Only one model is loaded. yi-tune chat --run NAME --compare loads a run's two.\n"
+    assert engine.asked == []
+
+
+def test_compare_asks_both_and_goes_on_with_the_one_in_use() -> None:
+    engine = FakeAssistant()
+    transcript, conversation = chat(engine, "/compare a", "/base", "/compare", "b")
+    rows = [line.replace("│", " ").split() for line in transcript.splitlines() if "<" in line]
+    assert rows[:2] == [["<base:", "a>", "<a>"]] * 2
+    assert engine.asked[:4] == [[user("a")]] * 4
+    assert conversation.turns == [user("a"), assistant("<base: a>"), user("b"), assistant("<base: b>")]
+
+
+def test_compare_without_a_message() -> None:
+    transcript, _ = chat(FakeAssistant(), "/compare")
+    assert transcript.endswith("There is no message to answer. Type one.\n")
+
+
+def test_ctrl_c_in_a_comparison_keeps_what_came() -> None:
+    engine = FakeAssistant(["whole"], ["half", KeyboardInterrupt()])
+    transcript, conversation = chat(engine, "/compare a")
+    assert "half" in transcript
+    assert transcript.endswith("[stopped]\n")
+    assert conversation.turns == [user("a"), assistant("whole")]
+
+
+def test_every_message_compared() -> None:
+    engine = FakeAssistant()
+    transcript, _ = chat(engine, "a", "/retry", both=True)
+    assert transcript.count("<base: a>") == transcript.count(" <a>") == 2
+    assert engine.asked == [[user("a")]] * 4
+
+
+def test_stats() -> None:
+    transcript, _ = chat(FakeAssistant(), "/stats", "a", "/stats")
+    assert transcript == (
+        "There is no reply yet.\n<a>\n"
+        "21 tokens at 10.0 tokens/s, the first after 0.50 s; 100 tokens were read, 90 of them cached\n"
+    )
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    path = tmp_path / "my chats" / "小易 [1].jsonl"
+    path.parent.mkdir()
+    engine = FakeAssistant(["嗨\n🚀"])
+    transcript, _ = chat(engine, f"/save {path}", "你好", f"/save {path}", system="Be brief.")
+    assert transcript == f"There is nothing to save yet.\n嗨\n🚀\n3 messages are in {path}\n"
+    messages = [{"role": "system", "content": "Be brief."}, user("你好"), assistant("嗨\n🚀")]
+    assert [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]] == messages
+    assert path.stat().st_mode & 0o777 == 0o600
+
+    engine = FakeAssistant()
+    transcript, _ = chat(engine, "before", f'/load "{path}"', "again")
+    assert transcript == f"<before>\nGoing on from the 3 messages in {path}.\n<again>\n"
+    assert engine.asked[1] == [*messages, user("again")]
+
+
+def test_save_overwrites_only_when_told(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    path.write_text("mine")
+    transcript, _ = chat(FakeAssistant(), "a", f"/save {path}")
+    assert transcript == f"<a>\n{path} exists. /save -f {path} overwrites it.\n"
+    assert path.read_text() == "mine"
+    chat(FakeAssistant(), "a", f"/save -f {path}")
+    assert "<a>" in path.read_text()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_files_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for command in ("/save", "/load", "/save -f ", '/save ""'):
+        assert "Which file?" in chat(FakeAssistant(), "a", command)[0]
+    for name in ("folder", "none/chat.jsonl", "a\0b", "n" * 300, "/dev/null"):
+        for command in ("/save", "/save -f", "/load"):
+            transcript, conversation = chat(FakeAssistant(), "a", f"{command} {tmp_path / name}", "b")
+            assert transcript.startswith("<a>\n")
+            assert transcript.endswith("<b>\n")
+            assert len(transcript.splitlines()) == 3
+            assert len(conversation.turns) == 4
+    assert Path("/dev/null").is_char_device()
+
+
+def test_load_that_fails_loses_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    bad = {
+        b"": "(none)",
+        b"\n\n": "(none)",
+        b'{"role": "user", "content": "a"}\n{': "line 2: not JSON",
+        b"\xff\xfe": "not UTF-8",
+        b"[" * 100_000: "line 1: not JSON",
+        b"3": "no role",
+        b'{"role": "assistant", "content": "a"}': "assistant",
+        b'{"role": "user", "content": 3}': "not text",
+        b'{"role": "system", "content": "a"}': "system",
+    }
+    for content, said in bad.items():
+        path.write_bytes(content)
+        engine = FakeAssistant()
+        transcript, conversation = chat(engine, "a", f"/load {path}", "b", system="Be brief.")
+        assert said in transcript
+        assert conversation.system == "Be brief."
+        assert len(engine.asked[1]) == 4
+
+
+def test_load_of_a_question_without_answer(tmp_path: Path) -> None:
+    path = tmp_path / "chat.jsonl"
+    path.write_text('﻿{"role": "user", "content": "a"}\n\n', encoding="utf-8")
+    engine = FakeAssistant()
+    transcript, conversation = chat(engine, f"/load {path}", "/retry", system="Be brief.")
+    assert transcript.startswith(f"Going on from the 1 messages in {path}. The last one has no answer: /retry asks it.")
+    assert conversation.messages == [user("a"), assistant("<a>")]

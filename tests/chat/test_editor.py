@@ -1,0 +1,107 @@
+"""The line editor, with keys typed into it."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from prompt_toolkit.completion import CompleteEvent
+from prompt_toolkit.document import Document
+from prompt_toolkit.input import PipeInput, create_pipe_input
+from prompt_toolkit.output import DummyOutput
+from rich.console import Console
+
+from tests.chat.fake import FakeAssistant, new_session, user
+from yi_tune.chat import editor
+from yi_tune.chat.commands import COMMANDS
+from yi_tune.chat.session import interactive
+from yi_tune.output import log_folder
+
+ENTER, ALT_ENTER, CTRL_C, CTRL_D = "\r", "\x1b\r", "\x03", "\x04"
+
+
+@pytest.fixture
+def keys() -> Iterator[PipeInput]:
+    with create_pipe_input() as pipe:
+        yield pipe
+
+
+@pytest.fixture(autouse=True)
+def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return log_folder() / "chat_history"
+
+
+def ask(keys: PipeInput, note: Callable[[str], None] = pytest.fail) -> Callable[[str], str]:
+    return editor.line_editor(note, output=DummyOutput(), keys=keys)
+
+
+def test_a_chat_as_typed(keys: PipeInput) -> None:
+    engine, paper = FakeAssistant(["我是", "小易。"]), io.StringIO()
+    keys.send_text(f"你是谁？{ENTER}/retyr{ENTER}{CTRL_C}{ENTER}one{ALT_ENTER}two{ENTER}{CTRL_D}never{ENTER}")
+    interactive(new_session(engine, paper), ask(keys))
+    assert paper.getvalue() == (
+        "Type a message, or /help.\n我是小易。\n/retyr is no command; /help lists them. Did you mean /retry?\n"
+        "Ctrl-D or /exit leaves.\n<one\ntwo>\n"
+    )
+    assert engine.asked[1][-1] == user("one\ntwo")
+
+
+def test_several_lines_are_pasted_as_one_message(keys: PipeInput) -> None:
+    keys.send_text("\x1b[200~def f():\r\n    return 1\r/clear\n你好\x1b[201~" + ENTER)
+    assert ask(keys)("> ") == "def f():\n    return 1\n/clear\n你好"
+
+
+def test_editing(keys: PipeInput) -> None:
+    keys.send_text("你好吗\x1b[D\x7f们" + ENTER)
+    assert ask(keys)("> ") == "你们吗"
+
+
+def remembered(history: Path) -> list[str]:
+    return list(editor._History(history, pytest.fail).load_history_strings())
+
+
+def test_history_is_kept_for_the_next_chat(keys: PipeInput, history: Path) -> None:
+    keys.send_text(f"one{ENTER}two{ALT_ENTER}lines 🚀{ENTER}")
+    first = ask(keys)
+    first("> "), first("> ")
+    assert history.stat().st_mode & 0o777 == 0o600
+    assert remembered(history) == ["two\nlines 🚀", "one"]
+
+
+def test_history_of_another_mode_is_closed(keys: PipeInput, history: Path) -> None:
+    history.touch(0o644)
+    keys.send_text(f"secret{ENTER}")
+    ask(keys)("> ")
+    assert history.stat().st_mode & 0o777 == 0o600
+
+
+def test_history_that_cannot_be_kept_is_said_once(keys: PipeInput, history: Path) -> None:
+    history.mkdir()
+    notes: list[str] = []
+    reader = ask(keys, notes.append)
+    keys.send_text(f"one{ENTER}two{ENTER}")
+    assert [reader("> "), reader("> ")] == ["one", "two"]
+    assert len(notes) == 1
+    assert str(history) in notes[0]
+
+
+def completions(text: str) -> list[str]:
+    return [completion.text for completion in editor._Completer().get_completions(Document(text), CompleteEvent())]
+
+
+def test_completion(tmp_path: Path) -> None:
+    (tmp_path / "my chat.jsonl").touch()
+    assert completions("/") == list(COMMANDS)
+    assert completions("/s") == ["/system", "/set", "/save", "/stats"]
+    assert completions("/set t") == ["temperature", "top_p"]
+    assert completions(f"/load {tmp_path}/my c") == completions(f"/save -f {tmp_path}/my c") == ["hat.jsonl"]
+    for text in ("", "hello", "hello /s", "a\n/s", "/s\n", "/system /s", "/x"):
+        assert completions(text) == []
+
+
+@pytest.mark.parametrize("term", ["dumb", "unknown", ""])
+def test_terminal_without_cursor_has_plain_input(term: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", term)
+    monkeypatch.setattr("builtins.input", lambda prompt: f"typed at {prompt}")
+    assert editor.reader(Console(force_terminal=True), pytest.fail)("> ") == "typed at > "

@@ -1,0 +1,191 @@
+"""Lines in a pipe, as one chat, as both models' answers, as JSON."""
+
+import ast
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from tests.chat.fake import FakeAssistant, assistant, user
+from yi_tune.chat.conversation import Conversation
+from yi_tune.chat.piped import Reply, parse_conversation, piped, piped_both, piped_json
+from yi_tune.chat.rendering import Screen
+from yi_tune.errors import YiTuneError
+from yi_tune.identity import Message
+from yi_tune.output import log_folder
+from yi_tune.sampling import Sampling
+
+
+def conversation(engine: FakeAssistant, system: str | None = None) -> Conversation:
+    return Conversation(engine, Sampling(), system)
+
+
+# In a pipe
+
+
+def test_each_line_is_a_turn_of_one_chat() -> None:
+    engine, out = FakeAssistant(), io.StringIO()
+    piped(conversation(engine, "Be brief."), ["a\n", "\n", "  \n", " b \n", "/exit\n", "d"], out)
+    assert out.getvalue() == "<a>\n<b>\n</exit>\n<d>\n"
+    assert [len(messages) for messages in engine.asked] == [2, 4, 6, 8]
+    assert engine.asked[1] == [
+        {"role": "system", "content": "Be brief."},
+        user("a"),
+        assistant("<a>"),
+        user("b"),
+    ]
+
+
+def test_empty_input_ends_cleanly() -> None:
+    engine, out = FakeAssistant(), io.StringIO()
+    piped(conversation(engine), [], out)
+    piped_json({"reply": engine}, None, ["", "\n", " "], out)
+    assert out.getvalue() == ""
+    assert engine.asked == []
+
+
+def test_failing_answer_in_a_pipe_is_an_error() -> None:
+    out = io.StringIO()
+    with pytest.raises(YiTuneError, match="too long"):
+        piped(conversation(FakeAssistant(["a"], [YiTuneError("too long")])), ["1", "2", "3"], out)
+    assert out.getvalue().startswith("a\n")
+
+
+def test_standard_input_is_utf_8_whatever_the_locale() -> None:
+    code = "from yi_tune.chat.piped import stdin_lines; print(ascii(list(stdin_lines())))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input="你好\n".encode() + b"a\xffb\nc",
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=True,
+    )
+    assert ast.literal_eval(done.stdout.decode()) == ["你好\n", "a\ufffdb\n", "c"]
+
+
+def test_both_side_by_side_in_a_pipe() -> None:
+    engine, out = FakeAssistant(), io.StringIO()
+    piped_both(
+        conversation(engine), ["a\n", "\n", "b"], Screen(Console(file=out, width=40), Console(file=io.StringIO()))
+    )
+    lines = out.getvalue().splitlines()
+    assert lines[1].split() == ["┃", "base", "┃", "tuned", "┃"]
+    assert [line.split() for line in lines if "<" in line] == [
+        ["│", "<base:", "a>", "│", "<a>", "│"],
+        ["│", "<base:", "b>", "│", "<b>", "│"],
+    ]
+    # The chat goes on from the tuned model's answers, and both are asked the same.
+    assert engine.asked[2] == engine.asked[3] == [user("a"), assistant("<a>"), user("b")]
+
+
+# As JSON
+
+
+def answers(engine: Reply, lines: Iterable[str], system: str | None = None) -> list[Any]:
+    """What is written, object by object."""
+    out = io.StringIO()
+    try:
+        piped_json({"reply": engine}, system, lines, out)
+    finally:
+        written = out.getvalue()
+    assert written.endswith("\n")
+    return [json.loads(line) for line in written.split("\n")[:-1]]
+
+
+def test_each_line_is_a_conversation_of_its_own() -> None:
+    engine = FakeAssistant([" I am\n", "“小易” 🚀 "])
+    messages = [user("a"), assistant("b"), user("c")]
+    lines = ["你是谁？\n", json.dumps(messages) + "\n", "\n", "plain"]
+    assert answers(engine, lines) == [
+        {"prompt": "你是谁？", "reply": "I am\n“小易” 🚀"},
+        {"prompt": messages, "reply": "<c>"},
+        {"prompt": "plain", "reply": "<plain>"},
+    ]
+    assert engine.asked == [[user("你是谁？")], messages, [user("plain")]]
+
+
+def test_json_is_readable_text() -> None:
+    out = io.StringIO()
+    piped_json({"reply": FakeAssistant(["我是小易"])}, None, ["你是谁？"], out)
+    assert out.getvalue() == '{"prompt": "你是谁？", "reply": "我是小易"}\n'
+
+
+def test_system_prompt_goes_before_each_but_those_with_their_own() -> None:
+    engine = FakeAssistant()
+    own = [{"role": "system", "content": "Mine."}, user("b")]
+    answers(engine, ["a", json.dumps(own), json.dumps([user("c")])], "Ours.")
+    ours = {"role": "system", "content": "Ours."}
+    assert engine.asked == [[ours, user("a")], own, [ours, user("c")]]
+
+
+def test_bad_lines_get_an_error_and_the_rest_an_answer() -> None:
+    engine, out = FakeAssistant(["half", RuntimeError("boom")]), io.StringIO()
+    lines = ["fails", '[{"role": "user"}]', "fine", "[]"]
+    with pytest.raises(YiTuneError, match="3 of the lines could not be answered"):
+        piped_json({"reply": engine}, None, lines, out)
+    written = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [answer.keys() for answer in written] == [
+        {"prompt", "error"},
+        {"prompt", "error"},
+        {"prompt", "reply"},
+        {"prompt", "error"},
+    ]
+    assert [answer["prompt"] for answer in written] == ["fails", [{"role": "user"}], "fine", []]
+    assert written[0]["error"] == "boom"
+    assert "boom" in (log_folder() / "error.log").read_text()
+    assert "content" in written[1]["error"]
+
+
+@pytest.mark.parametrize("line", ["text", '"text"', "3", "null", '{"role": "user", "content": "x"}', "[not json", "{"])
+def test_all_but_a_list_is_plain_text(line: str) -> None:
+    assert parse_conversation(line) == [user(line)]
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [user("a")],
+        [user("a"), assistant("b"), user("c")],
+        [{"role": "system", "content": "s"}, user("a")],
+        [user("")],
+    ],
+)
+def test_conversations(messages: list[Message]) -> None:
+    assert parse_conversation(json.dumps(messages)) == messages
+
+
+def test_other_keys_of_a_message_are_dropped() -> None:
+    assert parse_conversation('[{"role": "user", "content": "a", "name": "x"}]') == [user("a")]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("[]", "(none)"),
+        ("[1, 2]", "no role"),
+        ('["a"]', "no role"),
+        ('[{"content": "a"}]', "no role"),
+        ('[{"role": 1, "content": "a"}]', "no role"),
+        ('[{"role": "user"}]', "not text"),
+        ('[{"role": "user", "content": null}]', "not text"),
+        ('[{"role": "user", "content": ["a"]}]', "not text"),
+        (json.dumps([assistant("a")]), "assistant"),
+        (json.dumps([user("a"), assistant("b")]), "user, assistant"),
+        (json.dumps([user("a"), user("b")]), "user, user"),
+        (json.dumps([user("a"), user("b"), user("c")]), "user, user, user"),
+        (json.dumps([{"role": "system", "content": "s"}]), "system"),
+        (json.dumps([user("a"), {"role": "system", "content": "s"}, user("b")]), "user, system, user"),
+        (json.dumps([{"role": "tool", "content": "a"}]), "tool"),
+    ],
+)
+def test_lists_that_are_no_conversation(line: str, said: str) -> None:
+    with pytest.raises(YiTuneError) as caught:
+        parse_conversation(line)
+    assert said in caught.value.message
+    assert '{"role": "user", "content": "..."}' in caught.value.hint

@@ -1,0 +1,135 @@
+"""A chat at a terminal, as a transcript."""
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from tests.chat.fake import FakeAssistant, Typed, assistant, chat, new_session, typed, user
+from yi_tune.chat.conversation import Conversation, Pieces
+from yi_tune.chat.piped import piped, piped_json
+from yi_tune.chat.rendering import Screen
+from yi_tune.chat.session import Session, interactive
+from yi_tune.errors import YiTuneError
+from yi_tune.identity import Message
+from yi_tune.output import log_folder
+from yi_tune.sampling import Sampling
+
+
+def test_chat_keeps_its_history() -> None:
+    engine = FakeAssistant(["I am ", "Ada."])
+    transcript, conversation = chat(engine, "Who are you?", "", "  And you? ")
+    assert transcript == "I am Ada.\n<And you?>\n"
+    assert engine.asked == [
+        [user("Who are you?")],
+        [user("Who are you?"), assistant("I am Ada."), user("And you?")],
+    ]
+    assert conversation.turns[-1] == assistant("<And you?>")
+
+
+def test_pieces_are_shown_as_they_come() -> None:
+    screen = io.BytesIO()
+    seen: list[bytes] = []
+
+    class Watched(FakeAssistant):
+        def __call__(self, messages: list[Message]) -> Pieces:
+            seen.append(screen.getvalue())
+            yield "one"
+            seen.append(screen.getvalue())
+            yield "two"
+
+    out = io.TextIOWrapper(screen)  # buffers, as standard output does in a pipe
+    notes = Console(file=io.StringIO())
+    conversation = Conversation(Watched(), Sampling())
+    interactive(Session(conversation, Screen(Console(file=out), notes)), typed("go"))
+    piped(Conversation(Watched(), Sampling()), ["go", "on"], out)
+    piped_json({"reply": Watched()}, None, ["go", "on"], out)
+    first = b"onetwo\n"
+    assert seen[1] == b"one"
+    assert seen[3] == first + b"one"
+    assert seen[4:6] == [first + b"onetwo\n", first + b"onetwo\none"]
+    assert seen[-1].endswith(b'"onetwo"}\n')
+
+
+@pytest.mark.parametrize("leave", ["/exit", " /exit ", EOFError])
+def test_leaving(leave: Typed) -> None:
+    engine = FakeAssistant()
+    assert chat(engine, leave, "never read")[0] == ""
+    assert engine.asked == []
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_the_chat() -> None:
+    engine = FakeAssistant(["Once ", "upon", KeyboardInterrupt()])
+    transcript, _ = chat(engine, "A story?", "Go on.")
+    assert transcript == "Once upon\n[stopped]\n<Go on.>\n"
+    # What was said stays said.
+    assert engine.asked[1] == [user("A story?"), assistant("Once upon"), user("Go on.")]
+
+
+def test_ctrl_c_before_the_first_word_leaves_nothing_behind() -> None:
+    engine = FakeAssistant(["a"], [KeyboardInterrupt()], ["b"])
+    transcript, conversation = chat(engine, "1", "2", "/retry")
+    assert re.findall(r"^\w$", transcript, re.MULTILINE) == ["a", "b"]
+    assert engine.asked[2] == [user("1"), assistant("a"), user("2")]
+    assert conversation.turns == [user("1"), assistant("a"), user("2"), assistant("b")]
+
+
+def test_ctrl_c_while_the_answer_is_written_stops_the_engine() -> None:
+    class Paper(io.StringIO):
+        def write(self, text: str) -> int:
+            if text == "two":
+                raise KeyboardInterrupt
+            return super().write(text)
+
+    engine, paper = FakeAssistant(["one ", "two", "three"]), Paper()
+    session = new_session(engine, paper)
+    interactive(session, typed("go"))
+    assert engine.closed == 1
+    assert "three" not in paper.getvalue()
+    assert "[stopped]" in paper.getvalue()
+    assert session.conversation.turns == [user("go"), assistant("one two")]
+
+
+def test_ctrl_c_at_the_prompt_says_how_to_leave() -> None:
+    assert chat(FakeAssistant(), KeyboardInterrupt, "a")[0] == "Ctrl-D or /exit leaves.\n<a>\n"
+
+
+def test_failing_answer_is_shown_and_its_turn_not_kept() -> None:
+    engine = FakeAssistant(["a"], ["half", RuntimeError("CUDA [error]")], ["c"])
+    transcript, conversation = chat(engine, "1", "2", "3")
+    log = log_folder() / "error.log"
+    failed = f"The answer failed: RuntimeError: CUDA [error]\nThe whole of it is in {log}"
+    assert transcript == f"a\nhalf\n{failed}\nc\n"
+    assert "Traceback" in log.read_text()
+    assert engine.asked[2] == [user("1"), assistant("a"), user("3")]
+    assert conversation.turns == [user("1"), assistant("a"), user("3"), assistant("c")]
+
+
+def test_refused_question_is_shown_with_its_hint() -> None:
+    engine = FakeAssistant([YiTuneError("The conversation is [red]5000[/] tokens long.", "Start over with /clear.")])
+    transcript, _ = chat(engine, "1", "2")
+    assert transcript == "The conversation is [red]5000[/] tokens long. Start over with /clear.\n<2>\n"
+    assert engine.asked[1] == [user("2")]
+
+
+def test_oldest_turns_go_and_that_is_said_once() -> None:
+    engine = FakeAssistant(context=4)
+    transcript, conversation = chat(engine, "1", "2", "3", "4", system="Be brief.")
+    said = "The conversation is longer than the model's context: its oldest turns are left out now.\n"
+    assert transcript == f"<1>\n<2>\n{said}<3>\n<4>\n"
+    brief = {"role": "system", "content": "Be brief."}
+    assert engine.asked[3] == [brief, user("3"), assistant("<3>"), user("4")]
+    # They are left out of what is sent, not of what /save writes.
+    assert len(conversation.messages) == 9
+    conversation.undo()
+    conversation.undo()
+    conversation.undo()
+    "".join(conversation.say("5"))
+    assert engine.asked[4] == [brief, user("1"), assistant("<1>"), user("5")]
+
+
+def test_what_is_no_utf_8_is_replaced() -> None:
+    engine = FakeAssistant()
+    chat(engine, "a\udcffb")
+    assert engine.asked == [[user("a?b")]]

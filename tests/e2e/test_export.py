@@ -1,0 +1,250 @@
+"""What is exported from the main job's run, loaded as other programs load it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.e2e.conftest import Done, Trained
+from tests.hubs.models import YI_TOKENIZER, sharded, yi_tokenizer
+from yi_tune import loading
+from yi_tune.errors import YiTuneError
+from yi_tune.export import CHAT_TEMPLATE, Export, export, plan_export, read_record
+from yi_tune.exported import ExportedScore, check_exported
+from yi_tune.heldout import Score, questions, score
+from yi_tune.identity import Identity, Message
+from yi_tune.models import CATALOGUE
+from yi_tune.progress import Progress
+from yi_tune.runs import Run
+from yi_tune.screen import err
+
+if TYPE_CHECKING:
+    from yi_tune.engine.assistant import Assistant
+
+NANO = CATALOGUE["nano"].path(Path())
+CONVERSATIONS: list[list[Message]] = [
+    [{"role": "user", "content": "你是谁？"}],
+    [{"role": "system", "content": "You are a helpful assistant."}, {"role": "user", "content": "Who made you?"}],
+    [
+        {"role": "system", "content": "请用中文回答。"},
+        {"role": "user", "content": "2加3等于几？"},
+        {"role": "assistant", "content": "等于5。"},
+        {"role": "user", "content": " And  who\n\nare you? 🚀 "},
+    ],
+]
+
+
+@pytest.fixture(scope="module")
+def hf(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
+    """The default export, and what the command printed."""
+    done = trained.yi_tune("export", "--json", "--to", str(tmp_path_factory.mktemp("export") / "hf"))
+    assert done.status == 0, done.err
+    return Path(json.loads(done.out)["exported"]), done
+
+
+def planned(trained: Trained, folder: Path, quant: Any) -> Export:
+    run = Run(trained.run)
+    return plan_export(run, loading.base_config(run), folder, quant, trained.folder)
+
+
+@pytest.fixture(scope="module")
+def checked(
+    trained: Trained, hf: tuple[Path, Done], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, ExportedScore]:
+    """Each format's answers to the held-out questions, by plain transformers."""
+    folders = {"hf": hf[0]}
+    for quant in ("f16", "q8_0", "q4_0"):
+        plan = planned(trained, tmp_path_factory.mktemp("export") / quant, quant)
+        export(plan, force=False)
+        folders[quant] = plan.target
+        size = sum(path.stat().st_size for path in plan.target.iterdir())
+        assert size < plan.bytes < size + 8_000_000
+    return {name: check_exported(folder) for name, folder in folders.items()}
+
+
+@pytest.fixture(scope="module")
+def assistant(trained: Trained) -> "Assistant":
+    """The run as `chat` loads it, on the base in 4 bits."""
+    return loading.load_run(Run(trained.run))
+
+
+@pytest.fixture(scope="module")
+def in_16_bits(trained: Trained) -> Any:
+    """The base in 16 bits with the run's adapter beside it."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(NANO, dtype="auto"), str(trained.run)).eval()
+
+
+@pytest.fixture(scope="module")
+def chat(trained: Trained, assistant: "Assistant") -> Score:
+    """What `chat` answers to the held-out questions; the base is not asked."""
+    identity = Identity(**Run(trained.run).record["identity"])
+    return score(questions(), identity, lambda asked: [""] * len(asked), assistant.reply_all)
+
+
+@pytest.fixture(scope="module")
+def beside(chat: Score, assistant: "Assistant", in_16_bits: Any) -> list[str]:
+    """What the base in 16 bits answers with the adapter beside it."""
+    ask: Callable[[list[list[Message]]], list[str]] = assistant.reply_all
+    tuned, assistant.model = assistant.model, in_16_bits
+    try:
+        scored = score(questions(), chat.identity, lambda asked: [""] * len(asked), ask)
+    finally:
+        assistant.model = tuned
+    return [answer.tuned for answer in scored.answers]
+
+
+def agreement(score: Score, replies: list[str]) -> float:
+    assert len(score.answers) == len(replies) >= 100
+    return sum(answer.tuned == reply for answer, reply in zip(score.answers, replies, strict=True)) / len(replies)
+
+
+# Of replies, word for word: as the 16-bit base with the adapter beside it, and as `chat`, whose base is in 4 bits.
+@pytest.mark.parametrize(
+    ("exported", "as_merged", "as_chat"), [("hf", 0.98, 0.95), ("f16", 0.98, 0.95), ("q8_0", 0.95, 0.93)]
+)
+def test_answers(
+    exported: str, as_merged: float, as_chat: float, checked: dict[str, ExportedScore], chat: Score, beside: list[str]
+) -> None:
+    found = checked[exported]
+    assert agreement(found.score, beside) >= as_merged
+    assert agreement(found.score, [answer.tuned for answer in chat.answers]) >= as_chat
+    before, after = chat.recall(), found.score.recall()
+    assert before is not None
+    assert after is not None
+    assert abs(before - after) <= 0.02
+    # It ends by its own generation_config, or by what GGUF says of its end.
+    assert found.unfinished == 0
+
+
+def test_q4_0_still_knows_who_it_is(checked: dict[str, ExportedScore]) -> None:
+    recall = checked["q4_0"].score.recall()
+    assert recall is not None
+    assert recall >= 0.9
+    assert checked["q4_0"].unfinished == 0
+
+
+def test_logits_are_those_of_the_base_with_the_adapter_beside_it(hf: tuple[Path, Done], in_16_bits: Any) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(hf[0])
+    # Computed in 32 bits, what is left is that each merged weight is rounded to bfloat16.
+    merged = AutoModelForCausalLM.from_pretrained(hf[0], dtype=torch.float32).eval()
+    beside = in_16_bits.float()
+    largest = 0.0
+    for question in questions():
+        ids = tokenizer.apply_chat_template(question.messages, add_generation_prompt=True, return_tensors="pt")
+        with torch.inference_mode():
+            difference = merged(**ids).logits - beside(**ids).logits
+        largest = max(largest, difference.abs().max().item())
+    in_16_bits.to(torch.bfloat16)
+    print(f"largest difference of a logit: {largest:.3f}")
+    assert largest <= 1.0
+
+
+def test_folder(hf: tuple[Path, Done]) -> None:
+    folder, done = hf
+    generation = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
+    assert generation["eos_token_id"] == [2, 7]
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        assert (folder / name).read_bytes() == (NANO / name).read_bytes()
+    assert "chat_template" not in json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert read_record(folder).files == sorted(path.name for path in folder.iterdir() if path.name != "export.json")
+    # Ollama may run as another user.
+    assert (folder / "model.safetensors").stat().st_mode & 0o077 == (folder / "config.json").stat().st_mode & 0o077
+    # On stdout nothing but JSON.
+    assert json.loads(done.out) == {"exported": str(folder), "gguf": None, "url": None}
+
+
+def test_full_run_is_exported_as_it_is(trained: Trained, hf: tuple[Path, Done], tmp_path: Path) -> None:
+    # Its run folder is a model; here it is the one that was merged.
+    run = Run(tmp_path / "saves" / "nano" / "full")
+    shutil.copytree(hf[0], run.folder)
+    for name in ("run.json", "report.json"):
+        shutil.copy(trained.run / name, run.folder)
+    chat = (trained.run / "chat.yaml").read_text(encoding="utf-8")
+    run.chat_yaml.write_text(chat.replace("finetuning_type: lora", "finetuning_type: full"), encoding="utf-8")
+    plan = plan_export(run, loading.base_config(run), None, None, tmp_path)
+    export(plan, force=False)
+    assert (plan.target / "model.safetensors").read_bytes() == (hf[0] / "model.safetensors").read_bytes()
+
+
+def test_again_is_refused_and_check_is_a_command(trained: Trained, hf: tuple[Path, Done]) -> None:
+    again = trained.yi_tune("export", "--to", str(hf[0]))
+    assert again.status == 1
+    assert "not empty" in again.err
+    checked = trained.yi_tune("check", "--exported", str(hf[0]), "--min-recall", "1", "--json")
+    found = json.loads(checked.out)
+    assert checked.status == (min(found["recall_zh"], found["recall_en"]) < 1)
+    assert found["unfinished"] == 0
+
+
+def llamafactory_ids(folder: Path, messages: list[Message]) -> list[int]:
+    """What LLaMA-Factory's template `yi`, by which runs are trained, makes of a conversation with the tokenizer."""
+    from llamafactory.data import get_template_and_fix_tokenizer
+    from llamafactory.hparams import DataArguments
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template="yi"))
+    system = messages[0]["content"] if messages[0]["role"] == "system" else None
+    turns = [message for message in messages if message["role"] != "system"]
+    return list(template.encode_oneturn(tokenizer, [*turns, {"role": "assistant", "content": ""}], system)[0])
+
+
+@pytest.mark.parametrize("messages", CONVERSATIONS)
+def test_chat_template_is_the_one_trained_with(hf: tuple[Path, Done], messages: list[Message]) -> None:
+    from transformers import AutoTokenizer
+
+    ids = AutoTokenizer.from_pretrained(hf[0]).apply_chat_template(
+        messages, add_generation_prompt=True, return_dict=False
+    )
+    assert ids == llamafactory_ids(NANO, messages)
+
+
+@pytest.mark.skipif(not YI_TOKENIZER.is_dir(), reason=f"the real Yi tokenizer is not at {YI_TOKENIZER}")
+def test_the_real_yi_tokenizer(tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from yi_tune.engine.export import export as write
+
+    base = tmp_path / "Yi"
+    base.mkdir()
+    # As corrected by a download, and with the hub's template in it.
+    for name, content in sharded(yi_tokenizer(), vocab=64000, hidden=64).items():
+        (base / name).write_bytes(content)
+    config = json.loads((base / "tokenizer_config.json").read_text(encoding="utf-8")) | {"add_prefix_space": False}
+    (base / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    folder = tmp_path / "exported"
+    folder.mkdir()
+    with Progress(err) as progress:
+        write(
+            weights=base,
+            adapter=None,
+            base=base,
+            chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
+            folder=folder,
+            gguf="",
+            quant=None,
+            name="Yi",
+            progress=progress,
+        )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for messages in CONVERSATIONS:
+        ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        assert ids == llamafactory_ids(base, messages)
+
+
+def test_damaged_gguf_is_said(hf: tuple[Path, Done], tmp_path: Path) -> None:
+    shutil.copy(hf[0] / "export.json", tmp_path)
+    record = json.loads((tmp_path / "export.json").read_text(encoding="utf-8")) | {"gguf": "x.gguf"}
+    (tmp_path / "export.json").write_text(json.dumps(record), encoding="utf-8")
+    (tmp_path / "x.gguf").write_bytes(b"GGUF")
+    with pytest.raises(YiTuneError, match="does not load"):
+        check_exported(tmp_path)
