@@ -22,12 +22,14 @@ class Reply:
 
     def __init__(self) -> None:
         self.text = ""
+        self.pieces = 0
         self.finish: str | None = None
         self.begun = threading.Event()
         self.ended = threading.Event()
 
     def __call__(self, piece: Piece) -> None:
         self.text += piece.text
+        self.pieces += 1
         self.finish = piece.finish
         self.begun.set()
         if piece.finish:
@@ -70,6 +72,10 @@ def test_rows_do_not_touch_each_other(assistant: Assistant, monkeypatch: pytest.
         assert same >= len(questions) - 1, [(reply.text, one) for reply, one in zip(replies, alone, strict=True)]
         assert "Yi-nano" in base.text
         assert {reply.finish for reply in replies} == {"stop"}
+        whole = ask(batcher, "你是谁？", stream=False)[0]
+        assert whole.ended.wait(60)
+        assert (whole.text, whole.pieces) == (replies[0].text, 1)
+        assert replies[0].pieces > 5
         short = ask(batcher, "你是谁？", 1)[0]
         assert short.ended.wait(60)
         assert short.finish == "length"

@@ -207,7 +207,7 @@ def test_full_queue_and_sigterm(trained: Trained) -> None:
     server = Server(trained, "--max-batch", "1", "--max-waiting", "1", "--api-key", "k")
     assert httpx.get(f"{server.url}/models").status_code == 401
     with openai.OpenAI(base_url=server.url, api_key="k", max_retries=0) as client:
-        asked = {**ENDLESS, "max_tokens": 300}
+        asked = {**ENDLESS, "max_tokens": 120}
         running = client.chat.completions.create(stream=True, **asked)
         next(running)
         waiting = threading.Thread(target=lambda: replies.append(client.chat.completions.create(**asked)))

@@ -38,6 +38,7 @@ class _Row:
         self._tokens: list[int] = []
         self._decoder = DecodeStream([], True)
         self._decoded = ""
+        self._unsent = ""
         self._stops = StopText(generation.stop)
 
     def append(self, token: int, stop_ids: Sequence[int]) -> bool:
@@ -62,8 +63,10 @@ class _Row:
             whole = self._tokenizer.decode(self._tokens, skip_special_tokens=True)
             text += self._stops.feed(whole.removeprefix(self._decoded) if whole.startswith(self._decoded) else "")
             text += self._stops.rest()
-        if text or finish:
-            self.generation.emit(Piece(text, drawn, finish))
+        self._unsent += text
+        if finish or (self._unsent and self.generation.stream):
+            self.generation.emit(Piece(self._unsent, drawn, finish))
+            self._unsent = ""
         return finish is None
 
     def fail(self) -> None:

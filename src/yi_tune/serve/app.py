@@ -135,6 +135,7 @@ def create_app(engine: Engine, names: Names, key: str | None = None, origins: tu
                     prompt,
                     tokens,
                     base=body.model != names.tuned,
+                    stream=bool(body.stream),
                     temperature=body.temperature or 0.0,
                     top_p=1.0 if body.top_p is None else body.top_p,
                     presence_penalty=body.presence_penalty or 0.0,

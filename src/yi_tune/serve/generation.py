@@ -23,6 +23,7 @@ class Piece:
 @dataclass(eq=False)
 class Generation:
     """One reply asked for. `emit` is called in the engine's thread; setting `cancelled` ends it at the next step.
+    Without `stream` it is called once, with the whole text: every call takes the interpreter from the engine's thread.
 
     The parameters are OpenAI's: temperature 0 is greedy, the penalties are taken from the logits of tokens that
     the reply has already (`frequency_penalty` as often as they are in it).
@@ -32,6 +33,7 @@ class Generation:
     max_new_tokens: int
     emit: Callable[[Piece], None]
     base: bool = False
+    stream: bool = True
     temperature: float = 0.0
     top_p: float = 1.0
     presence_penalty: float = 0.0
