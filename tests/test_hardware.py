@@ -1,5 +1,7 @@
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from yi_tune.hardware import free_ram, read_gpus
@@ -36,13 +38,15 @@ def test_no_gpus(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert read_gpus() == []
 
 
-def test_ram_of_a_container(tmp_path: Path) -> None:
-    whole = free_ram(tmp_path)
+def test_ram_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of a machine and a process in which nothing else goes on.
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=20_000_000_000))
+    monkeypatch.setattr(psutil.Process, "memory_info", lambda self: SimpleNamespace(rss=70_000_000))
+    assert free_ram(tmp_path) == 20_070_000_000
     (tmp_path / "memory.max").write_text("max\n")
     (tmp_path / "memory.current").write_text("900000000\n")
     (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 400000000\n")
-    assert free_ram(tmp_path) == pytest.approx(whole, rel=0.2)
+    assert free_ram(tmp_path) == 20_070_000_000
     (tmp_path / "memory.max").write_text("1000000000\n")
-    limited = free_ram(tmp_path)
     # Half of the limit, and what this process has of it.
-    assert 500_000_000 < limited < 1_500_000_000
+    assert free_ram(tmp_path) == 570_000_000
