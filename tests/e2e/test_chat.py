@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pexpect
 import pytest
@@ -317,3 +317,21 @@ def test_oldest_turns_go_when_the_context_is_full(assistant: "Assistant") -> Non
     assert assistant.last.prompt_tokens < (4096 - 1024) * 3 / 4 + 1
     short = [*system, *question]
     assert assistant.fit(short, 100_000) == short
+
+
+def test_memory_that_runs_out_makes_smaller_batches(assistant: "Assistant", monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    questions: list[list[Message]] = [[{"role": "user", "content": f"{number}加2等于几？"}] for number in range(1, 8)]
+    expected = assistant.reply_all(questions)
+    generate, sizes = assistant._generate, []
+
+    def short_of_memory(inputs: torch.Tensor, mask: torch.Tensor, **options: Any) -> Any:
+        sizes.append(len(inputs))
+        if len(inputs) > 3:
+            raise torch.OutOfMemoryError
+        return generate(inputs, mask, **options)
+
+    monkeypatch.setattr(assistant, "_generate", short_of_memory)
+    assert assistant.reply_all(questions) == expected
+    assert sizes == [7, 3, 3, 1]

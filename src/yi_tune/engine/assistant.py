@@ -178,19 +178,27 @@ class Assistant:
         return [reply.text for reply in self.greedy(conversations, max_new_tokens)]
 
     def greedy(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[Reply]:
-        """The greedy reply to each conversation, in batches of similar length."""
+        """The greedy reply to each conversation, in batches of similar length; smaller ones where memory runs out."""
         encoded = [self.encode(messages) for messages in conversations]
-        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+        waiting = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
         replies: dict[int, Reply] = {}
-        for start in range(0, len(order), _BATCH):
-            batch = order[start : start + _BATCH]
+        size = _BATCH
+        while waiting:
+            batch = waiting[:size]
             inputs, mask = self._pad([encoded[index] for index in batch])
-            output = self._generate(inputs, mask, do_sample=False, max_new_tokens=max_new_tokens)
+            try:
+                output = self._generate(inputs, mask, do_sample=False, max_new_tokens=max_new_tokens)
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                size = len(batch) // 2
+                continue
             for index, ids in zip(batch, output[:, inputs.shape[1] :].tolist(), strict=True):
                 end = next((at for at, token in enumerate(ids) if token in self.stop_ids), None)
                 answer = ids if end is None else ids[: end + 1]
                 text = self.tokenizer.decode(answer, skip_special_tokens=True).strip()
                 replies[index] = Reply(encoded[index], answer, end is not None, text)
+            waiting = waiting[len(batch) :]
         return [replies[index] for index in range(len(encoded))]
 
     @torch.inference_mode()
