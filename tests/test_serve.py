@@ -318,7 +318,13 @@ def test_pages_from_here_load_from_here_only(client: TestClient) -> None:
 def test_page(client: TestClient, engine: FakeEngine) -> None:
     error(client.get("/"), 404)  # only if wanted
     client = TestClient(create_app(engine, NAMES, "secret", page=True), base_url="http://example.org")
-    for path, kind in [("/", "html"), ("/page.css", "css"), ("/page.js", "javascript"), ("/icon.svg", "svg")]:
+    for path, kind in [
+        ("/", "html"),
+        ("/page.css", "css"),
+        ("/page.js", "javascript"),
+        ("/texts.js", "javascript"),
+        ("/icon.svg", "svg"),
+    ]:
         answered = client.get(path)
         assert answered.status_code == 200
         assert kind in answered.headers["content-type"]

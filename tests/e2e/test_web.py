@@ -51,6 +51,7 @@ class Fake:
 
     engine: Endless
     url: str
+    server: uvicorn.Server
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def serve_fake() -> Iterator[Callable[..., Fake]]:
         thread = threading.Thread(target=serving.run, args=([listening],), daemon=True)
         thread.start()
         started.append((serving, thread))
-        return Fake(engine, server.url(listening))
+        return Fake(engine, server.url(listening), serving)
 
     yield start
     for serving, thread in started:
@@ -379,6 +380,17 @@ def test_chinese_phone(serve_fake: Callable[..., Fake], open_page: Callable[...,
     assert light != dark
     page.reload()
     assert page.evaluate("getComputedStyle(document.body).color") == light
+
+
+def test_reply_that_breaks_off(serve_fake: Callable[..., Fake], open_page: Callable[..., Page]) -> None:
+    fake = serve_fake()
+    fake.engine.pieces = []
+    page = open_page(fake.url)
+    send(page, "Talk.")
+    expect(page.locator(".text")).to_contain_text("word 5")
+    fake.server.should_exit = True  # and what runs longer than a second is cut off
+    expect(page.get_by_role("alert").last).to_have_text("The connection broke off. What had come is kept.")
+    expect(page.locator(".text")).to_contain_text("word 5")
 
 
 def test_server_that_dies(served: Server, open_page: Callable[..., Page]) -> None:

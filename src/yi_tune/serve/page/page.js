@@ -1,41 +1,7 @@
-/* The page of `yi-tune web`: a chat over the API of the server that it comes from.
+/* The page of `yi-tune web`: a chat over the API of the server that it comes from. */
 
-What a model writes becomes text nodes and elements made here, never HTML: nothing in a reply can load or run. */
-
-const ZH = {
-  "Who answers": "由谁回答",
-  "Tuned": "微调后",
-  "Base": "微调前",
-  "Side by side": "对比",
-  "New chat": "新对话",
-  "Light or dark": "浅色或深色",
-  "Settings": "设置",
-  "System prompt": "系统提示词",
-  "Temperature": "温度",
-  "Max tokens": "最多词元数",
-  "Seed": "随机种子",
-  "None": "无",
-  "Ask it who it is.": "问问它是谁。",
-  "Who are you?": "你是谁？",
-  "Who made you?": "谁开发了你？",
-  "Message": "输入消息",
-  "Send": "发送",
-  "Stop": "停止",
-  "Enter sends, Shift+Enter begins a new line, Esc stops a reply.": "Enter 发送，Shift+Enter 换行，Esc 停止回答。",
-  "This server asks for an API key.": "此服务需要 API 密钥。",
-  "API key": "API 密钥",
-  "Connect": "连接",
-  "Try again": "重新回答",
-  "Stopped.": "已停止。",
-  "Cut off: that was the maximum of tokens.": "已截断：达到了最多词元数。",
-  "The server cannot be reached. Is it still running?": "无法连接服务器。它还在运行吗？",
-  "The connection broke off. What had come is kept.": "连接中断，已收到的内容保留在此。",
-  "The server is busy. Try again in a moment.": "服务器正忙，请稍后再试。",
-  "The API key is missing or wrong.": "API 密钥缺失或有误。",
-  "The server answered with an error": "服务器返回错误",
-};
-const chinese = navigator.language.toLowerCase().startsWith("zh");
-const say = (english) => (chinese && ZH[english]) || english;
+import { make, markdown } from "./markdown.js";
+import { say, translate } from "./texts.js";
 
 const find = (id) => document.getElementById(id);
 const [scroll, thread, message, settings, keyDialog] = ["scroll", "thread", "message", "settings", "key"].map(find);
@@ -192,13 +158,6 @@ function startOver() {
 
 // What is seen
 
-function make(tag, className, ...children) {
-  const element = document.createElement(tag);
-  element.className = className;
-  element.append(...children);
-  return element;
-}
-
 /** Change something in the thread, and stay at its end unless the reader has gone up. */
 function keepingEnd(change) {
   const atEnd = scroll.scrollHeight - scroll.scrollTop - scroll.clientHeight < 60;
@@ -249,63 +208,7 @@ function fitMessage() {
   message.style.height = `${message.scrollHeight}px`;
 }
 
-/** Elements for what models write of Markdown: paragraphs, headings, lists, code and bold. Links stay text. */
-function markdown(text) {
-  const blocks = [];
-  let open = null; // the block that the next line may go on with
-  let code = null; // the code element of a fence that is not closed yet
-  for (const line of text.split("\n")) {
-    const item = /^\s*(?:[-*+]|(\d{1,9})[.)])\s+(.*)/.exec(line);
-    const heading = /^#{1,6}\s+(.*)/.exec(line);
-    if (/^\s*```/.test(line)) {
-      code = code ? null : make("code", "");
-      if (code) blocks.push(make("pre", "", code));
-      open = null;
-    } else if (code) {
-      code.append(code.textContent ? "\n" : "", line);
-    } else if (!line.trim()) {
-      if (open?.tagName === "P") open = null; // a list goes on behind an empty line
-    } else if (item) {
-      const tag = item[1] ? "OL" : "UL";
-      if (open?.tagName !== tag) {
-        blocks.push((open = make(tag, "")));
-        if (item[1]) open.start = Number(item[1]);
-      }
-      open.append(make("li", "", ...spans(item[2])));
-    } else if (heading) {
-      blocks.push(make("p", "heading", ...spans(heading[1])));
-      open = null;
-    } else if (open?.tagName === "P") {
-      open.append("\n", ...spans(line));
-    } else {
-      blocks.push((open = make("p", "", ...spans(line))));
-    }
-  }
-  return blocks;
-}
-
-/** A line's text with its `code` and **bold**. */
-function spans(line) {
-  return line.split(/(`[^`]+`|\*\*[^*]+\*\*)/).map((part) => {
-    if (/^`.+`$/.test(part)) return make("code", "", part.slice(1, -1));
-    if (/^\*\*.+\*\*$/.test(part)) return make("strong", "", part.slice(2, -2));
-    return part;
-  });
-}
-
 // To begin with
-
-function translate() {
-  document.documentElement.lang = "zh-CN";
-  for (const element of document.body.querySelectorAll("*")) {
-    const text = element.textContent;
-    if (!element.children.length && text in ZH) element.textContent = ZH[text];
-    for (const name of ["title", "placeholder", "aria-label"]) {
-      const said = element.getAttribute(name);
-      if (said in ZH) element.setAttribute(name, ZH[said]);
-    }
-  }
-}
 
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;
@@ -346,6 +249,6 @@ keyDialog.addEventListener("submit", (event) => {
   connect();
 });
 
-if (chinese) translate();
+translate();
 if (localStorage.getItem("theme")) setTheme(localStorage.getItem("theme"));
 connect();
