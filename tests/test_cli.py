@@ -115,7 +115,15 @@ def test_nothing_heavy_is_imported(arguments: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("config", "ls"), ("chat",), ("check",), ("serve",), (*TRAIN, "--run", "a/b"), (*TRAIN, "--config", "none")],
+    [
+        ("config", "ls"),
+        ("chat",),
+        ("check",),
+        ("serve",),
+        ("web",),
+        (*TRAIN, "--run", "a/b"),
+        (*TRAIN, "--config", "none"),
+    ],
 )
 def test_no_engine_is_imported(arguments: tuple[str, ...]) -> None:
     assert not imported(*arguments) & ENGINE
@@ -324,7 +332,7 @@ def finished_run(workspace: Path, model: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("command", ["chat", "check", "serve"])
+@pytest.mark.parametrize("command", ["chat", "check", "serve", "web"])
 def test_no_finished_run(command: str, tmp_path: Path) -> None:
     said = complaint(command)
     assert f"There is no finished run in {tmp_path / 'saves'}" in said

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -310,7 +311,28 @@ def test_origins(client: TestClient, engine: FakeEngine) -> None:
 def test_pages_from_here_load_from_here_only(client: TestClient) -> None:
     policy = client.get("/health").headers["content-security-policy"]
     assert "default-src 'none'" in policy
+    assert "require-trusted-types-for 'script'" in policy
     assert "unsafe" not in policy
+
+
+def test_page(client: TestClient, engine: FakeEngine) -> None:
+    error(client.get("/"), 404)  # only if wanted
+    client = TestClient(create_app(engine, NAMES, "secret", page=True), base_url="http://example.org")
+    for path, kind in [
+        ("/", "html"),
+        ("/page.css", "css"),
+        ("/page.js", "javascript"),
+        ("/texts.js", "javascript"),
+        ("/icon.svg", "svg"),
+    ]:
+        answered = client.get(path)
+        assert answered.status_code == 200
+        assert kind in answered.headers["content-type"]
+        assert "default-src 'none'" in answered.headers["content-security-policy"]
+    page = client.get("/").text
+    assert not re.search(r"https?:|<script>|<style|style=|\son\w+=", page)
+    error(client.get("/../app.py"), 404)
+    error(client.get("/page/index.html"), 404)
 
 
 @pytest.mark.parametrize(

@@ -46,3 +46,4 @@ def test_wheel_works_from_another_folder(tmp_path: Path) -> None:
     assert "Note:" not in done.stderr
     names = zipfile.ZipFile(wheel).namelist()
     assert not [name for name in names if "test" in name or name.startswith(("bench", "docs"))]
+    assert "yi_tune/serve/page/index.html" in names

@@ -35,10 +35,10 @@ PHASES = "examples,coverage,fuzzing,stateful" if "API_CASES" in os.environ else 
 
 
 class Server:
-    """`yi-tune serve` as a process."""
+    """`yi-tune serve`, or web, as a process."""
 
-    def __init__(self, trained: Trained, *arguments: str) -> None:
-        self.process = trained.start("serve", "--port", "0", *arguments)
+    def __init__(self, trained: Trained, *arguments: str, command: str = "serve") -> None:
+        self.process = trained.start(command, "--port", "0", *arguments)
         assert self.process.stdout
         self.said = self.process.stdout.readline()
         found = re.search(r"http://\S+", self.said)

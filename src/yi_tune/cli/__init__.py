@@ -30,6 +30,7 @@ for command in (
     chat.check,
     export.export,
     serve.serve,
+    serve.web,
     doctor.doctor,
 ):
     app.command()(command)

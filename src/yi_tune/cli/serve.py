@@ -1,13 +1,27 @@
-"""`yi-tune serve`."""
+"""`yi-tune serve` and `yi-tune web`."""
 
 from contextlib import closing
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from yi_tune.cli.options import ModelOption, RunOption, WorkspaceOption
+
+if TYPE_CHECKING:
+    from yi_tune.runs import Run
+    from yi_tune.serve.app import Names
+    from yi_tune.serve.server import Key
+
+HostOption = Annotated[str, typer.Option(help="0.0.0.0 lets other machines in, with a key.")]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="0 finds a free one.")]
+KeyOption = Annotated[
+    str | None,
+    typer.Option(envvar="YI_TUNE_API_KEY", help="What clients have to send.", show_default="none here, else a new one"),
+]
+# Replies made at once, and how many more may wait.
+MAX_BATCH, MAX_WAITING = 16, 64
 
 
 class EngineName(StrEnum):
@@ -21,19 +35,14 @@ def serve(
     *,
     run_name: RunOption = None,
     model: ModelOption = None,
-    host: Annotated[str, typer.Option(help="0.0.0.0 lets other machines in, with a key.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 finds a free one.")] = 8000,
-    api_key: Annotated[
-        str | None,
-        typer.Option(
-            envvar="YI_TUNE_API_KEY", help="What clients have to send.", show_default="none here, else a new one"
-        ),
-    ] = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    api_key: KeyOption = None,
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="A web page's origin that may use it, as https://example.org.")
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, max=256, help="Replies made at once.")] = 16,
-    max_waiting: Annotated[int, typer.Option(min=0, help="Replies that may wait; beyond, 429.")] = 64,
+    max_batch: Annotated[int, typer.Option(min=1, max=256, help="Replies made at once.")] = MAX_BATCH,
+    max_waiting: Annotated[int, typer.Option(min=0, help="Replies that may wait; beyond, 429.")] = MAX_WAITING,
     engine: Annotated[EngineName, typer.Option(help="vllm starts vLLM's own server.")] = EngineName.YI_TUNE,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --engine vllm: print the command, leave.")] = False,
     workspace: WorkspaceOption = Path(),
@@ -44,37 +53,90 @@ def serve(
     """
     from yi_tune import loading
     from yi_tune.errors import YiTuneError
-    from yi_tune.screen import err, out
     from yi_tune.serve import server, vllm
-    from yi_tune.serve.app import Names, create_app
 
     origins = tuple(allow_origin or ())
     key = server.choose_key(host, api_key)
     run = loading.find(workspace.absolute(), run_name, model)
-    base = Path(run.record["model_path"]).name
-    names = Names(run.name, f"{base}-base" if base == run.name else base)
-    made_up = f"API key, shown this once: {key.value}"
     if engine is EngineName.VLLM:
         config = loading.run_config(run)
         folder = run.folder / "vllm"
         vllm.write_files(folder)
-        arguments = vllm.command(config, names, host, port, folder, origins)
+        arguments = vllm.command(config, _names(run), host, port, folder, origins)
         if dry_run:
             print(vllm.shown(arguments))
             return
-        if key.generated:
-            err.print(made_up, markup=False, soft_wrap=True)
+        _show_made_up(key)
         vllm.start(arguments, key)
     if dry_run:
         raise YiTuneError("--dry-run shows the command of another engine.", "yi-tune serve --engine vllm --dry-run")
+    _serve(run, host, port, key, origins, max_batch, max_waiting)
+
+
+def web(
+    *,
+    run_name: RunOption = None,
+    model: ModelOption = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
+    api_key: KeyOption = None,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Talk to the tuned model, and to the base beside it, on a page in the browser.
+
+    yi-tune web --open
+    """
+    from yi_tune import loading
+    from yi_tune.serve import server
+
+    key = server.choose_key(host, api_key)
+    run = loading.find(workspace.absolute(), run_name, model)
+    _serve(run, host, port, key, (), MAX_BATCH, MAX_WAITING, page=True, open_browser=open_browser)
+
+
+def _names(run: "Run") -> "Names":
+    from yi_tune.serve.app import Names
+
+    base = Path(run.record["model_path"]).name
+    return Names(run.name, f"{base}-base" if base == run.name else base)
+
+
+def _show_made_up(key: "Key") -> None:
+    from yi_tune.screen import err
+
+    if key.generated:
+        err.print(f"API key, shown this once: {key.value}", markup=False, soft_wrap=True)
+
+
+def _serve(
+    run: "Run",
+    host: str,
+    port: int,
+    key: "Key",
+    origins: tuple[str, ...],
+    max_batch: int,
+    max_waiting: int,
+    *,
+    page: bool = False,
+    open_browser: bool = False,
+) -> None:
+    """Serve the API, and the page if wanted, until a signal ends it."""
+    from yi_tune import loading
+    from yi_tune.screen import out
+    from yi_tune.serve import server
+    from yi_tune.serve.app import create_app
+
+    names = _names(run)
     with server.listen(host, port) as listening:
         assistant = loading.load_run(run)
         from yi_tune.engine.batching import Batcher
 
         with closing(Batcher(assistant, max_batch, max_waiting)) as batcher:
-            app = create_app(batcher, names, key.value, origins)
-            where = f"{names.tuned} answers at {server.url(listening)}/v1   Ctrl-C ends it."
-            out.print(where, markup=False, soft_wrap=True)
-            if key.generated:
-                err.print(made_up, markup=False, soft_wrap=True)
+            app = create_app(batcher, names, key.value, origins, page=page)
+            where = f"{server.url(listening)}/{'' if page else 'v1'}"
+            out.print(f"{names.tuned} answers at {where}   Ctrl-C ends it.", markup=False, soft_wrap=True)
+            _show_made_up(key)
+            if open_browser:
+                typer.launch(where)
             server.serve(app, listening)

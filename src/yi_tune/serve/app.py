@@ -3,6 +3,7 @@
 import asyncio
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -10,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 
 from yi_tune.serve.errors import ApiError, error_response
 from yi_tune.serve.generation import Engine, QueueFullError
@@ -20,6 +21,7 @@ from yi_tune.serve.schema import ChatRequest, CompletionRequest, conversation
 
 # The longest reply where a client names no max_tokens, as in `yi-tune chat`; and OpenAI's of /v1/completions.
 _CHAT_TOKENS, _COMPLETION_TOKENS = 1024, 16
+_PAGE = Path(__file__).parent / "page"
 
 
 class ErrorFields(BaseModel):
@@ -45,10 +47,12 @@ class Names:
     base: str
 
 
-def create_app(engine: Engine, names: Names, key: str | None = None, origins: tuple[str, ...] = ()) -> FastAPI:
+def create_app(
+    engine: Engine, names: Names, key: str | None = None, origins: tuple[str, ...] = (), *, page: bool = False
+) -> FastAPI:
     """The app. Under /v1 a `key` is asked for if given; pages of `origins` may use it besides its own.
 
-    A page of its own can be mounted at "/": the guard asks no key there, and lets it load from here only.
+    With `page` its own is at "/": the guard asks no key there, and lets it load from here only.
     """
     created = int(time.time())
 
@@ -118,6 +122,10 @@ def create_app(engine: Engine, names: Names, key: str | None = None, origins: tu
         shape = Shape("text_completion", body.model)
         return await answer(request, body, prompts, body.max_tokens, _COMPLETION_TOKENS, shape)
 
+    if page:
+        for file in _PAGE.iterdir():
+            _add_file(app, file)
+
     async def answer(
         request: Request,
         body: ChatRequest | CompletionRequest,
@@ -160,6 +168,14 @@ def create_app(engine: Engine, names: Names, key: str | None = None, origins: tu
         return JSONResponse(shape.whole(replies, prompt_tokens))
 
     return app
+
+
+def _add_file(app: FastAPI, file: Path) -> None:
+    """Serve a file of the page's; a browser is to ask whether it has changed, as it has in another version."""
+
+    @app.get("/" if file.name == "index.html" else f"/{file.name}", include_in_schema=False)
+    async def send() -> Response:
+        return FileResponse(file, headers={"cache-control": "no-cache"})
 
 
 def _room(context: int, prompt: int, asked: int | None, default: int) -> int:

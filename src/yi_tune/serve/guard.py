@@ -12,11 +12,12 @@ from yi_tune.serve.errors import ApiError, error_response
 
 MAX_BODY = 1 << 20  # bytes; a context of 16,000 tokens is about 64 KB of English
 _SECURITY = (
-    # What a page from here may do: load from here, talk to here.
+    # What a page from here may do: load from here, talk to here, and never turn text into HTML or scripts.
     (
         b"content-security-policy",
         b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        b"require-trusted-types-for 'script'; trusted-types 'none'",
     ),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),

@@ -1,0 +1,53 @@
+/* The page's texts in Chinese; in English they are where they are used. */
+
+const ZH = {
+  "Who answers": "由谁回答",
+  "Tuned": "微调后",
+  "Base": "微调前",
+  "Side by side": "对比",
+  "New chat": "新对话",
+  "Light or dark": "浅色或深色",
+  "Settings": "设置",
+  "System prompt": "系统提示词",
+  "Temperature": "温度",
+  "Max tokens": "最多词元数",
+  "Seed": "随机种子",
+  "None": "无",
+  "Ask it who it is.": "问问它是谁。",
+  "Who are you?": "你是谁？",
+  "Who made you?": "谁开发了你？",
+  "Message": "输入消息",
+  "Send": "发送",
+  "Stop": "停止",
+  "Enter sends, Shift+Enter begins a new line, Esc stops a reply.": "Enter 发送，Shift+Enter 换行，Esc 停止回答。",
+  "This server asks for an API key.": "此服务需要 API 密钥。",
+  "API key": "API 密钥",
+  "Connect": "连接",
+  "Try again": "重新回答",
+  "Stopped.": "已停止。",
+  "Cut off: that was the maximum of tokens.": "已截断：达到了最多词元数。",
+  "The server cannot be reached. Is it still running?": "无法连接服务器。它还在运行吗？",
+  "The connection broke off. What had come is kept.": "连接中断，已收到的内容保留在此。",
+  "The server is busy. Try again in a moment.": "服务器正忙，请稍后再试。",
+  "The API key is missing or wrong.": "API 密钥缺失或有误。",
+  "The server answered with an error": "服务器返回错误",
+};
+
+const chinese = navigator.language.toLowerCase().startsWith("zh");
+
+/** A text of the page's in the language of the browser. */
+export const say = (english) => (chinese && ZH[english]) || english;
+
+/** Put what index.html says into the language of the browser. */
+export function translate() {
+  if (!chinese) return;
+  document.documentElement.lang = "zh-CN";
+  for (const element of document.body.querySelectorAll("*")) {
+    const text = element.textContent;
+    if (!element.children.length && text in ZH) element.textContent = ZH[text];
+    for (const name of ["title", "placeholder", "aria-label"]) {
+      const said = element.getAttribute(name);
+      if (said in ZH) element.setAttribute(name, ZH[said]);
+    }
+  }
+}
