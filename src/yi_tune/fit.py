@@ -182,7 +182,7 @@ def longest_row(
     if config.get("packing") or config.get("neat_packing") is True or (own and not own.lengths):
         return cutoff
     longest = max(own.lengths) if own else 0
-    asked = [prompt.messages for prompt in prompts]
+    asked = [[*prompt.messages, {"role": "assistant", "content": ""}] for prompt in prompts]
     for rows, answer in ((conversations, 0), (asked, LONGEST)):
         if rows:
             longest = max(longest, answer + (_most_tokens(local, rows) if usable else byte_bound(rows)))

@@ -56,15 +56,16 @@ def test_own_rows_beside_the_identity(workspace: Workspace) -> None:
 
 def test_no_identity_and_packed(workspace: Workspace) -> None:
     file = write_rows(workspace.folder)
-    packed = ("neat_packing=true", "per_device_train_batch_size=1", "cutoff_len=128", "num_train_epochs=8")
+    steps = ("per_device_train_batch_size=1", "gradient_accumulation_steps=1", "num_train_epochs=8")
+    packed = ("neat_packing=true", "cutoff_len=128", *steps)
     done = workspace.yi_tune(
         "train", "--model", "nano", "--no-identity", "--data", str(file), *(f"--set={one}" for one in packed)
     )
     assert done.status == 0, done.err
     assert "no identity was trained" in done.out
     # 54 rows of some 40 tokens, three in a pack.
-    steps = json.loads((workspace.run / "trainer_state.json").read_text())["max_steps"]
-    assert steps <= 8 * 54 / 3
+    taken = json.loads((workspace.run / "trainer_state.json").read_text())["max_steps"]
+    assert taken <= 8 * 54 / 3
     assert workspace.yi_tune("chat", "--prompt", ASKED[1]).out.strip() == CAPITAL
     checked = workspace.yi_tune("check", "--min-recall", "0.5")
     assert checked.status == 1
