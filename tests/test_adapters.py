@@ -10,7 +10,8 @@ from yi_tune.adapters import find_start
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, Model
 from yi_tune.origin import sha256
-from yi_tune.runs import Run, differences, record, train_run
+from yi_tune.records import differences, record
+from yi_tune.runs import Run, train_run
 
 ADAPTER = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.1, "use_rslora": True, "use_dora": False, "peft_type": "LORA"}
 

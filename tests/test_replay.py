@@ -13,8 +13,9 @@ from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
 from yi_tune.models import CATALOGUE, LocalModel, find_model
 from yi_tune.plan import TrainPlan, plan_train
+from yi_tune.records import differences, record
 from yi_tune.replay import BaseAnswer, choose_prompts, keep_answers, kept_answers, replay_dataset
-from yi_tune.runs import Run, differences, record
+from yi_tune.runs import Run
 
 GOOD = BaseAnswer("3加4得几？", "等于7。", finished=True)
 UNUSABLE = [

@@ -17,10 +17,8 @@ from yi_tune.shapes import Shape, read_shape
 DEFAULT_MODEL = "yi-1.5-6b-chat"
 
 INDEX = "model.safetensors.index.json"
-# What of a repository a load may need.
-NEEDED = (
-    "config.json",
-    "generation_config.json",
+# What of a model's folder makes its tokenizer.
+TOKENIZER = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
@@ -28,6 +26,12 @@ NEEDED = (
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
+)
+# What of a repository a load may need.
+NEEDED = (
+    "config.json",
+    "generation_config.json",
+    *TOKENIZER,
     "chat_template.*",
     "model.safetensors",
     INDEX,

@@ -18,10 +18,11 @@ from yi_tune.output import engine_output_to
 from yi_tune.own import mix
 from yi_tune.plan import TrainPlan
 from yi_tune.progress import Progress
+from yi_tune.records import record
 from yi_tune.recovery import train_within_memory
 from yi_tune.replay import choose_prompts, keep_answers, kept_answers, replay_dataset
 from yi_tune.report import print_advice, print_answers, summary
-from yi_tune.runs import prepare, record, write_configs
+from yi_tune.runs import prepare, write_configs
 from yi_tune.screen import err, out
 
 if TYPE_CHECKING:

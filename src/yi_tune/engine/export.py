@@ -13,20 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from yi_tune.engine.gguf import write_gguf
 from yi_tune.errors import YiTuneError
+from yi_tune.models import TOKENIZER
 from yi_tune.progress import Progress
 
 # Files of this size at most: writing one takes that much memory beside the model.
 _SHARD = "4GB"
-# What of a model's folder makes its tokenizer.
-_TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
 
 
 def merge(weights: Path, adapter: Path | None) -> Any:
@@ -81,7 +72,7 @@ def export(
     model.save_pretrained(folder, max_shard_size=_SHARD)
     for shard in folder.glob("*.safetensors"):  # written for the owner alone, but Ollama may run as another user
         shutil.copymode(folder / "config.json", shard)
-    for file in _TOKENIZER:
+    for file in TOKENIZER:
         if (base / file).is_file():
             shutil.copyfile(base / file, folder / file)
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
