@@ -224,7 +224,7 @@ def _set_aside_wrong(local: LocalModel, origin: Origin, console: Console) -> boo
         return False
     _set_aside(local)
     for name, what in wrong.items():
-        console.print(f"{name} {what}. Fetching it again.", markup=False)
+        console.print(f"{name} {what}. Fetching it again.", markup=False, soft_wrap=True)
         (_part(local.path) / name).unlink(missing_ok=True)
     return True
 
