@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -12,8 +13,11 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
+from yi_tune.cli import app
 from yi_tune.errors import YiTuneError
+from yi_tune.export import CHAT_TEMPLATE
 from yi_tune.identity import Message
 from yi_tune.serve import server, vllm
 from yi_tune.serve.app import Names, create_app
@@ -409,19 +413,51 @@ def config(tmp_path: Path) -> dict[str, Any]:
 
 
 def test_vllm_command(config: dict[str, Any], tmp_path: Path) -> None:
-    vllm.write_files(tmp_path)
-    line = vllm.command(config, Names("mine", "Yi-1.5-6B-Chat"), "127.0.0.1", 8000, tmp_path, ())
-    assert vllm.shown(line) == (
-        "vllm serve /models/Yi-1.5-6B-Chat --served-model-name Yi-1.5-6B-Chat --enable-lora --max-lora-rank 16 "
-        f"--lora-modules mine={tmp_path} --quantization bitsandbytes --chat-template {tmp_path}/chat_template.jinja "
-        f"--generation-config {tmp_path} --host 127.0.0.1 --port 8000"
-    )
+    line = vllm.serve_run(config, Names("mine", "Yi-1.5-6B-Chat"), tmp_path)
+    assert line == [
+        *["vllm", "serve", "/models/Yi-1.5-6B-Chat", "--served-model-name", "Yi-1.5-6B-Chat"],
+        *["--enable-lora", "--max-lora-rank", "16", "--lora-modules", json.dumps({"name": "mine", "path": f"{tmp_path}"})],
+        *["--quantization", "bitsandbytes", "--chat-template", str(CHAT_TEMPLATE), "--generation-config", str(tmp_path)],
+    ]
+    assert shlex.split(vllm.shown(line)) == line
     assert json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"] == [2, 6, 7, 8]
     # A fully tuned model is served as it lies.
     del config["adapter_name_or_path"], config["quantization_bit"]
-    line = vllm.command(config, Names("mine", "base"), "127.0.0.1", 8000, tmp_path, ("https://a.org",))
-    assert line[2:5] == ["/models/Yi-1.5-6B-Chat", "--served-model-name", "mine"]
-    assert line[-2:] == ["--allowed-origins", '["https://a.org"]']
+    line = vllm.serve_run(config, Names("mine", "base"), tmp_path)
+    assert line[2:6] == ["/models/Yi-1.5-6B-Chat", "--served-model-name", "mine", "--chat-template"]
+
+
+def test_vllm_lets_nobody_in_who_was_not_named() -> None:
+    assert vllm.listening("127.0.0.1", 8000, ()) == [
+        *["--host", "127.0.0.1", "--port", "8000", "--allowed-origins", "[]", "--disable-fastapi-docs"]
+    ]
+    assert '["https://a.org"]' in vllm.listening("127.0.0.1", 8000, ("https://a.org",))
+
+
+def test_vllm_serves_an_export(tmp_path: Path) -> None:
+    record = {"run": "mine", "identity": {}, "gguf": "", "files": []}
+    (tmp_path / "export.json").write_text(json.dumps(record))
+    assert vllm.serve_export(tmp_path) == ["vllm", "serve", str(tmp_path), "--served-model-name", "mine"]
+    (tmp_path / "export.json").write_text(json.dumps(record | {"gguf": "mine-f16.gguf"}))
+    with pytest.raises(YiTuneError, match="is GGUF") as said:
+        vllm.serve_export(tmp_path)
+    assert "--format hf" in said.value.hint
+    with pytest.raises(YiTuneError, match="no export"):
+        vllm.serve_export(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--exported", "x"], "another engine"),
+        (["--dry-run"], "another engine"),
+        (["--engine", "vllm", "--exported", "x", "--run", "y"], "no --run"),
+    ],
+)
+def test_options_that_do_not_go_together(options: list[str], said: str) -> None:
+    result = CliRunner().invoke(app, ["serve", *options])
+    assert result.exit_code
+    assert said in (str(result.exception) + result.output)
 
 
 def test_vllm_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ class Packing:
 
 def choose_packing(
     own: Sequence[int],
-    alone: Sequence[int],
+    alone: int,
     packs: int,
     *,
     micro_batch: int,
@@ -30,7 +30,7 @@ def choose_packing(
     cutoff_len: int,
     flash_attn: str,
 ) -> Packing:
-    """Decide for rows of `own` lengths in tokens, beside rows of lengths `alone` that are never packed.
+    """Decide for rows of `own` lengths in tokens, beside as many as `alone` that are never packed.
 
     `packs` is how many sequences of at most `cutoff_len` tokens the own rows fill. A pack is a micro-batch
     by itself, and so is then every other row: nothing is padded. A step is a forward and backward pass.
@@ -39,16 +39,16 @@ def choose_packing(
         return Packing(False, f"not known to be exact with flash_attn {flash_attn}")
     if micro_batch * max(own) < cutoff_len:
         return Packing(False, f"{cutoff_len} tokens in a step need more memory than these rows do")
-    rows, tokens = len(own) + len(alone), sum(own) + sum(alone)
-    steps, packed_steps = -(-rows // micro_batch), packs + len(alone)
+    rows, packed_steps = len(own) + alone, packs + alone
+    steps = -(-rows // micro_batch)
     compared = f"{packed_steps:,} steps an epoch packed, {steps:,} not packed"
     if packed_steps >= steps:
         return Packing(False, compared)
-    update = tokens / rows * micro_batch * accumulation
-    step = tokens / packed_steps
-    packed_accumulation = max(1, round(update / step))
-    if abs(packed_accumulation * step - update) > _TOLERANCE * update:
-        return Packing(False, f"no number of packs comes to the {update:,.0f} tokens of an update")
+    # The tokens of an epoch are the same: so many steps to an update leave as many updates as there were.
+    exact = micro_batch * accumulation * packed_steps / rows
+    packed_accumulation = max(1, round(exact))
+    if abs(packed_accumulation - exact) > _TOLERANCE * exact:
+        return Packing(False, f"no number of packs comes to the tokens of an update: {exact:.2f} would")
     return Packing(True, f"{compared}, at the same tokens an update", packed_accumulation)
 
 
@@ -61,21 +61,20 @@ def plan_packing(planned: TrainPlan) -> TrainPlan:
         return _with_packing(planned, Packing(False, "the batch is set by hand"))
     with engine_output_to(log_folder() / "data.log"):
         from yi_tune.engine.mixture import count_packs
-        from yi_tune.engine.tokens import token_lengths
 
-        config = planned.config
-        cutoff_len = config.get("cutoff_len", 2048)
-        others = [dataset for dataset in planned.datasets if dataset.name != "own"]
-        own = [min(length, cutoff_len) for length in planned.own.lengths]
-        packing = choose_packing(
-            own,
-            token_lengths((row for dataset in others for row in dataset.conversations()), config),
-            count_packs(own, cutoff_len),
-            micro_batch=config["per_device_train_batch_size"],
-            accumulation=config["gradient_accumulation_steps"],
-            cutoff_len=cutoff_len,
-            flash_attn=config.get("flash_attn", "auto"),
-        )
+    config = planned.config
+    cutoff_len = config.get("cutoff_len", 2048)
+    own = [min(length, cutoff_len) for length in planned.own.lengths]
+    others = sum(dataset.rows for dataset in planned.datasets if dataset.name != "own")
+    packing = choose_packing(
+        own,
+        others + planned.replay,
+        count_packs(own, cutoff_len),
+        micro_batch=config["per_device_train_batch_size"],
+        accumulation=config["gradient_accumulation_steps"],
+        cutoff_len=cutoff_len,
+        flash_attn=config.get("flash_attn", "auto"),
+    )
     return _with_packing(planned, packing)
 
 

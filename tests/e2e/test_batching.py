@@ -14,6 +14,7 @@ from yi_tune.engine.assistant import Assistant
 from yi_tune.engine.batching import Batcher
 from yi_tune.engine.drawing import Drawing, draw
 from yi_tune.runs import Run
+from yi_tune.sampling import Sampling
 from yi_tune.serve.generation import Generation, Piece, QueueFullError
 
 
@@ -114,11 +115,14 @@ def test_close_ends_what_runs_and_what_waits(assistant: Assistant) -> None:
 def test_load_and_unload_ten_times(trained: Trained) -> None:
     process, used, threads = psutil.Process(), [], []
     for _ in range(10):
-        batcher = Batcher(loading.load_run(Run(trained.run)), 4, 4)
+        assistant = loading.load_run(Run(trained.run))
+        # As chat asks it, and as serve does.
+        assert "".join(assistant.stream([{"role": "user", "content": "你是谁？"}], Sampling(max_new_tokens=8)))
+        batcher = Batcher(assistant, 4, 4)
         reply = ask(batcher, "你是谁？", 8)[0]
         assert reply.ended.wait(60)
         batcher.close()
-        del batcher, reply
+        del assistant, batcher, reply
         gc.collect()
         used.append(process.memory_info().rss / 2**20)
         threads.append(threading.active_count())

@@ -330,6 +330,30 @@ def test_refusals_are_shown(serve_fake: Callable[..., Fake], open_page: Callable
     expect(page.get_by_role("alert").last).to_contain_text("maximum context length is 10 tokens")
 
 
+def test_oldest_turns_go(serve_fake: Callable[..., Fake], open_page: Callable[..., Page]) -> None:
+    fake = serve_fake()
+    page = open_page(fake.url)
+    for number in range(5):
+        send(page, f"Question {number}")
+        done(page)
+    expect(page.locator(".note")).to_have_count(0)
+    # A token a character, in the fake, and for "Hi there" too.
+    fake.engine.context = 60
+    send(page, "Question 5")
+    done(page)
+    expect(page.locator(".note")).to_have_text(re.compile("^The oldest turns were left out"))
+    asked = [message["content"] for message in fake.engine.chats[-1] if message["role"] == "user"]
+    assert asked == ["Question 3", "Question 4", "Question 5"]
+    assert page.locator(".turn").count() == 6
+    # A new chat remembers nothing of that.
+    page.get_by_role("button", name="New chat").click()
+    send(page, "Question 6")
+    done(page)
+    send(page, "Question 7")
+    done(page)
+    assert [message["content"] for message in fake.engine.chats[-1]][::2] == ["Question 6", "Question 7"]
+
+
 def test_key(serve_fake: Callable[..., Fake], open_page: Callable[..., Page]) -> None:
     fake = serve_fake("secret")
     page = open_page(fake.url)

@@ -44,6 +44,9 @@ def serve(
     max_batch: Annotated[int, typer.Option(min=1, max=256, help="Replies made at once.")] = MAX_BATCH,
     max_waiting: Annotated[int, typer.Option(min=0, help="Replies that may wait; beyond, 429.")] = MAX_WAITING,
     engine: Annotated[EngineName, typer.Option(help="vllm starts vLLM's own server.")] = EngineName.YI_TUNE,
+    exported: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="With --engine vllm: serve what `export` wrote, not a run.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --engine vllm: print the command, leave.")] = False,
     workspace: WorkspaceOption = Path(),
 ) -> None:
@@ -57,19 +60,25 @@ def serve(
 
     origins = tuple(allow_origin or ())
     key = server.choose_key(host, api_key)
-    run = loading.find(workspace.absolute(), run_name, model)
     if engine is EngineName.VLLM:
-        config = loading.run_config(run)
-        folder = run.folder / "vllm"
-        vllm.write_files(folder)
-        arguments = vllm.command(config, _names(run), host, port, folder, origins)
+        if exported is None:
+            run = loading.find(workspace.absolute(), run_name, model)
+            arguments = vllm.serve_run(loading.run_config(run), _names(run), run.folder / "vllm")
+        elif run_name or model:
+            raise typer.BadParameter("no --run and no --model beside it.", param_hint="--exported")
+        else:
+            arguments = vllm.serve_export(exported.absolute())
+        arguments += vllm.listening(host, port, origins)
         if dry_run:
             print(vllm.shown(arguments))
             return
         _show_made_up(key)
         vllm.start(arguments, key)
-    if dry_run:
-        raise YiTuneError("--dry-run shows the command of another engine.", "yi-tune serve --engine vllm --dry-run")
+    if dry_run or exported is not None:
+        raise YiTuneError(
+            "--dry-run and --exported are for another engine.", "yi-tune serve --engine vllm --dry-run"
+        )
+    run = loading.find(workspace.absolute(), run_name, model)
     _serve(run, host, port, key, origins, max_batch, max_waiting)
 
 

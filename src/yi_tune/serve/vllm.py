@@ -1,4 +1,7 @@
-"""`yi-tune serve --engine vllm`: vLLM's own server, started with what a run needs to answer as it was trained."""
+"""`yi-tune serve --engine vllm`: vLLM's own server, started with what a model needs to answer as it was trained.
+
+Its options were looked up in vLLM's source (vllm/entrypoints/openai/cli_args.py, vllm/config/lora.py).
+"""
 
 import json
 import os
@@ -9,44 +12,55 @@ from typing import NoReturn
 
 from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
+from yi_tune.export import CHAT_TEMPLATE, read_record
 from yi_tune.serve.app import Names
 from yi_tune.serve.server import Key
 
-# ChatML as LLaMA-Factory's template `yi` writes it. The hub's own template leaves out the system turn's tokens.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' "
-    "+ '\\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}\n"
-)
 # <|endoftext|>, <|im_start|>, <|im_end|>, <|im_sep|>: where a Yi-1.5 reply ends, in every tokenizer of Yi's.
 _STOP_IDS = [2, 6, 7, 8]
 
 
-def write_files(folder: Path) -> None:
-    """Write the chat template, and a generation_config.json with the tokens that end a reply."""
+def serve_run(config: Config, names: Names, folder: Path) -> list[str]:
+    """The command for a run's `config` (as `loading.run_config` gives it).
+
+    Writes into `folder` a generation_config.json with the tokens that end a reply.
+    """
     folder.mkdir(exist_ok=True)
-    (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
-    config = {"eos_token_id": _STOP_IDS, "pad_token_id": 0}
-    (folder / "generation_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-
-
-def command(config: Config, names: Names, host: str, port: int, folder: Path, origins: tuple[str, ...]) -> list[str]:
-    """The command for a run's `config` (as `loading.run_config` gives it), with the files of `write_files`."""
+    ends = {"eos_token_id": _STOP_IDS, "pad_token_id": 0}
+    (folder / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n", encoding="utf-8")
     adapter = config.get("adapter_name_or_path")
     arguments = ["vllm", "serve", str(config["model_name_or_path"])]
     arguments += ["--served-model-name", names.tuned if adapter is None else names.base]
     if adapter is not None:
         rank = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["r"]
         # vLLM has room for ranks of these sizes.
-        room = next((size for size in (8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
-        arguments += ["--enable-lora", "--max-lora-rank", str(room), "--lora-modules", f"{names.tuned}={adapter}"]
+        room = next((size for size in (1, 8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
+        # As JSON: of NAME=PATH it takes no path with a comma or an equals sign in it.
+        module = json.dumps({"name": names.tuned, "path": str(adapter)}, ensure_ascii=False)
+        arguments += ["--enable-lora", "--max-lora-rank", str(room), "--lora-modules", module]
     if config.get("quantization_bit") == 4:
         # What the adapter was fitted to.
         arguments += ["--quantization", "bitsandbytes"]
-    arguments += ["--chat-template", str(folder / "chat_template.jinja"), "--generation-config", str(folder)]
-    arguments += ["--host", host, "--port", str(port)]
-    if origins:
-        arguments += ["--allowed-origins", json.dumps(list(origins))]
-    return arguments
+    # The hub's own template leaves out the system turn's tokens.
+    return [*arguments, "--chat-template", str(CHAT_TEMPLATE), "--generation-config", str(folder)]
+
+
+def serve_export(folder: Path) -> list[str]:
+    """The command for an export in `folder`, which brings its chat template and its generation_config.json along.
+
+    Raises YiTuneError when there is none, or it is GGUF, of which vLLM takes no folder.
+    """
+    record = read_record(folder)
+    if record.gguf:
+        raise YiTuneError(f"{folder} is GGUF, and vLLM takes safetensors.", "Make them: yi-tune export --format hf")
+    return ["vllm", "serve", str(folder), "--served-model-name", record.run]
+
+
+def listening(host: str, port: int, origins: tuple[str, ...]) -> list[str]:
+    """Where the server listens and whom it lets in."""
+    # By itself it lets the pages of every origin in, and shows its documentation to those without a key.
+    doors = ["--allowed-origins", json.dumps(list(origins)), "--disable-fastapi-docs"]
+    return ["--host", host, "--port", str(port), *doors]
 
 
 def start(arguments: list[str], key: Key) -> NoReturn:

@@ -8,14 +8,16 @@ const [scroll, thread, message, settings, keyDialog] = ["scroll", "thread", "mes
 
 /** An answer of the server's that is an error. */
 class Refused extends Error {
-  constructor(status, text) {
+  constructor(status, text, code) {
     super(text);
     this.status = status;
+    this.code = code;
   }
 }
 
 let models = null; // {tuned, base}: their names, once the server has told them
 const turns = []; // {text, replies: [{model, text, note, wrong, busy, element}], element}
+let oldest = 0; // the index of the first turn that the model is still told of
 let running = null; // the AbortController of the replies that are being made
 
 // The server
@@ -26,7 +28,7 @@ async function request(path, options = {}) {
   const response = await fetch(path, { ...options, headers });
   if (response.ok) return response;
   const body = await response.json().catch(() => null);
-  throw new Refused(response.status, body?.error?.message ?? "");
+  throw new Refused(response.status, body?.error?.message ?? "", body?.error?.code);
 }
 
 /** What the user reads of an error; asks for the key where that is what is wrong. */
@@ -77,7 +79,7 @@ async function* events(response) {
 function conversation(model) {
   const system = settings.elements.system.value.trim();
   const messages = system ? [{ role: "system", content: system }] : [];
-  for (const turn of turns.slice(0, -1)) {
+  for (const turn of turns.slice(oldest, -1)) {
     const said = turn.replies.filter((reply) => reply.text);
     const reply = said.find((one) => one.model === model) ?? said[0];
     if (reply) messages.push({ role: "user", content: turn.text }, { role: "assistant", content: reply.text });
@@ -85,14 +87,28 @@ function conversation(model) {
   return [...messages, { role: "user", content: turns.at(-1).text }];
 }
 
-async function makeReply(reply, signal) {
-  const body = { model: reply.model, messages: conversation(reply.model), stream: true };
-  for (const input of settings.querySelectorAll("input")) {
-    if (input.value !== "") body[input.name] = input.valueAsNumber;
+/** The server's answer to a reply asked for; where the conversation is longer than the model takes, without the oldest
+ * quarter of its turns, again and again, until there is only the last. */
+async function openReply(reply, signal) {
+  for (;;) {
+    const body = { model: reply.model, messages: conversation(reply.model), stream: true };
+    for (const input of settings.querySelectorAll("input")) {
+      if (input.value !== "") body[input.name] = input.valueAsNumber;
+    }
+    try {
+      return await request("/v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal });
+    } catch (error) {
+      const before = turns.length - 1 - oldest;
+      if (error.code !== "context_length_exceeded" || !before) throw error;
+      oldest += Math.ceil(before / 4);
+      reply.note = say("The oldest turns were left out: the conversation is longer than the model takes.");
+    }
   }
+}
+
+async function makeReply(reply, signal) {
   try {
-    const options = { method: "POST", body: JSON.stringify(body), signal };
-    for await (const event of events(await request("/v1/chat/completions", options))) {
+    for await (const event of events(await openReply(reply, signal))) {
       if (event.error) throw new Refused(500, event.error.message);
       const { delta, finish_reason } = event.choices[0];
       reply.text += delta.content ?? "";
@@ -150,7 +166,7 @@ async function send() {
 function startOver() {
   running?.abort();
   running = null;
-  turns.length = 0;
+  turns.length = oldest = 0;
   thread.replaceChildren();
   showRunning();
   message.focus();

@@ -26,6 +26,8 @@ const ZH = {
   "Try again": "重新回答",
   "Stopped.": "已停止。",
   "Cut off: that was the maximum of tokens.": "已截断：达到了最多词元数。",
+  "The oldest turns were left out: the conversation is longer than the model takes.":
+    "对话超出了模型的上下文长度，最早的几轮已略去。",
   "The server cannot be reached. Is it still running?": "无法连接服务器。它还在运行吗？",
   "The connection broke off. What had come is kept.": "连接中断，已收到的内容保留在此。",
   "The server is busy. Try again in a moment.": "服务器正忙，请稍后再试。",
