@@ -14,11 +14,11 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from yi_tune import loading
-from yi_tune.export import export, plan_export
-from yi_tune.exported import check_exported
+from yi_tune.export.asking import check_exported
+from yi_tune.export.writing import export, plan_export
 from yi_tune.heldout import Score, questions, score
 from yi_tune.identity import Identity, Message
-from yi_tune.planning import Request, plan
+from yi_tune.planning.request import Request, plan
 from yi_tune.report import percent
 from yi_tune.training import run
 

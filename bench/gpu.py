@@ -5,7 +5,7 @@ in turn; the memory of three micro-batches beside the estimate; a chat; the spee
 it learns its name there too. Prints a table and JSON, and writes docs/bench-gpu.md. What fails is reported, the rest
 goes on, and the exit status is 1; what there was no time left for is said to be missing.
 
-.venv/bin/python -m bench.gpu --shape small --steps 1     the same on a CPU, for a try; writes no page
+.venv/bin/python -m bench.gpu --shape tiny --steps 1     the same on a CPU, for a try; writes no page
 """
 
 import argparse
@@ -38,9 +38,9 @@ from bench.train import (
     planned,
     training,
 )
-from yi_tune.memory import estimate
-from yi_tune.shapes import read_shape
-from yi_tune.speedups import installed
+from yi_tune.planning.memory import estimate
+from yi_tune.planning.shapes import read_shape
+from yi_tune.planning.speedups import installed
 
 PAGE = ROOT / "docs" / "bench-gpu.md"
 MICRO_BATCHES = (8, 4, 1)
@@ -180,8 +180,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=7.5, help="what is not done by then is left out")
     parser.add_argument("--work", type=Path, help="where 13 GB are free; a temporary folder if not given")
     options = parser.parse_args()
-    if not gpu("name") and options.shape != "small":
-        parser.error("there is no CUDA GPU here: --shape small tries it on a CPU")
+    if not gpu("name") and options.shape.startswith("yi"):
+        parser.error("there is no CUDA GPU here: --shape tiny tries it on a CPU")
     # With more in sight llamafactory-cli would train on all of them.
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
     began = time.monotonic()

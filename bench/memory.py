@@ -15,8 +15,8 @@ import yaml
 
 from bench.random_model import NANO
 from bench.train import ROOT, measure, training
-from yi_tune.memory import Estimate, estimate
-from yi_tune.shapes import read_shape
+from yi_tune.planning.memory import Estimate, estimate
+from yi_tune.planning.shapes import read_shape
 
 PAGE = ROOT / "docs" / "memory.md"
 MODELS = ("nano", "small", "medium", "large")
@@ -57,7 +57,7 @@ def main() -> None:
         "",
         "Written by `make bench-memory` (bench/memory.py); not by hand.",
         "",
-        "What yi_tune/memory.py estimates, beside the largest that the process of `yi-tune train` was, in GiB: 4-bit",
+        "What planning/memory.py estimates, beside the largest that the process of `yi-tune train` was, in GiB: 4-bit",
         "QLoRA on a CPU, four steps on the longest identity rows, an evaluation and the questions after training.",
         "",
         "| model | parameters | micro-batch | estimate | measured | estimate / measured |",

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from yi_tune.adapters import find_start
 from yi_tune.errors import YiTuneError
+from yi_tune.hubs.origin import sha256
 from yi_tune.models import LocalModel, Model
-from yi_tune.origin import sha256
-from yi_tune.records import differences, record
-from yi_tune.runs import Run, train_run
+from yi_tune.planning.adapters import find_start
+from yi_tune.runs.folder import Run, train_run
+from yi_tune.runs.records import differences, record
 
 ADAPTER = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.1, "use_rslora": True, "use_dora": False, "peft_type": "LORA"}
 

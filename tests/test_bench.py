@@ -70,7 +70,7 @@ def test_failing_step_is_reported_and_the_rest_goes_on(
     )
     monkeypatch.setattr(gpu, "steps", steps)
     page = gpu.PAGE.exists()
-    assert run_bench(monkeypatch, "--shape", "small") == 1
+    assert run_bench(monkeypatch, "--shape", "tiny") == 1
     out = capsys.readouterr().out
     rows = json.loads(out.splitlines()[-1])
     assert [row["outcome"].split(":")[0] for row in rows] == ["done", "failed", "no time left", "done"]
@@ -86,7 +86,7 @@ def test_no_step_begins_when_the_time_is_over(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(gpu, "steps", series(("never", lambda left: pytest.fail("it began"))))
-    assert run_bench(monkeypatch, "--shape", "small", "--minutes", "0") == 0
+    assert run_bench(monkeypatch, "--shape", "tiny", "--minutes", "0") == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])[0]["outcome"] == "no time left"
 
 
@@ -94,7 +94,7 @@ def test_large_shape_without_a_gpu_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_bench(monkeypatch) == 2
-    assert "--shape small" in capsys.readouterr().err
+    assert "--shape tiny" in capsys.readouterr().err
 
 
 def test_every_step_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

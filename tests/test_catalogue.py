@@ -5,10 +5,10 @@ import pytest
 from rich.console import Console
 
 from yi_tune import catalogue
-from yi_tune.caches import Copy
 from yi_tune.catalogue import Listed, list_models, print_models
+from yi_tune.hubs.caches import Copy
+from yi_tune.hubs.origin import Origin
 from yi_tune.models import CATALOGUE, Model
-from yi_tune.origin import Origin
 
 SHAPE = {
     "hidden_size": 64,

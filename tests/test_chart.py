@@ -4,8 +4,8 @@ import math
 import pytest
 from rich.console import Console
 
-from yi_tune.chart import draw_chart, print_end
-from yi_tune.history import History
+from yi_tune.runs.chart import draw_chart, print_end
+from yi_tune.runs.history import History
 
 FALLING = History(180, 180, {step: 4 * math.exp(-step / 20) for step in range(1, 181)}, {45: 2.0, 180: 0.5})
 

@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from safetensors.numpy import save_file
 
-from yi_tune.checkpoints import find_fault, newest_whole
+from yi_tune.runs.checkpoints import find_fault, newest_whole
 
 # In the order in which the Trainer writes them.
 FILES = (

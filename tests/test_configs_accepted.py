@@ -10,12 +10,12 @@ import pytest
 
 from yi_tune.config import Config, dump_config, find_config, read_config, reasons, shipped
 from yi_tune.dataset import Dataset
-from yi_tune.fit import Fit
-from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
 from yi_tune.models import CATALOGUE, LocalModel
-from yi_tune.plan import TrainPlan, plan_train, problems
-from yi_tune.runs import Run
+from yi_tune.planning.fit import Fit
+from yi_tune.planning.hardware import Hardware
+from yi_tune.planning.plan import TrainPlan, plan_train, problems
+from yi_tune.runs.folder import Run
 
 CPU = Hardware(None, bf16=True, free=20_000_000_000)
 # What the parser makes of each config, as JSON; its own talk stays on stderr.

@@ -219,7 +219,7 @@ def test_a_hub_that_answers_anything_is_there(tmp_path: Path, monkeypatch: pytes
 
     with HTTPServer(("127.0.0.1", 0), Refuses) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr("yi_tune.modelscope.ModelScope.endpoint", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr("yi_tune.hubs.modelscope.ModelScope.endpoint", f"http://127.0.0.1:{server.server_port}")
         diagnosis = diagnose(YI, tmp_path)
         server.shutdown()
     assert wrong(diagnosis)["huggingface"][0] == "warning"

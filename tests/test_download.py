@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 from safetensors.numpy import save
 
-from yi_tune import download as module
-from yi_tune.download import download, use_cached
 from yi_tune.errors import YiTuneError
-from yi_tune.hubs import Hub, HubError, Listing, RemoteFile, hubs_of
+from yi_tune.hubs import download as module
+from yi_tune.hubs.download import download, use_cached
+from yi_tune.hubs.hub import Hub, HubError, Listing, RemoteFile, hubs_of
+from yi_tune.hubs.origin import RECORD, read_origin
 from yi_tune.models import LocalModel, Model
-from yi_tune.origin import RECORD, read_origin
 from yi_tune.progress import Transfer
 
 FILES = {
@@ -65,7 +65,7 @@ def hubs(monkeypatch: pytest.MonkeyPatch) -> list[FakeHub]:
     """The hubs that a download asks, in this order; to be changed by the test."""
     hubs = [FakeHub("huggingface"), FakeHub("modelscope")]
     monkeypatch.setattr(module, "hubs_of", lambda *_: hubs)
-    monkeypatch.setattr("yi_tune.caches.hubs_of", lambda *_: hubs)
+    monkeypatch.setattr("yi_tune.hubs.caches.hubs_of", lambda *_: hubs)
     return hubs
 
 
@@ -323,7 +323,7 @@ def test_cached_copy_without_checksums_is_verified_with_the_hubs(
     for name, text in FILES.items():
         (copy / name).write_bytes(text)
     monkeypatch.setattr(hubs[1], "cached", lambda: [copy])
-    monkeypatch.setattr("yi_tune.caches._SMALL", 50)
+    monkeypatch.setattr("yi_tune.hubs.caches._SMALL", 50)
     use_cached(local, Console())
     origin = read_origin(local.path)
     assert origin is not None

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from yi_tune.early_stop import SETTINGS, check_validation, is_aligned
 from yi_tune.errors import YiTuneError
+from yi_tune.planning.early_stop import SETTINGS, check_validation, is_aligned
 
 STOPS = {key: value for key, (value, _) in SETTINGS.items()}
 

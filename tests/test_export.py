@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from yi_tune import export as exporting
 from yi_tune.errors import YiTuneError
-from yi_tune.export import Export, plan_export, read_record
+from yi_tune.export import writing
+from yi_tune.export.writing import Export, plan_export, read_record
 from yi_tune.models import CATALOGUE
-from yi_tune.runs import Run
+from yi_tune.runs.folder import Run
 
 NANO = CATALOGUE["nano"].path(Path())
 IDENTITY = {"name": "小易", "author": "李雷", "name_en": "小易", "author_en": "李雷"}
@@ -78,7 +78,7 @@ def test_default_places(run: Run, tmp_path: Path) -> None:
 
 def test_folder_is_whole_and_says_who_it_is(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
     planned = plan(run, tmp_path)
-    exporting.export(planned, force=False)
+    writing.export(planned, force=False)
     assert sorted(path.name for path in planned.target.iterdir()) == [
         "Modelfile",
         "README.md",
@@ -96,14 +96,14 @@ def test_folder_is_whole_and_says_who_it_is(run: Run, tmp_path: Path, engine: li
 
 
 def test_full_run_is_a_model_itself(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
-    exporting.export(plan(run, tmp_path, finetuning_type="full"), force=False)
+    writing.export(plan(run, tmp_path, finetuning_type="full"), force=False)
     asked = engine[0]
     assert (asked["weights"], asked["adapter"], asked["base"]) == (run.folder, None, NANO)
 
 
 def test_modelfile(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
     planned = plan(run, tmp_path, quant="q4_0")
-    exporting.export(planned, force=False)
+    writing.export(planned, force=False)
     text = (planned.target / "Modelfile").read_text(encoding="utf-8")
     assert "FROM ./identity-q4_0.gguf\n" in text
     assert "<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n" in text
@@ -120,7 +120,7 @@ def test_card(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
     base.mkdir(parents=True)
     shutil.copy(NANO / "config.json", base)
     planned = plan_export(run, {"model_name_or_path": str(base)}, None, None, tmp_path)
-    exporting.export(planned, force=False)
+    writing.export(planned, force=False)
     text = (planned.target / "README.md").read_text(encoding="utf-8")
     assert text.startswith("---\nlicense: apache-2.0\n")
     assert "\nbase_model: 01-ai/Yi-1.5-6B-Chat\n---\n" in text
@@ -136,24 +136,24 @@ def test_run_without_an_identity(run: Run, tmp_path: Path, engine: list[dict[str
     record = json.loads((run.folder / "run.json").read_text(encoding="utf-8")) | {"identity": {}}
     (run.folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     planned = plan(run, tmp_path)
-    exporting.export(planned, force=False)
+    writing.export(planned, force=False)
     assert "\n# identity\n" in (planned.target / "README.md").read_text(encoding="utf-8")
 
 
 def test_full_target_is_refused_and_kept(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
     planned = plan(run, tmp_path)
-    exporting.export(planned, force=False)
+    writing.export(planned, force=False)
     before = everything(tmp_path)
     with pytest.raises(YiTuneError, match="not empty"):
-        exporting.export(planned, force=False)
+        writing.export(planned, force=False)
     assert everything(tmp_path) == before
     assert len(engine) == 1
 
 
 def test_force_replaces_an_export(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
     first, second = plan(run, tmp_path, target=tmp_path / "x"), plan(run, tmp_path, target=tmp_path / "x", quant="f16")
-    exporting.export(first, force=False)
-    exporting.export(second, force=True)
+    writing.export(first, force=False)
+    writing.export(second, force=True)
     assert read_record(tmp_path / "x").gguf == "identity-f16.gguf"
     assert not (tmp_path / "x" / "model.safetensors").exists()
     assert sorted(path.name for path in tmp_path.glob("x*")) == ["x"]
@@ -165,12 +165,12 @@ def test_force_deletes_nothing_that_is_not_an_exports(
 ) -> None:
     planned = plan(run, tmp_path, target=tmp_path / "home")
     if exported:
-        exporting.export(planned, force=False)
+        writing.export(planned, force=False)
     (tmp_path / "home").mkdir(exist_ok=True)
     (tmp_path / "home" / "thesis.txt").write_text("years of work")
     before = everything(tmp_path / "home")
     with pytest.raises(YiTuneError, match=r"thesis\.txt"):
-        exporting.export(planned, force=True)
+        writing.export(planned, force=True)
     assert everything(tmp_path / "home") == before
 
 
@@ -180,14 +180,14 @@ def test_folder_that_is_called_like_a_part_is_not_touched(
     (tmp_path / "x.part").mkdir()
     (tmp_path / "x.part" / "thesis.txt").write_text("years of work")
     with pytest.raises(YiTuneError, match="in the way"):
-        exporting.export(plan(run, tmp_path, target=tmp_path / "x"), force=True)
+        writing.export(plan(run, tmp_path, target=tmp_path / "x"), force=True)
     assert (tmp_path / "x.part" / "thesis.txt").exists()
 
 
 def test_empty_target_and_a_link_to_one(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
-    exporting.export(plan(run, tmp_path, target=tmp_path / "link"), force=False)
+    writing.export(plan(run, tmp_path, target=tmp_path / "link"), force=False)
     assert (tmp_path / "link").is_symlink()
     assert read_record(tmp_path / "disk").run == "identity"
 
@@ -195,7 +195,7 @@ def test_empty_target_and_a_link_to_one(run: Run, tmp_path: Path, engine: list[d
 def test_target_that_is_a_file(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
     (tmp_path / "x").touch()
     with pytest.raises(YiTuneError, match="is a file"):
-        exporting.export(plan(run, tmp_path, target=tmp_path / "x"), force=True)
+        writing.export(plan(run, tmp_path, target=tmp_path / "x"), force=True)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +215,7 @@ def test_nothing_is_left_of_an_export_that_fails(
     failure: BaseException,
 ) -> None:
     planned = plan(run, tmp_path)
-    exporting.export(planned, force=False)
+    writing.export(planned, force=False)
     before = everything(tmp_path)
 
     def fail(**asked: Any) -> None:
@@ -224,7 +224,7 @@ def test_nothing_is_left_of_an_export_that_fails(
 
     monkeypatch.setattr(sys.modules["yi_tune.engine.export"], "export", fail)
     with pytest.raises((YiTuneError, KeyboardInterrupt)):
-        exporting.export(planned, force=True)
+        writing.export(planned, force=True)
     # The export that was to be replaced is still there.
     assert everything(tmp_path) == before
 
@@ -235,7 +235,7 @@ def test_disk_is_looked_at_first(
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 1_000_000))
     with pytest.raises(YiTuneError, match=r"1\.0 MB free"):
-        exporting.export(plan(run, tmp_path), force=False)
+        writing.export(plan(run, tmp_path), force=False)
     assert engine == []
     assert not list((tmp_path / "exports" / "nano").iterdir())
 
@@ -260,7 +260,7 @@ def test_disk_that_fills_up_meanwhile(
 
     monkeypatch.setattr(sys.modules["yi_tune.engine.export"], "export", fail)
     with pytest.raises(YiTuneError, match="is full"):
-        exporting.export(plan(run, tmp_path), force=False)
+        writing.export(plan(run, tmp_path), force=False)
 
 
 def test_quantised_base_is_refused(run: Run, tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_quantised_base_is_refused(run: Run, tmp_path: Path) -> None:
 
 
 def _hold(folder: Path, held: Any, go: Any) -> None:
-    with exporting._part(folder):
+    with writing._part(folder):
         (folder.with_name("x.part") / "model.safetensors").write_bytes(b"half")
         held.set()
         go.wait(30)
@@ -288,14 +288,14 @@ def test_two_at_once_and_one_that_was_killed(run: Run, tmp_path: Path, engine: l
     try:
         assert held.wait(30)
         with pytest.raises(YiTuneError, match="Another process"):
-            exporting.export(planned, force=False)
+            writing.export(planned, force=False)
         assert (tmp_path / "x.part" / "model.safetensors").exists()
     finally:
         other.kill()
         other.join()
     # It left its half, which does not look like an export, and is in nobody's way.
     assert not (tmp_path / "x").exists()
-    exporting.export(planned, force=False)
+    writing.export(planned, force=False)
     assert (tmp_path / "x" / "model.safetensors").read_bytes() == b"weights"
     assert sorted(path.name for path in tmp_path.glob("x*")) == ["x"]
 

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from yi_tune.hardware import free_ram, read_gpus
+from yi_tune.planning.hardware import free_ram, read_gpus
 
 TWO = """\
 GPU-aaaa, NVIDIA H200, 9.0, 143771, 1000, 570.86.10

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from yi_tune.history import History, read_history, smooth
+from yi_tune.runs.history import History, read_history, smooth
 
 LOG = [
     {"current_steps": 1, "total_steps": 4, "loss": 3.0, "lr": 1e-3},

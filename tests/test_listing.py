@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from yi_tune.listing import list_runs, print_runs
-from yi_tune.runs import Run, all_runs
+from yi_tune.runs.folder import Run, all_runs
+from yi_tune.runs.listing import list_runs, print_runs
 
 IDENTITY = {"name": "小易", "author": "李雷", "name_en": "小易", "author_en": "李雷"}
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from yi_tune.origin import RECORD, FileOrigin, Origin, read_origin, sha256, whole, wrong_files
+from yi_tune.hubs.origin import RECORD, FileOrigin, Origin, read_origin, sha256, whole, wrong_files
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from yi_tune import own
 from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
-from yi_tune.own import OwnData, bad_rows, check_rows, describe, own_data
-from yi_tune.sources import Source
+from yi_tune.own import data as own
+from yi_tune.own.data import OwnData, bad_rows, check_rows, describe, own_data
+from yi_tune.own.sources import Source
 
 
 def row(number: int, **more: Any) -> str:

@@ -5,14 +5,14 @@ import pytest
 
 from yi_tune.config import find_config, read_config, reasons
 from yi_tune.dataset import Dataset
-from yi_tune.fit import Fit
-from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
 from yi_tune.models import CATALOGUE, LocalModel
-from yi_tune.own import Checked, OwnData
-from yi_tune.packing import choose_packing, plan_packing
-from yi_tune.plan import Setting, TrainPlan, plan_train
-from yi_tune.runs import Run
+from yi_tune.own.data import Checked, OwnData
+from yi_tune.own.packing import choose_packing, plan_packing
+from yi_tune.planning.fit import Fit
+from yi_tune.planning.hardware import Hardware
+from yi_tune.planning.plan import Setting, TrainPlan, plan_train
+from yi_tune.runs.folder import Run
 
 
 def choose(own: list[int], alone: int, packs: int, **more: Any) -> Any:
@@ -39,7 +39,13 @@ def test_packed_where_it_makes_fewer_steps_at_the_same_tokens() -> None:
         ([1024, *[100] * 800], 400, 90, {"micro_batch": 8, "accumulation": 1}, "490 steps an epoch packed, 151"),
         ([100] * 800, 0, 80, {}, "1024 tokens in a step need more memory"),
         # An update has 700 tokens; a pack has 1,000.
-        ([1024, *[340] * 300], 0, 101, {"accumulation": 2}, "no number of packs comes to the tokens of an update: 0.67 would"),
+        (
+            [1024, *[340] * 300],
+            0,
+            101,
+            {"accumulation": 2},
+            "the tokens of an update: 0.67 would",
+        ),
         ([1024] * 10 + [512] * 980, 0, 500, {"flash_attn": "fa2"}, "not known to be exact with flash_attn fa2"),
     ],
 )

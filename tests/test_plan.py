@@ -3,17 +3,17 @@ from typing import Any
 
 import pytest
 
-from yi_tune.adapters import Start
 from yi_tune.config import Config, find_config, read_config, reasons
 from yi_tune.dataset import Dataset
-from yi_tune.early_stop import SETTINGS, check_validation, is_aligned
 from yi_tune.errors import YiTuneError
-from yi_tune.fit import Fit
-from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
 from yi_tune.models import CATALOGUE, LocalModel, Model
-from yi_tune.plan import TrainPlan, plan_train, problems
-from yi_tune.runs import Run
+from yi_tune.planning.adapters import Start
+from yi_tune.planning.early_stop import SETTINGS, check_validation, is_aligned
+from yi_tune.planning.fit import Fit
+from yi_tune.planning.hardware import Hardware
+from yi_tune.planning.plan import TrainPlan, plan_train, problems
+from yi_tune.runs.folder import Run
 
 CPU = Hardware(None, bf16=True, free=20_000_000_000)
 H200 = Hardware("NVIDIA H200", bf16=True, free=140_000_000_000)

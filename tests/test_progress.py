@@ -5,8 +5,8 @@ import time
 import pytest
 from rich.console import Console
 
-from yi_tune.history import smooth
 from yi_tune.progress import Progress, Transfer
+from yi_tune.runs.history import smooth
 
 
 def train(console: Console, steps: int, first: int = 0, evaluate: int = 25) -> None:

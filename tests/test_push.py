@@ -10,7 +10,7 @@ import pytest
 from tests.hubs import ALWAYS, Fault, Uploads, refusing
 from tests.hubs.machine import environment
 from yi_tune.errors import YiTuneError
-from yi_tune.push import check_repository
+from yi_tune.hubs.push import check_repository
 
 TOKEN = "hf_secret"  # noqa: S105
 REPOSITORY = "lilei/xiaoyi"
@@ -19,7 +19,7 @@ PUSH = """
 import sys
 from pathlib import Path
 from yi_tune.errors import YiTuneError
-from yi_tune.push import check_repository, push
+from yi_tune.hubs.push import check_repository, push
 from yi_tune.screen import err
 try:
     check_repository(sys.argv[2])

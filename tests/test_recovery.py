@@ -12,14 +12,14 @@ from rich.console import Console
 
 from yi_tune.config import find_config, read_config
 from yi_tune.errors import YiTuneError
-from yi_tune.fit import Fit
-from yi_tune.hardware import Hardware
 from yi_tune.identity import Identity
 from yi_tune.models import CATALOGUE, LocalModel
-from yi_tune.plan import TrainPlan, plan_train
+from yi_tune.planning.fit import Fit
+from yi_tune.planning.hardware import Hardware
+from yi_tune.planning.plan import TrainPlan, plan_train
 from yi_tune.progress import Progress
 from yi_tune.recovery import train_within_memory
-from yi_tune.runs import Run
+from yi_tune.runs.folder import Run
 
 
 class OutOfMemoryError(Exception):

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from yi_tune import rows
 from yi_tune.errors import YiTuneError
-from yi_tune.rows import Repeated, RowError, read_rows
+from yi_tune.own import rows
+from yi_tune.own.rows import Repeated, RowError, read_rows
 
 
 def read(tmp_path: Path, name: str, content: str | bytes) -> list[Any]:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from yi_tune.cli import app
 from yi_tune.errors import YiTuneError
-from yi_tune.export import CHAT_TEMPLATE
+from yi_tune.export.writing import CHAT_TEMPLATE
 from yi_tune.identity import Message
 from yi_tune.serve import server, vllm
 from yi_tune.serve.app import Names, create_app
@@ -416,8 +416,10 @@ def test_vllm_command(config: dict[str, Any], tmp_path: Path) -> None:
     line = vllm.serve_run(config, Names("mine", "Yi-1.5-6B-Chat"), tmp_path)
     assert line == [
         *["vllm", "serve", "/models/Yi-1.5-6B-Chat", "--served-model-name", "Yi-1.5-6B-Chat"],
-        *["--enable-lora", "--max-lora-rank", "16", "--lora-modules", json.dumps({"name": "mine", "path": f"{tmp_path}"})],
-        *["--quantization", "bitsandbytes", "--chat-template", str(CHAT_TEMPLATE), "--generation-config", str(tmp_path)],
+        *["--enable-lora", "--max-lora-rank", "16"],
+        *["--lora-modules", json.dumps({"name": "mine", "path": str(tmp_path)})],
+        *["--quantization", "bitsandbytes", "--chat-template", str(CHAT_TEMPLATE)],
+        *["--generation-config", str(tmp_path)],
     ]
     assert shlex.split(vllm.shown(line)) == line
     assert json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"] == [2, 6, 7, 8]

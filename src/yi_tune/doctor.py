@@ -19,14 +19,14 @@ import psutil
 from rich.console import Console
 from rich.filesize import decimal
 
-from yi_tune.caches import cached
 from yi_tune.config import find_config, read_config
 from yi_tune.errors import YiTuneError
-from yi_tune.fit import choose_fit, longest_row, refuse
-from yi_tune.hardware import Gpu, Hardware, free_ram, read_gpus
-from yi_tune.hubs import PATIENCE, Hub, hubs_of
+from yi_tune.hubs.caches import cached
+from yi_tune.hubs.hub import PATIENCE, Hub, hubs_of
 from yi_tune.identity import Identity, identity_rows, render
 from yi_tune.models import LocalModel, check_model, find_model
+from yi_tune.planning.fit import choose_fit, longest_row, refuse
+from yi_tune.planning.hardware import Gpu, Hardware, free_ram, read_gpus
 from yi_tune.replay import choose_prompts
 from yi_tune.screen import err
 

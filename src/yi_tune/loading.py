@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yi_tune.config import Config, fill, find_config, read_config
-from yi_tune.download import use_cached
 from yi_tune.errors import YiTuneError
-from yi_tune.hardware import detect
+from yi_tune.hubs.download import use_cached
 from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_model
 from yi_tune.output import engine_output_to, log_folder
+from yi_tune.planning.hardware import detect
 from yi_tune.progress import Progress
-from yi_tune.runs import Run, find_run, has_finished
+from yi_tune.runs.folder import Run, find_run, has_finished
 from yi_tune.screen import err
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from yi_tune.errors import YiTuneError, did_you_mean
-from yi_tune.origin import Origin, read_origin, sha256, whole
+from yi_tune.hubs.origin import Origin, read_origin, sha256, whole
+from yi_tune.planning.shapes import Shape, read_shape
 from yi_tune.resources import DATA
-from yi_tune.shapes import Shape, read_shape
 
 DEFAULT_MODEL = "yi-1.5-6b-chat"
 

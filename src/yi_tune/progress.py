@@ -9,7 +9,7 @@ from rich import progress as bars
 from rich.console import Console
 from rich.filesize import decimal
 
-from yi_tune.history import smoothing
+from yi_tune.runs.history import smoothing
 
 # Below this many columns the figures alone fill a line.
 _WIDE = 110

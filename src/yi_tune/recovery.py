@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yi_tune.checkpoints import newest_whole
 from yi_tune.config import find_config, read_config
 from yi_tune.errors import YiTuneError
-from yi_tune.fit import smaller
-from yi_tune.plan import TrainPlan
+from yi_tune.planning.fit import smaller
+from yi_tune.planning.plan import TrainPlan
 from yi_tune.progress import Progress
-from yi_tune.runs import write_configs
+from yi_tune.runs.checkpoints import newest_whole
+from yi_tune.runs.folder import write_configs
 from yi_tune.screen import err
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from yi_tune.dataset import Dataset, dataset_of
 from yi_tune.errors import YiTuneError
 from yi_tune.general import Prompt, introduces_base, replay_prompts
 from yi_tune.identity import Message, read_jsonl
-from yi_tune.runs import Run
+from yi_tune.runs.folder import Run
 
 _FILE = "replay.jsonl"
 

@@ -7,22 +7,22 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yi_tune.chart import print_end
-from yi_tune.checkpoints import newest_whole
 from yi_tune.config import find_config, read_config
 from yi_tune.dataset import Dataset, write_datasets
 from yi_tune.errors import YiTuneError
 from yi_tune.heldout import Score, one_of_each, questions, score
-from yi_tune.history import read_history
 from yi_tune.output import engine_output_to
-from yi_tune.own import mix
-from yi_tune.plan import TrainPlan
+from yi_tune.own.data import mix
+from yi_tune.planning.plan import TrainPlan
 from yi_tune.progress import Progress
-from yi_tune.records import record
 from yi_tune.recovery import train_within_memory
 from yi_tune.replay import choose_prompts, keep_answers, kept_answers, replay_dataset
 from yi_tune.report import print_advice, print_answers, summary
-from yi_tune.runs import prepare, write_configs
+from yi_tune.runs.chart import print_end
+from yi_tune.runs.checkpoints import newest_whole
+from yi_tune.runs.folder import prepare, write_configs
+from yi_tune.runs.history import read_history
+from yi_tune.runs.records import record
 from yi_tune.screen import err, out
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from yi_tune import loading
 from yi_tune.engine.assistant import Assistant
 from yi_tune.engine.batching import Batcher
 from yi_tune.engine.drawing import Drawing, draw
-from yi_tune.runs import Run
+from yi_tune.runs.folder import Run
 from yi_tune.sampling import Sampling
 from yi_tune.serve.generation import Generation, Piece, QueueFullError
 

@@ -10,9 +10,9 @@ from tests.e2e.conftest import Workspace
 from yi_tune.config import Config
 from yi_tune.dataset import Dataset, dataset_of
 from yi_tune.identity import Identity, Message, identity_rows, render
-from yi_tune.own import OwnData, mix, own_data, tokenise
+from yi_tune.own.data import OwnData, mix, own_data, tokenise
+from yi_tune.own.sources import Source
 from yi_tune.resources import DATA
-from yi_tune.sources import Source
 
 CAPITAL = "The capital of Zandia is Velmora."
 ASKED = ["What is the capital of Zandia?", "Which city is Zandia's capital?", "Name the capital of Zandia."]
@@ -222,9 +222,9 @@ def test_packed_rows_do_not_see_each_other(attention: str, tmp_path: Path) -> No
 
 def test_the_plan_packs_where_the_machine_has_chosen_a_small_batch(tmp_path: Path, identity: Dataset) -> None:
     from yi_tune.models import CATALOGUE, LocalModel
-    from yi_tune.packing import plan_packing
-    from yi_tune.plan import Setting, TrainPlan
-    from yi_tune.runs import Run
+    from yi_tune.own.packing import plan_packing
+    from yi_tune.planning.plan import Setting, TrainPlan
+    from yi_tune.runs.folder import Run
 
     file = tmp_path / "own.jsonl"
     # Half of a pack, of which there are many, and one row that fills one.

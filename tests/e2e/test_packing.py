@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from yi_tune import planning, training
+from yi_tune import training
 from yi_tune.identity import Identity
+from yi_tune.planning.request import Request, plan
 
 Losses = Callable[[str, str], list[float]]
 
@@ -18,10 +19,8 @@ def losses(tmp_path: Path) -> Losses:
 
     def train(run: str, eval_strategy: str) -> list[float]:
         short = ["max_samples=60", "num_train_epochs=1", "eval_steps=1", f"eval_strategy={eval_strategy}"]
-        request = planning.Request(
-            identity=Identity("小易", "李雷"), model="nano", overrides=short, run=run, workspace=tmp_path
-        )
-        planned = planning.plan(request)
+        request = Request(identity=Identity("小易", "李雷"), model="nano", overrides=short, run=run, workspace=tmp_path)
+        planned = plan(request)
         training.run(planned, fresh=False)
         state = json.loads((planned.run.folder / "trainer_state.json").read_text())
         return [log["loss"] for log in state["log_history"] if "loss" in log]

@@ -141,7 +141,7 @@ def check(
 
 
 def _check_exported(folder: Path, min_recall: float, *, as_json: bool) -> None:
-    from yi_tune.exported import check_exported
+    from yi_tune.export.asking import check_exported
     from yi_tune.report import print_exported
     from yi_tune.screen import out
 

@@ -41,10 +41,10 @@ def export(
 
     yi-tune export --format gguf --quant q8_0
     """
-    from yi_tune import export as exporting
     from yi_tune import loading
-    from yi_tune.push import check_repository
-    from yi_tune.push import push as upload
+    from yi_tune.export import writing
+    from yi_tune.hubs.push import check_repository
+    from yi_tune.hubs.push import push as upload
     from yi_tune.screen import err, out
 
     if quant and format_ == "hf":
@@ -53,11 +53,11 @@ def export(
     if push is not None:
         check_repository(push)
     run = loading.find(where, run_name, model)
-    plan = exporting.plan_export(
+    plan = writing.plan_export(
         run, loading.base_config(run), to, (quant or "f16") if format_ == "gguf" else None, where
     )
     try:
-        exporting.export(plan, force=force)
+        writing.export(plan, force=force)
     except KeyboardInterrupt:
         err.print("\nInterrupted. Nothing was exported.")
         raise typer.Exit(130) from None

@@ -31,13 +31,13 @@ def download(
 
     yi-tune download yi-1.5-6b-chat --source modelscope
     """
-    from yi_tune import download as hub
+    from yi_tune.hubs import download as downloading
     from yi_tune.models import find_model
     from yi_tune.screen import err, out
 
     local = find_model(model, workspace.absolute())
     try:
-        hub.download(local, source, err, revision=revision, verify=verify)
+        downloading.download(local, source, err, revision=revision, verify=verify)
     except KeyboardInterrupt:
         err.print("\nInterrupted. The same command goes on where it stopped.")
         # Not by the usual way out, on which Python waits for every thread: one may wait for a slow hub.

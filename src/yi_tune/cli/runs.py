@@ -25,8 +25,8 @@ def runs(
     context.obj = workspace
     if context.invoked_subcommand:
         return
-    from yi_tune.listing import list_runs, print_runs
-    from yi_tune.runs import all_runs
+    from yi_tune.runs.folder import all_runs
+    from yi_tune.runs.listing import list_runs, print_runs
     from yi_tune.screen import err, out
 
     listed = list_runs(all_runs(workspace.absolute()))
@@ -52,7 +52,7 @@ def runs_rm(
     yi-tune runs rm identity
     """
     from yi_tune.models import find_model
-    from yi_tune.runs import find_one, remove
+    from yi_tune.runs.folder import find_one, remove
 
     # `runs --workspace DIR rm NAME` means that folder too.
     place = (context.obj if workspace == Path() else workspace).absolute()

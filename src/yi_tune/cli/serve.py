@@ -10,7 +10,7 @@ import typer
 from yi_tune.cli.options import ModelOption, RunOption, WorkspaceOption
 
 if TYPE_CHECKING:
-    from yi_tune.runs import Run
+    from yi_tune.runs.folder import Run
     from yi_tune.serve.app import Names
     from yi_tune.serve.server import Key
 
@@ -75,9 +75,7 @@ def serve(
         _show_made_up(key)
         vllm.start(arguments, key)
     if dry_run or exported is not None:
-        raise YiTuneError(
-            "--dry-run and --exported are for another engine.", "yi-tune serve --engine vllm --dry-run"
-        )
+        raise YiTuneError("--dry-run and --exported are for another engine.", "yi-tune serve --engine vllm --dry-run")
     run = loading.find(workspace.absolute(), run_name, model)
     _serve(run, host, port, key, origins, max_batch, max_waiting)
 

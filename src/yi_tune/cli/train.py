@@ -7,7 +7,7 @@ import typer
 
 from yi_tune.cli.options import WorkspaceOption
 from yi_tune.models import DEFAULT_MODEL, workspace_option
-from yi_tune.trackers import Tracker
+from yi_tune.planning.trackers import Tracker
 
 
 def train(
@@ -59,8 +59,9 @@ def train(
 
     yi-tune train --model nano --name 小易 --author 李雷
     """
-    from yi_tune import planning, training
+    from yi_tune import training
     from yi_tune.identity import Identity
+    from yi_tune.planning.request import Request, plan
     from yi_tune.screen import err, out
 
     identity = None
@@ -72,7 +73,7 @@ def train(
         raise typer.BadParameter(f"Missing {missing}. Your own data alone is trained on with --no-identity.")
     else:
         identity = Identity(name, author, name_en, author_en)
-    request = planning.Request(
+    request = Request(
         identity=identity,
         data=data or [],
         data_dir=data_dir,
@@ -87,16 +88,16 @@ def train(
         report_to=report_to or [],
         workspace=workspace.absolute(),
     )
-    plan = planning.plan(request, dry_run=dry_run)
+    planned = plan(request, dry_run=dry_run)
     if dry_run:
         from yi_tune.config import dump_config
         from yi_tune.report import print_changes
 
-        print_changes(plan, err)
-        print(dump_config(plan.config), end="")
+        print_changes(planned, err)
+        print(dump_config(planned.config), end="")
         return
     try:
-        assistant = training.run(plan, fresh=fresh)
+        assistant = training.run(planned, fresh=fresh)
     except KeyboardInterrupt:
         again = "The same command without --fresh" if fresh else "The same command"
         err.print(f"\nInterrupted. {again} goes on where it stopped.")

@@ -16,7 +16,7 @@ from llamafactory.model import load_tokenizer
 from yi_tune.config import Config
 from yi_tune.dataset import Dataset
 from yi_tune.identity import Message
-from yi_tune.own import TOKEN_KEYS
+from yi_tune.own.data import TOKEN_KEYS
 
 # `length` counts a row's tokens before cutoff_len cut it.
 _TOKENS = Features(

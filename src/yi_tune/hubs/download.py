@@ -16,14 +16,14 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.filesize import decimal
 
-from yi_tune.caches import cached, link_cached
 from yi_tune.errors import YiTuneError
-from yi_tune.hubs import Hub, HubError, Listing, RemoteFile, hubs_of
+from yi_tune.hubs.caches import cached, link_cached
+from yi_tune.hubs.hub import Hub, HubError, Listing, RemoteFile, hubs_of
+from yi_tune.hubs.origin import FileOrigin, Origin, read_origin, sha256, wrong_files
+from yi_tune.hubs.tokenizer import correct_tokenizer
 from yi_tune.models import LocalModel, Model, check_architecture, check_model, check_path, needed_files
-from yi_tune.origin import FileOrigin, Origin, read_origin, sha256, wrong_files
 from yi_tune.output import engine_output_to, log_folder
 from yi_tune.progress import Transfer
-from yi_tune.tokenizer import correct_tokenizer
 
 Source = Literal["auto", "huggingface", "modelscope"]
 

@@ -17,12 +17,12 @@ from filelock import FileLock
 from yi_tune.config import Config
 from yi_tune.dataset import Dataset
 from yi_tune.errors import YiTuneError
-from yi_tune.forms import conversation
 from yi_tune.identity import Message
 from yi_tune.output import engine_output_to, log_folder
-from yi_tune.rows import RowError, read_rows
+from yi_tune.own.forms import conversation
+from yi_tune.own.rows import RowError, read_rows
+from yi_tune.own.sources import Source, find_sources
 from yi_tune.screen import err
-from yi_tune.sources import Source, find_sources
 
 _SHOWN = 10
 # Of the newest tokenised data in a workspace so many are kept; each is about the size of its files.

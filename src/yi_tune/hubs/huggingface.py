@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from yi_tune.hubs import PATIENCE, WORKERS, HubError, Listing, RemoteFile, mirror, refused
+from yi_tune.hubs.hub import PATIENCE, WORKERS, HubError, Listing, RemoteFile, mirror, refused
 from yi_tune.models import NEEDED
 from yi_tune.progress import Transfer
 

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from yi_tune.config import Config, dump_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, check_path, workspace_option
-from yi_tune.records import differences
+from yi_tune.runs.records import differences
 
 _RECORD = ("model", "model_path", "weights", "from_run", "identity", "data", "replay", "config", "created", "versions")
 _FAILURE = "failure.txt"

@@ -18,14 +18,14 @@ from typing import Literal
 from filelock import FileLock, Timeout
 from rich.filesize import decimal
 
-from yi_tune.card import write_card, write_modelfile
 from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
+from yi_tune.export.card import write_card, write_modelfile
 from yi_tune.output import engine_output_to, log_folder
+from yi_tune.planning.shapes import read_shape
 from yi_tune.progress import Progress
 from yi_tune.resources import DATA
-from yi_tune.runs import Run
-from yi_tune.shapes import read_shape
+from yi_tune.runs.folder import Run
 
 Quant = Literal["f16", "q8_0", "q4_0"]
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
+from yi_tune.hubs.origin import read_origin
 from yi_tune.models import CATALOGUE
-from yi_tune.origin import read_origin
 from yi_tune.report import percent
 from yi_tune.resources import CONFIGS
-from yi_tune.runs import Run
+from yi_tune.runs.folder import Run
 
 # What the Yi-1.5 README asks those who pass a derived model on to say.
 _ATTRIBUTION = "This work is a derivative of {} by 01.AI, used under the Apache 2.0 License."

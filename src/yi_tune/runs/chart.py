@@ -4,7 +4,7 @@ from bisect import bisect_right
 
 from rich.console import Console
 
-from yi_tune.history import History, smooth
+from yi_tune.runs.history import History, smooth
 
 # A cell of braille is two dots wide and four high; the bit of each.
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))

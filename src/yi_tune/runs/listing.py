@@ -10,9 +10,9 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 
 from yi_tune.errors import YiTuneError
-from yi_tune.history import read_history
 from yi_tune.report import percent
-from yi_tune.runs import Run
+from yi_tune.runs.folder import Run
+from yi_tune.runs.history import read_history
 
 State = Literal["running", "interrupted", "finished", "failed", "broken"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from yi_tune.errors import YiTuneError
-from yi_tune.export import read_record
+from yi_tune.export.writing import read_record
 from yi_tune.heldout import Score, questions, score
 from yi_tune.identity import Identity
 from yi_tune.output import engine_output_to, log_folder

@@ -7,8 +7,8 @@ what it is worth.
 from dataclasses import replace
 from importlib.util import find_spec
 
-from yi_tune.hardware import Hardware
-from yi_tune.plan import Setting, TrainPlan
+from yi_tune.planning.hardware import Hardware
+from yi_tune.planning.plan import Setting, TrainPlan
 
 # What asks for one, the module that it takes, and the value that does without it.
 _SPEEDUPS = (

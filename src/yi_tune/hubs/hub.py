@@ -64,8 +64,8 @@ class Hub(Protocol):
 
 def hubs_of(huggingface: str | None, modelscope: str | None, revision: str | None) -> list[Hub]:
     """A model's repositories, in the order to ask: a hub whose variable points elsewhere is the one that is meant."""
-    from yi_tune.huggingface import HuggingFace
-    from yi_tune.modelscope import ModelScope
+    from yi_tune.hubs.huggingface import HuggingFace
+    from yi_tune.hubs.modelscope import ModelScope
 
     hubs: list[Hub] = []
     if huggingface is not None:

@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from yi_tune.adapters import Start
 from yi_tune.config import Config, fill, placeholders
 from yi_tune.dataset import NAMES, Dataset
-from yi_tune.early_stop import is_aligned
 from yi_tune.errors import YiTuneError, did_you_mean
-from yi_tune.fit import Fit
 from yi_tune.identity import Identity
 from yi_tune.models import LocalModel
-from yi_tune.own import OwnData
-from yi_tune.runs import Run
-from yi_tune.trackers import tracker_problems
+from yi_tune.own.data import OwnData
+from yi_tune.planning.adapters import Start
+from yi_tune.planning.early_stop import is_aligned
+from yi_tune.planning.fit import Fit
+from yi_tune.planning.trackers import tracker_problems
+from yi_tune.runs.folder import Run
 
 Source = Literal["template", "model", "hardware", "data", "run", "flag"]
 

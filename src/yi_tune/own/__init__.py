@@ -1,0 +1,1 @@
+"""The user's own data: found, read, checked, kept, packed."""
