@@ -37,7 +37,7 @@ def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def hubs(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     """Both hubs are at that address; their clients read theirs once."""
     for hub in ("huggingface.HuggingFace", "modelscope.ModelScope"):
-        monkeypatch.setattr(f"yi_tune.{hub}.endpoint", address)
+        monkeypatch.setattr(f"yi_tune.hubs.{hub}.endpoint", address)
 
 
 def probed(monkeypatch: pytest.MonkeyPatch, **found: Any) -> None:
