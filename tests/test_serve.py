@@ -397,6 +397,15 @@ def test_port_in_use() -> None:
             assert server.url(sixth).startswith("http://[::1]:")
 
 
+def test_what_is_sent_is_sent_at_once() -> None:
+    with (
+        server.listen("127.0.0.1", 0) as listening,
+        socket.create_connection(listening.getsockname()),
+        listening.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 # vLLM
 
 
