@@ -75,7 +75,7 @@ def serve(
         _show_made_up(key)
         vllm.start(arguments, key)
     if dry_run or exported is not None:
-        raise YiTuneError("--dry-run and --exported are for another engine.", "yi-tune serve --engine vllm --dry-run")
+        raise YiTuneError("--dry-run and --exported are for another engine.", "Add: --engine vllm")
     run = loading.find(workspace.absolute(), run_name, model)
     _serve(run, host, port, key, origins, max_batch, max_waiting)
 
