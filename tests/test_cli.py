@@ -266,7 +266,7 @@ def test_yi_needs_a_gpu() -> None:
 
 
 def test_all_problems_of_a_config_at_once() -> None:
-    wrong = ("learning_rat=1", "cutoff_len=long", "fp16=true", "stage=dpo")
+    wrong = ("learning_rat=1", "cutoff_len=long", "bf16=true", "fp16=true", "stage=dpo")
     done = yi_tune("train", "--name", "a", "--author", "b", "--dry-run", *(f"--set={one}" for one in wrong))
     assert (done.returncode, done.stdout) == (1, "")
     assert "Traceback" not in done.stderr

@@ -107,6 +107,15 @@ def test_refusal_names_a_cutoff_that_would_fit() -> None:
     assert not choose_fit(SIX, QLORA, cutoff + 8, gpu(8)).fits
 
 
+def test_precision_is_estimated_as_the_machines() -> None:
+    with_it, without = (
+        choose_fit(SIX, QLORA, 72, Hardware(None, bf16=bf16, free=64 * GB)).estimate for bf16 in (True, False)
+    )
+    assert with_it
+    assert without
+    assert without.parts["activations"] > with_it.parts["activations"]
+
+
 def test_smaller_steps_down_to_one_row() -> None:
     config = {MICRO: 6, ACCUMULATION: 2, "per_device_eval_batch_size": 6, "disable_gradient_checkpointing": True}
     sizes = []

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from yi_tune.planning.hardware import free_ram, read_gpus
+from yi_tune.planning.hardware import Hardware, cpu_has_bf16, free_ram, read_gpus
 
 TWO = """\
 GPU-aaaa, NVIDIA H200, 9.0, 143771, 1000, 570.86.10
@@ -36,6 +36,41 @@ def test_no_gpus(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert read_gpus() == []
     monkeypatch.setenv("PATH", str(tmp_path / "none"))
     assert read_gpus() == []
+
+
+@pytest.mark.parametrize(
+    ("features", "has"),
+    [
+        ("flags\t\t: fpu avx512f avx512_vnni avx512_bf16 amx_tile", True),
+        ("flags\t\t: fpu amx_bf16", True),
+        ("Features\t: fp asimd sve bf16 i8mm", True),
+        ("flags\t\t: fpu avx512f avx512_vnni amx_tile", False),
+        ("Features\t: fp asimd svebf16x", False),
+    ],
+)
+def test_bf16_of_a_cpu(features: str, has: bool, tmp_path: Path) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"processor\t: 0\n{features}\n")
+    assert cpu_has_bf16(cpuinfo) == has
+
+
+def test_no_list_of_a_cpus_features(tmp_path: Path) -> None:
+    assert not cpu_has_bf16(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("gpu", "bf16", "settings"),
+    [
+        ("GPU", True, (True, False, "auto")),
+        ("GPU", False, (False, True, "auto")),
+        (None, True, (True, False, "auto")),
+        (None, False, (False, False, "disabled")),
+    ],
+)
+def test_settings_are_the_machines(gpu: str | None, bf16: bool, settings: tuple[bool, bool, str]) -> None:
+    decided = Hardware(gpu, bf16, 0).settings
+    assert tuple(value for value, _ in decided.values()) == settings
+    assert ("has bf16" in decided["bf16"][1]) == bf16
 
 
 def test_ram_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

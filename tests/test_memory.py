@@ -43,6 +43,18 @@ def test_of_the_config() -> None:
     assert (full["adapter"], full["gradients"]) == (0, 4 * SMALL.parameters)
 
 
+def test_a_cpus_activations_by_precision() -> None:
+    tokens, (h, q, f) = 8 * 32, (64, 64, 128)
+    scores = 6 * 4 * 32
+    for config, layer in (
+        ({"bf16": True}, 18 * h + 10 * q + 8 * f),
+        ({"bf16": True, "flash_attn": "disabled"}, 18 * h + 10 * q + 8 * f + scores),
+        ({"flash_attn": "disabled"}, 28 * h + 10 * q + 10 * f + scores),
+    ):
+        parts = estimate(SMALL, QLORA | config, 30, "cpu").parts
+        assert parts["activations"] == tokens * (2 * layer + 4 * h)
+
+
 def test_checkpointing_keeps_less() -> None:
     for size in ("6b", "9b", "34b"):
         without, with_it = (

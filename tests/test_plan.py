@@ -16,6 +16,7 @@ from yi_tune.planning.plan import TrainPlan, plan_train, problems
 from yi_tune.runs.folder import Run
 
 CPU = Hardware(None, bf16=True, free=20_000_000_000)
+OLD_CPU = Hardware(None, bf16=False, free=20_000_000_000)
 H200 = Hardware("NVIDIA H200", bf16=True, free=140_000_000_000)
 T4 = Hardware("Tesla T4", bf16=False, free=15_000_000_000)
 RUN = Run(Path("/ws/saves/m/identity"))
@@ -95,7 +96,7 @@ def test_tutorial_is_unaltered_on_any_machine(hardware: Hardware, model: Model) 
 
 @pytest.mark.parametrize(
     ("hardware", "bf16", "fp16", "use_cpu"),
-    [(CPU, True, False, True), (H200, True, False, False), (T4, False, True, False)],
+    [(CPU, True, False, True), (OLD_CPU, False, False, True), (H200, True, False, False), (T4, False, True, False)],
 )
 def test_precision_is_the_machines(hardware: Hardware, bf16: bool, fp16: bool, use_cpu: bool) -> None:
     config = plan(hardware=hardware).config

@@ -81,7 +81,7 @@ def choose_fit(shape: Shape | None, config: Config, length: int, hardware: Hardw
     What `config` says itself is obeyed; what it leaves to the machine (a `${...}`) is chosen. `length` is that of the
     longest row in tokens: the cutoff stays as it is, and no row is dropped. Where nothing fits, the least is returned.
     """
-    fits = []
+    config, fits = _settled(config, hardware), []
     for (micro_batch, accumulation), checkpointing in product(_batches(config), _checkpointing(config)):
         fit = Fit(micro_batch, accumulation, checkpointing, hardware)
         if shape:
@@ -92,6 +92,7 @@ def choose_fit(shape: Shape | None, config: Config, length: int, hardware: Hardw
 
 def refuse(fit: Fit, shape: Shape, config: Config, length: int, name: str) -> YiTuneError:
     """Why a model that does not fit is not trained, and what would fit instead."""
+    config = _settled(config, fit.hardware)
     hardware, least = fit.hardware, config | {"per_device_train_batch_size": 1, "disable_gradient_checkpointing": False}
 
     def fits(shape: Shape, config: Config, length: int) -> bool:
@@ -122,6 +123,11 @@ def refuse(fit: Fit, shape: Shape, config: Config, length: int, name: str) -> Yi
 
 def _device(hardware: Hardware) -> Device:
     return "cuda" if hardware.gpu else "cpu"
+
+
+def _settled(config: Config, hardware: Hardware) -> Config:
+    """The config with what is the machine's own, where it leaves that to the machine."""
+    return config | {key: value for key, (value, _) in hardware.settings.items() if _left_open(config, key)}
 
 
 def _left_open(config: Config, key: str) -> bool:

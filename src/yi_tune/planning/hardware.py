@@ -1,10 +1,12 @@
 """What this machine has to train with."""
 
 import os
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -23,7 +25,9 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a run would use: a GPU (None: the CPU), whether it has bf16, and the bytes of its memory that are free."""
+    """What a run would use: a GPU (None: the CPU), whether it computes in bf16 itself, and the bytes of its memory
+    that are free.
+    """
 
     gpu: str | None
     bf16: bool
@@ -32,6 +36,24 @@ class Hardware:
     @property
     def device(self) -> str:
         return self.gpu or "the CPU"
+
+    @property
+    def settings(self) -> dict[str, tuple[Any, str]]:
+        """What of LLaMA-Factory's config is the machine's, precision and attention: values, and why.
+
+        bf16 where the machine has it, else fp16 on a GPU, and neither on a CPU: LLaMA-Factory then multiplies 4-bit
+        weights in float32, which is faster than emulating bf16. The attention it leaves in bf16, and of that the
+        backward pass of SDPA is the slow part (docs/benchmarks.md). fp16 on a CPU is slower by far.
+        """
+        without = f"{self.device} has no bf16"
+        fp16, attention = (not self.bf16, without), ("auto", "SDPA")
+        if not (self.bf16 or self.gpu):
+            fp16, attention = (False, "slow on a CPU"), ("disabled", f"{without}, and SDPA is slow to emulate it")
+        return {
+            "bf16": (self.bf16, f"{self.device} has bf16" if self.bf16 else without),
+            "fp16": (False, "not beside bf16") if self.bf16 else fp16,
+            "flash_attn": attention,
+        }
 
 
 def detect(*, cpu_only: bool = False) -> Hardware:
@@ -50,14 +72,22 @@ def detect(*, cpu_only: bool = False) -> Hardware:
     import torch
 
     if not torch.cuda.is_available():
-        # Every CPU has bf16, if only emulated; fp16 on a CPU is slower by far. Whether float32 is faster still on a
-        # CPU that emulates it: not measured yet.
-        return Hardware(gpu=None, bf16=True, free=free_ram())
+        return Hardware(gpu=None, bf16=cpu_has_bf16(), free=free_ram())
     return Hardware(
         torch.cuda.get_device_name(),
         torch.cuda.is_bf16_supported(including_emulation=False),
         torch.cuda.mem_get_info()[0],
     )
+
+
+def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether Linux lists it among the CPU's features (x86: avx512_bf16, amx_bf16; ARM: bf16); torch has no public
+    function that tells, and bitsandbytes 0.50's says yes of CPUs that have none. False on other systems.
+    """
+    try:
+        return bool(re.search(r"\b(avx512_|amx_)?bf16\b", cpuinfo.read_text(encoding="utf-8", errors="replace")))
+    except OSError:
+        return False
 
 
 def read_gpus() -> list[Gpu]:

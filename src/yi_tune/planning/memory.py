@@ -48,7 +48,8 @@ def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estim
     """The peak of a run with this config whose longest row has `length` tokens.
 
     Reads per_device_train_batch_size, disable_gradient_checkpointing, quantization_bit, finetuning_type, lora_rank,
-    lora_target and pure_bf16. With h, q and f for the widths of hidden state, queries and FFN, in bytes:
+    lora_target, flash_attn, bf16, fp16 and pure_bf16. With h, q and f for the widths of hidden state, queries and FFN,
+    in bytes:
 
     weights: the layers' linear parts in 4.127 or 8 bits, or 16; trained in full, in 32 and a 16-bit copy for autocast
     model file: on a CPU the linear parts' 16 bits too, pages of the file that stay mapped (seen in RssFile)
@@ -58,13 +59,16 @@ def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estim
       two norms in float32 8h; the inputs of q, k, v and of gate, up 4h; q, k, v (repeated to q's width) and the
       attention's output 8q; SiLU's input and output, up, and their product 8f. After Korthikanti et al., arXiv
       2205.05198, section 4, less what frozen weights, SDPA and no dropout save. PEFT casts to float32 on a CPU, and
-      for unquantised weights, so that each linear part keeps an input of its own: 6h + 2q more (counted on nano with
-      torch.autograd.graph.saved_tensors_hooks)
+      for unquantised weights, so that each linear part keeps an input of its own: 6h + 2q more. Where a CPU trains in
+      neither bf16 nor fp16 the casts of autocast go, but none is shared: 28h + 10q + 10f in all. Without SDPA
+      (flash_attn: disabled) each head keeps its weights for each token of the row, before and after their cast: 6 (all
+      counted on nano with torch.autograd.graph.saved_tensors_hooks)
     activations with gradient checkpointing: the layers' inputs 2h, and one layer while it is computed again
     logits: 12 a token and word: log-softmax, its gradient and that of its input, all float32
     answers: the keys and values of the questions asked after training, where that is more than a step takes
     """
-    tokens = number(config, "per_device_train_batch_size", 8) * -(-length // 8) * 8  # LLaMA-Factory pads to eights
+    padded = -(-length // 8) * 8  # as LLaMA-Factory does
+    tokens = number(config, "per_device_train_batch_size", 8) * padded
     bits, full = config.get("quantization_bit"), config.get("finetuning_type") == "full"
     rest = shape.parameters - shape.linear_parameters
     if full:
@@ -76,8 +80,13 @@ def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estim
     numbers = 2 if config.get("pure_bf16") else 4
 
     h, q, f = shape.hidden, shape.query, shape.ffn
-    own_inputs = 0 if device == "cuda" and bits == 4 else 6 * h + 2 * q
-    layer = tokens * (12 * h + 8 * q + 8 * f + own_inputs)
+    if device == "cpu" and not any(config.get(key) for key in ("bf16", "fp16", "pure_bf16")):
+        token = 28 * h + 10 * q + 10 * f
+    else:
+        token = 12 * h + 8 * q + 8 * f + (0 if device == "cuda" and bits == 4 else 6 * h + 2 * q)
+    if config.get("flash_attn") == "disabled":
+        token += 6 * shape.heads * padded
+    layer = tokens * token
     # While a layer goes backward: its gradients, about as much as it kept, and a matrix in 16 bits.
     backward = layer + 2 * h * f
     if config.get("disable_gradient_checkpointing"):

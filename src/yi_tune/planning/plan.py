@@ -136,12 +136,7 @@ def plan_train(
         "gradient_accumulation_steps": (fit.accumulation, "hardware", fit.why_accumulation),
         "per_device_eval_batch_size": (fit.micro_batch, "hardware", "as many as in training: it takes no more memory"),
         "disable_gradient_checkpointing": (not fit.checkpointing, "hardware", fit.why_checkpointing),
-        "bf16": (
-            hardware.bf16,
-            "hardware",
-            f"{hardware.device} has bf16" if hardware.bf16 else "no bf16 here",
-        ),
-        "fp16": (not hardware.bf16, "hardware", "not beside bf16" if hardware.bf16 else "no bf16 here"),
+        **{key: (value, "hardware", why) for key, (value, why) in hardware.settings.items()},
         "neat_packing": (False, "data", "identity rows are never packed"),
         "use_cpu": (hardware.gpu is None, "hardware", f"training is on {hardware.device}"),
     }

@@ -1,7 +1,6 @@
 """Speed-ups that other packages bring: a config may ask for them, and trains without them where they cannot work.
 
-The shipped configs ask for FlashAttention-2 where it is installed, and for none else until `make bench-gpu` has shown
-what it is worth.
+No shipped config asks for one until `make bench-gpu` has shown what it is worth.
 """
 
 from dataclasses import replace
