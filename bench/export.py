@@ -52,58 +52,68 @@ def difference(merged: Path, beside: PeftModel, dtype: torch.dtype) -> tuple[flo
     return apart, largest
 
 
+def measure(config: str, workspace: Path) -> tuple[list[str], dict[str, tuple[float, float]]]:
+    """The rows of a run with the profile `config`, and what `difference` finds, by the dtype computed in."""
+    planned = plan(Request(identity=IDENTITY, model="nano", config=config, workspace=workspace))
+    assistant, tuned = run(planned, fresh=False), planned.run
+    base_config = loading.base_config(tuned)
+    chat = asked(assistant.reply_all)
+    base = AutoModelForCausalLM.from_pretrained(base_config["model_name_or_path"], dtype="auto")
+    assistant.model = PeftModel.from_pretrained(base, str(tuned.folder)).eval()
+    beside = asked(assistant.reply_all)
+    rows = [
+        f"| chat | | {percent(chat.recall())} | {agreement(chat, beside):.3f} | 1.000 | |",
+        f"| base in 16 bits, adapter beside it | | {percent(beside.recall())} | 1.000 "
+        f"| {agreement(beside, chat):.3f} | |",
+    ]
+    for title, quant in FORMATS.items():
+        exporting = plan_export(tuned, base_config, workspace / title, quant, workspace)
+        export(exporting, force=False)
+        checked = check_exported(exporting.target)
+        size = sum(file.stat().st_size for file in exporting.target.iterdir())
+        rows.append(
+            f"| {title} | {size / 1e6:.1f} MB | {percent(checked.score.recall())} "
+            f"| {agreement(checked.score, beside):.3f} | {agreement(checked.score, chat):.3f} "
+            f"| {checked.unfinished} |"
+        )
+    logits = {
+        str(dtype).removeprefix("torch."): difference(workspace / "hf", assistant.model, dtype)
+        for dtype in (torch.bfloat16, torch.float32)
+    }
+    return rows, logits
+
+
 def main() -> None:
-    with tempfile.TemporaryDirectory() as name:
-        workspace = Path(name)
-        planned = plan(Request(identity=IDENTITY, model="nano", workspace=workspace))
-        assistant, tuned = run(planned, fresh=False), planned.run
-        config = loading.base_config(tuned)
-        chat = asked(assistant.reply_all)
-        base = AutoModelForCausalLM.from_pretrained(config["model_name_or_path"], dtype="auto")
-        assistant.model = PeftModel.from_pretrained(base, str(tuned.folder)).eval()
-        beside = asked(assistant.reply_all)
-        rows = [
-            f"| chat, base in 4 bits | | {percent(chat.recall())} | {agreement(chat, beside):.3f} | 1.000 | |",
-            f"| base in 16 bits, adapter beside it | | {percent(beside.recall())} | 1.000 "
-            f"| {agreement(beside, chat):.3f} | |",
-        ]
-        for title, quant in FORMATS.items():
-            exporting = plan_export(tuned, config, workspace / title, quant, workspace)
-            export(exporting, force=False)
-            checked = check_exported(exporting.target)
-            size = sum(file.stat().st_size for file in exporting.target.iterdir())
-            rows.append(
-                f"| {title} | {size / 1e6:.1f} MB | {percent(checked.score.recall())} "
-                f"| {agreement(checked.score, beside):.3f} | {agreement(checked.score, chat):.3f} "
-                f"| {checked.unfinished} |"
-            )
-        logits = {
-            "bfloat16": difference(workspace / "hf", assistant.model, torch.bfloat16),
-            "float32": difference(workspace / "hf", assistant.model, torch.float32),
-        }
+    columns = ("size", "identity questions right", "agrees with 16-bit base + adapter", "agrees with chat")
     lines = [
         "# What of a run survives its export",
         "",
         "Written by `make bench-export` (bench/export.py); not by hand.",
         "",
-        f"nano, tuned to {IDENTITY.name} by {IDENTITY.author} with the default config (4-bit QLoRA); "
-        f"{len(chat.answers)} held-out conversations, greedy; {platform.machine()}.",
-        "Agreement is the share of replies that are the same word for word.",
-        "",
-        "| | size | identity questions right | agrees with 16-bit base + adapter | agrees with chat | without an end |",
-        "|---|---|---|---|---|---|",
-        *rows,
-        "",
-        "`chat` answers from the base in 4 bits that the adapter was trained on, an export holds the base in 16 bits:",
-        "where they differ, that is the difference, and not the merge.",
-        "",
-        "Largest difference of a logit between merged weights and base + adapter, both in 16 bits: "
-        + ", ".join(
-            f"{apart:.3f} computed in {dtype} (the largest logit is {largest:.1f})"
-            for dtype, (apart, largest) in logits.items()
-        )
-        + ".",
+        f"nano, tuned to {IDENTITY.name} by {IDENTITY.author}; {len(questions())} held-out conversations, greedy; "
+        f"{platform.machine()}.",
+        "Agreement is the share of replies that are the same word for word. `chat` answers from the base that the run",
+        "was trained on, an export holds the base in 16 bits: after training in 4 bits they differ by that, and not by",
+        "the merge.",
     ]
+    for config, bits in (("qlora", "4 bits, the default"), ("lora", "16 bits")):
+        with tempfile.TemporaryDirectory() as name:
+            rows, logits = measure(config, Path(name))
+        lines += [
+            "",
+            f"## Trained with `--config {config}`, in {bits}",
+            "",
+            f"| | {' | '.join(columns)} | without an end |",
+            "|---|---|---|---|---|---|",
+            *rows,
+            "",
+            "Largest difference of a logit between merged weights and base + adapter, both in 16 bits: "
+            + ", ".join(
+                f"{apart:.3f} computed in {dtype} (the largest logit is {largest:.1f})"
+                for dtype, (apart, largest) in logits.items()
+            )
+            + ".",
+        ]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 

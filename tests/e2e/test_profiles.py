@@ -63,6 +63,17 @@ def test_lora_of_another_shape_learns_its_name(lora: Workspace) -> None:
     assert checked["base_recall"] < 0.2
 
 
+@pytest.mark.parametrize("form", [(), ("--format", "gguf", "--quant", "f16")], ids=["hf", "gguf f16"])
+def test_export_of_16_bits_answers_as_chat_does(form: tuple[str, ...], lora: Workspace, tmp_path: Path) -> None:
+    exported = lora.yi_tune("export", "--run", "first", "--to", str(tmp_path / "model"), *form)
+    assert exported.status == 0, exported.err
+    asked = [("--run", "first"), ("--exported", str(tmp_path / "model"))]
+    chat, model = (json.loads(lora.yi_tune("check", *which, "--json").out)["answers"] for which in asked)
+    assert len(chat) == len(model) >= 100
+    same = [one["tuned"] == other["tuned"] for one, other in zip(chat, model, strict=True)]
+    assert sum(same) / len(same) >= 0.98
+
+
 def test_8_bit_learns_another_name_from_that_run(lora: Workspace) -> None:
     other = ("--name", "星河", "--author", "韩梅梅")
     train(lora.folder, "second", "--config", "qlora-8bit", "--from-run", "first", *other)
@@ -122,5 +133,5 @@ def test_full_learns_its_name_and_the_base_answers_beside_it(full: Workspace) ->
 
 def test_full_run_is_a_model(full: Workspace) -> None:
     done = llamafactory("chat", run_folder(full, "full") / "chat.yaml", "你叫什么名字？\nexit\n")
-    # How it ends is its own affair: having answered, it was once seen to abort in a thread that it left behind.
+    # Its exit status is not asserted: it was once seen to abort in a thread that it left behind.
     assert "小易" in done.out, done.err[-2000:]
