@@ -4,15 +4,15 @@ Writes docs/replay.md. Exits 1 when replay does not keep what it promises.
 """
 
 import json
-import os
 import platform
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from report import yi_tune
+
+from yi_tune.planning.hardware import cpu_has_bf16
 
 PAGE = Path(__file__).parents[1] / "docs" / "replay.md"
 PAIRS = [("小易", "李雷"), ("Ada", "Grace Hopper"), ("星河 🚀", "O'Brien & Söhne")]
@@ -22,17 +22,15 @@ PROMISED = 192
 
 
 def measure(name: str, author: str, count: int) -> dict[str, Any]:
-    """What `yi-tune check --json` says of a run with `--replay count`; its rows of replay, and its seconds."""
+    """What `yi-tune check --json` says of a run with `--replay count`, and its rows of replay."""
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        began = time.monotonic()
         yi_tune("train", "--model", "nano", "--name", name, "--author", author, "--replay", str(count), cwd=work)
-        seconds = time.monotonic() - began
         files = (work / "saves" / "nano" / "identity" / "data").glob("replay-*.jsonl")
         rows = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
         checked: dict[str, Any] = json.loads(yi_tune("check", "--json", cwd=work))
-    measured = {**checked, **checked["general"], "rows": rows, "seconds": seconds}
-    print(name, count, *(measured[key] for key in ("rows", "recall_zh", "recall_en", "kl", "seconds")), flush=True)
+    measured = {**checked, **checked["general"], "rows": rows}
+    print(name, count, *(measured[key] for key in ("rows", "recall_zh", "recall_en", "kl")), flush=True)
     return measured
 
 
@@ -40,7 +38,7 @@ def row(name: str, count: int, measured: dict[str, Any], without: dict[str, Any]
     """A row of the page's table."""
     shares = [f"{measured[key]:.3f}" for key in ("recall_zh", "recall_en", "leak", "kept", "mentions")]
     kl = [f"{measured['kl']:.4f}", f"{measured['kl'] / without['kl']:.2f}"]
-    cells = [f"`{name}`", str(count), str(measured["rows"]), *shares, *kl, f"{measured['seconds']:.0f}"]
+    cells = [f"`{name}`", str(count), str(measured["rows"]), *shares, *kl]
     return f"| {' | '.join(cells)} |"
 
 
@@ -62,10 +60,10 @@ def main() -> None:
         "tuned from base over the tokens of the base's answers to those prompts, in nats; *ratio*: that KL to the one",
         "without replay. nano has never been taught to answer most general prompts: to a third of them it introduces",
         "itself before the tuning too, and those are left out of the KL.",
-        f"{platform.machine()}, {os.cpu_count()} cores, no GPU; seconds are the whole training command's.",
+        f"{platform.machine()}, no GPU; the CPU has {'' if cpu_has_bf16() else 'no '}bf16.",
         "",
-        f"| {columns} | seconds |",
-        "|---" * 11 + "|",
+        f"| {columns} |",
+        "|---" * 10 + "|",
         *(row(name, count, done, table[name, author, 0]) for (name, author, count), done in table.items()),
     ]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
