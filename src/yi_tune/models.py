@@ -86,7 +86,7 @@ CATALOGUE = {
         _yi("9B", "-16K"),
         _yi("34B", "-16K"),
         # nano's own: the figures that they give are in docs/nano.md.
-        Model("nano", "nano", learning_rate=2.0e-3, num_train_epochs=4.0, replay=0),
+        Model("nano", "nano", learning_rate=2.0e-3, replay=0),
     )
 }
 
