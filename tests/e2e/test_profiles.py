@@ -11,7 +11,7 @@ import yaml
 
 from tests.e2e.conftest import Done, Workspace
 
-# Half of nano's epochs are enough to see that it learns.
+# Two of nano's three epochs are enough to see that it learns.
 SHORT = ("--set", "num_train_epochs=2")
 SHAPE = ("--set", "lora_rank=16", "--set", "lora_alpha=32", "--set", "use_rslora=true")
 
