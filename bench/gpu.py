@@ -102,7 +102,7 @@ def steps(shape: str, rounds: int, count: int, work: Path) -> Iterator[Step]:
     for number in range(2, rounds + 1):
         yield from in_turn(train, work, number)
     for assignment, module in SPEEDUPS.items():
-        if installed(module):
+        if gpu("name") and installed(module):  # on a CPU the first two cannot work, and the third compiles for minutes
             faster = [*train, "--set", assignment]
             yield Step(f"{OURS} --set {assignment}", lambda left, train=faster: by_yi_tune(train, left))
 
