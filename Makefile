@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit test-llamacpp test-npm lint format nano nano-report replay-report bench bench-memory bench-gpu bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
+.PHONY: help demo test test-unit test-llamacpp test-npm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-gpu bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -85,6 +85,9 @@ replay-report: $(ready) ## tune nano without and with replay and write docs/repl
 
 bench: $(ready) ## yi-tune train beside llamafactory-cli train, and its profiles; writes docs/benchmarks.md
 	$(bin)/python -m bench.train
+
+bench-cpu: $(ready) ## training on a CPU with and without bf16; writes docs/bench-cpu.md
+	$(bin)/python -m bench.cpu
 
 bench-memory: $(ready) ## the estimate of memory beside what training takes; writes docs/memory.md
 	$(bin)/python -m bench.memory

@@ -23,8 +23,6 @@ from typing import Any
 
 import yaml
 
-from yi_tune.planning.hardware import cpu_has_bf16
-
 ROOT = Path(__file__).parents[1]
 EPOCHS = 3  # the tutorial's
 YI_TUNE, LLAMAFACTORY = [sys.executable, "-m", "yi_tune"], [sys.executable, "-m", "llamafactory.cli"]
@@ -160,31 +158,6 @@ def profiles(model: str, work: Path) -> list[str]:
     return lines
 
 
-def precisions(train: list[str], rounds: int) -> list[str]:
-    """A section on a CPU's training loop with and without bf16, in turn; no lines where there is a GPU."""
-    if gpu("name"):
-        return []
-    loops: dict[str, list[float]] = {"true": [], "false": []}
-    for _ in range(rounds):
-        for bf16, seconds in loops.items():
-            seconds.append(by_yi_tune([*train, "--set", f"bf16={bf16}"]).loop or 0)
-            print("bf16", bf16, seconds[-1], flush=True)
-    medians = {bf16: statistics.median(seconds) for bf16, seconds in loops.items()}
-    return [
-        "",
-        "## Precision on a CPU",
-        "",
-        f"The training loop, {rounds} rounds in turn. This CPU has {'' if cpu_has_bf16() else 'no '}bf16 of its own;",
-        "with it yi-tune trains in bf16, without it in neither bf16 nor fp16.",
-        "",
-        "| bf16 | seconds, each round | median |",
-        "|---|---|---|",
-        *(f"| {bf16} | {', '.join(f'{one:.1f}' for one in loops[bf16])} | {medians[bf16]:.1f} |" for bf16 in loops),
-        "",
-        f"Ratio of the medians, true to false: **{medians['true'] / medians['false']:.2f}**.",
-    ]
-
-
 def page(model: str, rounds: list[tuple[Measured, Measured]], table: list[str]) -> list[str]:
     """The page's lines."""
     runs = dict(zip((OURS, THEIRS), zip(*rounds, strict=True), strict=True))
@@ -240,7 +213,6 @@ def main() -> None:
             rounds.append((by_yi_tune(train), by_tutorial(train, work / "tutorial")))
             print(*rounds[-1], sep="\n", flush=True)
         lines = page(Path(options.model).name, rounds, profiles(options.model, work))
-        lines += precisions(train, options.rounds)
     (ROOT / "docs" / "benchmarks.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("wrote docs/benchmarks.md")
 

@@ -43,7 +43,7 @@ class Hardware:
 
         bf16 where the machine has it, else fp16 on a GPU, and neither on a CPU: LLaMA-Factory then multiplies 4-bit
         weights in float32, which is faster than emulating bf16. The attention it leaves in bf16, and of that the
-        backward pass of SDPA is the slow part (docs/benchmarks.md). fp16 on a CPU is slower by far.
+        backward pass of SDPA is the slow part (docs/bench-cpu.md). fp16 on a CPU is slower by far.
         """
         without = f"{self.device} has no bf16"
         fp16, attention = (not self.bf16, without), ("auto", "SDPA")

@@ -1,0 +1,59 @@
+"""Precision and attention of training on a CPU, in turn: `make bench-cpu`. Writes docs/bench-cpu.md.
+
+The same steps on nano in each way that planning/hardware.py chooses between; what counts is the Trainer's own loop.
+"""
+
+import platform
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from bench.train import ROOT, by_yi_tune, gpu, training
+from yi_tune.planning.hardware import cpu_has_bf16
+
+PAGE = ROOT / "docs" / "bench-cpu.md"
+WAYS = {
+    "bf16, SDPA": ("bf16=true", "flash_attn=auto"),
+    "neither bf16 nor fp16, SDPA": ("bf16=false", "flash_attn=auto"),
+    "neither bf16 nor fp16, plain attention": ("bf16=false", "flash_attn=disabled"),
+}
+ROUNDS, STEPS = 3, 40
+
+
+def main() -> None:
+    if gpu("name"):
+        sys.exit("There is a GPU here: this is about training without one.")
+    loops: dict[str, list[float]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as temporary:
+        train = [*training("nano", Path(temporary)), "--set", f"max_steps={STEPS}"]
+        for _ in range(ROUNDS):
+            for way, assignments in WAYS.items():
+                run = by_yi_tune([*train, *(part for one in assignments for part in ("--set", one))])
+                assert run.loop is not None  # noqa: S101 (for the type checker)
+                loops[way].append(run.loop)
+                print(way, run.loop, flush=True)
+    medians = {way: statistics.median(seconds) for way, seconds in loops.items()}
+    first = next(iter(medians.values()))
+    lines = [
+        "# Training on a CPU",
+        "",
+        "Written by `make bench-cpu` (bench/cpu.py); not by hand.",
+        "",
+        f"nano, {STEPS} steps of 8 rows with their evaluations, {ROUNDS} rounds in turn; {platform.machine()},",
+        f"a CPU with {'' if cpu_has_bf16() else 'no '}bf16 of its own. With it yi-tune trains as in the first row,",
+        "without it as in the last. On another machine only the ratios hold.",
+        "",
+        "| | the Trainer's seconds, each round | median | ratio |",
+        "|---|---|---|---|",
+        *(
+            f"| {way} | {', '.join(f'{one:.1f}' for one in loops[way])} | {median:.1f} | {median / first:.2f} |"
+            for way, median in medians.items()
+        ),
+    ]
+    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(*lines, sep="\n")
+
+
+if __name__ == "__main__":
+    main()
