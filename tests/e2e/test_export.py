@@ -17,6 +17,7 @@ from yi_tune.export.writing import CHAT_TEMPLATE, Export, export, plan_export, r
 from yi_tune.heldout import Score, questions, score
 from yi_tune.identity import Identity, Message
 from yi_tune.models import CATALOGUE
+from yi_tune.planning.hardware import cpu_has_bf16
 from yi_tune.progress import Progress
 from yi_tune.runs.folder import Run
 from yi_tune.screen import err
@@ -73,11 +74,13 @@ def assistant(trained: Trained) -> "Assistant":
 
 @pytest.fixture(scope="module")
 def in_16_bits(trained: Trained) -> Any:
-    """The base in 16 bits with the run's adapter beside it."""
+    """The base in 16 bits with the run's adapter beside it, computed in as the exported models are."""
+    import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(NANO, dtype="auto"), str(trained.run)).eval()
+    dtype: Any = "auto" if cpu_has_bf16() else torch.float32
+    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(NANO, dtype=dtype), str(trained.run)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -136,14 +139,14 @@ def test_logits_are_those_of_the_base_with_the_adapter_beside_it(hf: tuple[Path,
     tokenizer = AutoTokenizer.from_pretrained(hf[0])
     # Computed in 32 bits, what is left is that each merged weight is rounded to bfloat16.
     merged = AutoModelForCausalLM.from_pretrained(hf[0], dtype=torch.float32).eval()
-    beside = in_16_bits.float()
+    computed_in, beside = in_16_bits.dtype, in_16_bits.float()
     largest = 0.0
     for question in questions():
         ids = tokenizer.apply_chat_template(question.messages, add_generation_prompt=True, return_tensors="pt")
         with torch.inference_mode():
             difference = merged(**ids).logits - beside(**ids).logits
         largest = max(largest, difference.abs().max().item())
-    in_16_bits.to(torch.bfloat16)
+    in_16_bits.to(computed_in)
     print(f"largest difference of a logit: {largest:.3f}")
     assert largest <= 1.0
 

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from yi_tune.identity import Message
+from yi_tune.planning.hardware import cpu_has_bf16
 
 _BATCH = 32
 
@@ -18,8 +19,11 @@ class Exported:
         source: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **source)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        # GGUF says nothing of the precision to compute in, and transformers would take 32 bits.
-        dtype = torch.float16 if gguf and device == "cuda" else "auto"
+        # GGUF says nothing of the precision to compute in, and transformers would take 32 bits. A CPU without bf16 of
+        # its own emulates it, slower than it computes in those.
+        dtype: Any = torch.float16 if gguf and device == "cuda" else "auto"
+        if device == "cpu" and not cpu_has_bf16():
+            dtype = torch.float32
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **source)
         self._model = model.to(device)
         self._tokenizer.padding_side = "left"
