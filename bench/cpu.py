@@ -18,7 +18,7 @@ WAYS = {
     "neither bf16 nor fp16, SDPA": ("bf16=false", "flash_attn=auto"),
     "neither bf16 nor fp16, plain attention": ("bf16=false", "flash_attn=disabled"),
 }
-ROUNDS, STEPS = 3, 40
+ROUNDS, STEPS = 3, 24
 
 
 def main() -> None:
