@@ -96,6 +96,16 @@ class Trained(Workspace):
 
 
 @pytest.fixture(scope="session")
+def engine_seconds() -> float:
+    """How long this machine takes to import what trains: what is fast is said in this, since machines differ."""
+    command = [sys.executable, "-c", "import llamafactory.train.tuner"]
+    subprocess.run(command, check=True, capture_output=True)  # the first time its files are read
+    began = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    return time.monotonic() - began
+
+
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """The main job with defaults, done once."""
     folder = tmp_path_factory.mktemp("trained") / "my workspace"

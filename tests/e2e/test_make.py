@@ -35,7 +35,7 @@ def test_nothing_is_built_a_second_time() -> None:
 
 
 @pytest.mark.alone
-def test_demo(tmp_path: Path) -> None:
+def test_demo(tmp_path: Path, engine_seconds: float) -> None:
     began = time.monotonic()
     done = make("demo", "NAME=O'Brien & Söhne", 'AUTHOR=The "A" Team', YI_TUNE_WORKSPACE=str(tmp_path))
     seconds = time.monotonic() - began
@@ -46,7 +46,7 @@ def test_demo(tmp_path: Path) -> None:
     assert "O'Brien & Söhne" in told
     assert 'The "A" Team' in told
     assert "yi-tune download" in told
-    assert seconds <= 90
+    assert seconds <= 15 * engine_seconds
 
 
 def test_help_lists_every_target_a_person_types() -> None:
