@@ -85,7 +85,7 @@ CATALOGUE = {
         _yi("34B"),
         _yi("9B", "-16K"),
         _yi("34B", "-16K"),
-        # nano's own: the figures that they give are in docs/nano.md.
+        # A learning rate of its own: what it gives is in docs/nano.md.
         Model("nano", "nano", learning_rate=2.0e-3, replay=0),
     )
 }

@@ -46,14 +46,14 @@ class Hardware:
         backward pass of SDPA is the slow part (docs/bench-cpu.md). fp16 on a CPU is slower by far.
         """
         without = f"{self.device} has no bf16"
-        fp16, attention = (not self.bf16, without), ("auto", "SDPA")
-        if not (self.bf16 or self.gpu):
-            fp16, attention = (False, "slow on a CPU"), ("disabled", f"{without}, and SDPA is slow to emulate it")
-        return {
-            "bf16": (self.bf16, f"{self.device} has bf16" if self.bf16 else without),
-            "fp16": (False, "not beside bf16") if self.bf16 else fp16,
-            "flash_attn": attention,
-        }
+        if self.bf16:
+            bf16, fp16, attention = (True, f"{self.device} has bf16"), (False, "not beside bf16"), ("auto", "SDPA")
+        elif self.gpu:
+            bf16, fp16, attention = (False, without), (True, without), ("auto", "SDPA")
+        else:
+            bf16, fp16 = (False, without), (False, "slow on a CPU")
+            attention = ("disabled", f"{without}, and SDPA is slow to emulate it")
+        return {"bf16": bf16, "fp16": fp16, "flash_attn": attention}
 
 
 def detect(*, cpu_only: bool = False) -> Hardware:
