@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e.conftest import Done, Trained
-from tests.hubs.models import YI_TOKENIZER, sharded, yi_tokenizer
+from tests.hubs.models import YI_TOKENIZER, downloaded_yi
 from yi_tune import loading
 from yi_tune.errors import YiTuneError
 from yi_tune.export.asking import ExportedScore, check_exported
@@ -218,12 +218,7 @@ def test_the_real_yi_tokenizer(tmp_path: Path) -> None:
     from yi_tune.engine.export import export as write
 
     base = tmp_path / "Yi"
-    base.mkdir()
-    # As corrected by a download, and with the hub's template in it.
-    for name, content in sharded(yi_tokenizer(), vocab=64000, hidden=64).items():
-        (base / name).write_bytes(content)
-    config = json.loads((base / "tokenizer_config.json").read_text(encoding="utf-8")) | {"add_prefix_space": False}
-    (base / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    downloaded_yi(base)
     folder = tmp_path / "exported"
     folder.mkdir()
     with Progress(err) as progress:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Trained
-from tests.hubs.models import YI_TOKENIZER, sharded, yi_tokenizer
+from tests.hubs.models import YI_TOKENIZER, downloaded_yi
 from yi_tune import loading
 from yi_tune.export.writing import CHAT_TEMPLATE, export, plan_export
 from yi_tune.heldout import questions, score
@@ -72,11 +72,7 @@ def test_the_real_yi_tokenizer(tmp_path: Path) -> None:
     from yi_tune.engine.export import export as write
 
     base = tmp_path / "Yi"
-    base.mkdir()
-    for name, content in sharded(yi_tokenizer(), vocab=64000, hidden=64).items():
-        (base / name).write_bytes(content)
-    config = json.loads((base / "tokenizer_config.json").read_text(encoding="utf-8")) | {"add_prefix_space": False}
-    (base / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+    downloaded_yi(base)
     with Progress(err) as progress:
         template = CHAT_TEMPLATE.read_text(encoding="utf-8")
         write(

@@ -35,6 +35,15 @@ def yi_tokenizer() -> dict[str, bytes]:
     return {name: (YI_TOKENIZER / name).read_bytes() for name in ("tokenizer.model", "tokenizer_config.json")}
 
 
+def downloaded_yi(folder: Path) -> None:
+    """A random Yi-shaped model with the real tokenizer, as a download corrects it, in `folder`."""
+    folder.mkdir()
+    for name, content in sharded(yi_tokenizer(), vocab=64000, hidden=64).items():
+        (folder / name).write_bytes(content)
+    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")) | {"add_prefix_space": False}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
+
+
 def sharded(tokenizer: dict[str, bytes], *, vocab: int, hidden: int, layers: int = 3) -> dict[str, bytes]:
     """A random Yi-shaped model: embeddings, each layer and the head in a shard of their own, with an index."""
     import numpy

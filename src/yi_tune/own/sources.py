@@ -73,25 +73,11 @@ def _listed_source(name: str, entry: dict[str, Any], folder: Path) -> Source:
         raise YiTuneError(f"The dataset {name}: formatting {formatting!r} is none of {', '.join(forms)}.", "Mend it.")
     columns, tags = ({key: str(value) for key, value in entry.get(part, {}).items()} for part in ("columns", "tags"))
     form = forms[formatting]
-    if formatting == "alpaca":
-        form = replace(
-            form,
-            prompt=columns.get("prompt", form.prompt),
-            query=columns.get("query", form.query),
-            response=columns.get("response", form.response),
-            history=columns.get("history", form.history),
-            system=columns.get("system", form.system),
-        )
-    else:
+    named = ("prompt", "query", "response", "history", "system") if formatting == "alpaca" else ("messages", "system")
+    changes: dict[str, Any] = {column: columns[column] for column in named if column in columns}
+    if formatting != "alpaca":
         roles = {"system_tag": "system", "user_tag": "user", "assistant_tag": "assistant"}
         usual = {role: tag for tag, role in form.roles.items() if formatting == "openai" or tag in ("human", "gpt")}
-        named = {tags.get(tag, usual.get(role, role)): role for tag, role in roles.items()}
-        form = replace(
-            form,
-            messages=columns.get("messages", form.messages),
-            system=columns.get("system", form.system),
-            role_tag=tags.get("role_tag", form.role_tag),
-            content_tag=tags.get("content_tag", form.content_tag),
-            roles=named,
-        )
-    return Source(folder / file, entry.get("num_samples"), form)
+        changes["roles"] = {tags.get(tag, usual.get(role, role)): role for tag, role in roles.items()}
+        changes |= {tag: tags[tag] for tag in ("role_tag", "content_tag") if tag in tags}
+    return Source(folder / file, entry.get("num_samples"), replace(form, **changes))
