@@ -150,6 +150,18 @@ def test_full_target_is_refused_and_kept(run: Run, tmp_path: Path, engine: list[
     assert len(engine) == 1
 
 
+def test_mount_point_is_refused_first(
+    run: Run, tmp_path: Path, engine: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = plan(run, tmp_path)
+    planned.target.mkdir(parents=True)
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == planned.target)
+    with pytest.raises(YiTuneError, match="file system of its own") as said:
+        writing.export(planned, force=False)
+    assert str(planned.target / "export") in said.value.hint
+    assert not engine
+
+
 def test_force_replaces_an_export(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
     first, second = plan(run, tmp_path, target=tmp_path / "x"), plan(run, tmp_path, target=tmp_path / "x", quant="f16")
     writing.export(first, force=False)

@@ -91,7 +91,8 @@ def test_refused(exported: Path, tmp_path: Path, pattern: str, status: int, said
         done = push(exported, tmp_path, hub.address)
     assert done.returncode == 1
     assert said in done.stderr
-    # It need not be exported again.
+    # It need not be exported again, and by hand it is no more public.
+    assert f"hf upload --private {REPOSITORY} " in done.stderr.replace("\n", " ")
     assert str(exported) in done.stderr
     assert "Traceback" not in done.stderr
     assert TOKEN not in done.stdout + done.stderr

@@ -19,6 +19,7 @@ def test_drawing() -> None:
         "do_sample": True,
         "temperature": 0.7,
         "top_p": 0.9,
+        "top_k": 0,
         "repetition_penalty": 1.2,
     }
 

@@ -4,13 +4,17 @@ import json
 import os
 import re
 import shlex
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from starlette.testclient import TestClient
 from typer.testing import CliRunner
@@ -25,6 +29,7 @@ from yi_tune.serve.generation import Generation, Piece, QueueFullError
 from yi_tune.serve.guard import MAX_BODY, is_loopback
 from yi_tune.serve.stops import StopText
 
+ROOT = Path(__file__).parents[1]
 NAMES = Names("mine", "nano")
 HELLO: dict[str, Any] = {"model": "mine", "messages": [{"role": "user", "content": "hello"}]}
 
@@ -33,6 +38,7 @@ class FakeEngine:
     """A token a character; replies with `pieces`, at once, or refuses."""
 
     context = 100
+    capacity = 12
     running = 0
     waiting = 0
     alive = True
@@ -183,6 +189,8 @@ def test_other_paths(client: TestClient) -> None:
         ({"n": 9}, "n"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"stop": ""}, "stop"),
+        ({"stop": 5}, "stop"),
+        ({"a-b": 5}, "a-b"),
         ({"top_k": 5}, "top_k"),
         ({"logprobs": True}, "logprobs"),
         ({"tools": [{"type": "function"}]}, "tools"),
@@ -219,6 +227,26 @@ def test_refused(fields: dict[str, Any], param: str, client: TestClient, engine:
 )
 def test_taken(fields: dict[str, Any], client: TestClient) -> None:
     assert client.post("/v1/chat/completions", json={**HELLO, **fields}).status_code == 200
+
+
+def test_more_replies_than_there_is_room_for(client: TestClient, engine: FakeEngine) -> None:
+    asked = {"model": "mine", "prompt": ["a", "b"], "n": 7}
+    said = error(client.post("/v1/completions", json=asked), 400)  # not 429: it would never be taken
+    assert "12 replies" in said["message"]
+    assert not engine.asked
+
+
+def test_wrong_method_is_told_the_right_one(client: TestClient) -> None:
+    answer = client.get("/v1/completions")
+    error(answer, 405)
+    assert answer.headers["allow"] == "POST"
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
+def test_body_that_is_not_called_json(kind: str, client: TestClient) -> None:
+    content = json.dumps(HELLO).encode()
+    said = error(client.post("/v1/chat/completions", content=content, headers={"content-type": kind}), 400)
+    assert "application/json" in said["message"]
 
 
 def test_context(client: TestClient) -> None:
@@ -430,7 +458,7 @@ def test_vllm_command(config: dict[str, Any], tmp_path: Path) -> None:
         *["--quantization", "bitsandbytes", "--chat-template", str(CHAT_TEMPLATE)],
         *["--generation-config", str(tmp_path)],
     ]
-    assert shlex.split(vllm.shown(line)) == line
+    assert shlex.split(vllm.shown(line, server.Key(None))) == line
     assert json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"] == [2, 6, 7, 8]
     # A fully tuned model is served as it lies.
     del config["adapter_name_or_path"], config["quantization_bit"]
@@ -463,6 +491,8 @@ def test_vllm_serves_an_export(tmp_path: Path) -> None:
         (["--exported", "x"], "another engine"),
         (["--dry-run"], "another engine"),
         (["--engine", "vllm", "--exported", "x", "--run", "y"], "no --run"),
+        (["--allow-origin", "https://example.org/"], "is no origin"),
+        (["--allow-origin", "example.org"], "is no origin"),
     ],
 )
 def test_options_that_do_not_go_together(options: list[str], said: str) -> None:
@@ -474,8 +504,23 @@ def test_options_that_do_not_go_together(options: list[str], said: str) -> None:
 def test_vllm_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(YiTuneError, match="vLLM is not installed") as said:
-        vllm.start(["vllm", "serve"], server.Key("k"))
+        vllm.require()
     assert "uv tool install vllm" in said.value.hint
+
+
+def test_vllm_command_that_is_shown_asks_for_the_key_and_does_not_tell_it(tmp_path: Path) -> None:
+    fake = tmp_path / "vllm"
+    fake.write_text('#!/bin/sh\necho "$VLLM_API_KEY $*"\n')
+    fake.chmod(0o755)
+    line = vllm.shown(["vllm", "serve", "x y"], server.Key("secret"))
+    assert "secret" not in line
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    without = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, check=False)
+    assert without.returncode
+    assert without.stdout == ""
+    environment |= {"YI_TUNE_API_KEY": "k"}
+    done = subprocess.run(["bash", "-c", line], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "k serve x y\n"
 
 
 def test_vllm_gets_the_key_where_nobody_sees_it(tmp_path: Path) -> None:
@@ -492,3 +537,44 @@ def test_nothing_here_imports_torch() -> None:
     modules = "app, errors, generation, guard, schema, server, stops, vllm"
     check = f"import sys; from yi_tune.serve import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+ENDLESS = """
+from tests.test_serve import FakeEngine
+from yi_tune.serve import server
+from yi_tune.serve.app import Names, create_app
+from yi_tune.serve.generation import Piece
+
+server.GRACE_SECONDS = 0.5
+engine = FakeEngine()
+engine.pieces = [Piece("Hi", 1)]
+
+def close():
+    for generation in engine.asked:
+        generation.emit(Piece("", 1, "error"))
+
+listening = server.listen("127.0.0.1", 0)
+print(server.url(listening), flush=True)
+server.serve(create_app(engine, Names("mine", "base")), listening, close)
+"""
+
+
+def test_replies_that_outlast_the_grace_after_sigterm_end_as_errors() -> None:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", ENDLESS], cwd=ROOT, text=True, **pipes) as process:
+        assert process.stdout
+        url = process.stdout.readline().strip() + "/v1/chat/completions"
+        whole: list[httpx.Response] = []
+        waiting = threading.Thread(target=lambda: whole.append(httpx.post(url, json=HELLO, timeout=20)))
+        with httpx.stream("POST", url, json={**HELLO, "stream": True}, timeout=20) as streamed:
+            lines = streamed.iter_lines()
+            next(lines)
+            waiting.start()
+            time.sleep(0.3)
+            process.send_signal(signal.SIGTERM)
+            said = [json.loads(line.removeprefix("data: ")) for line in lines if line.startswith("data: {")]
+        waiting.join()
+        _, err = process.communicate(timeout=20)
+    assert said[-1]["error"]["type"] == "server_error"
+    assert error(whole[0], 500)["type"] == "server_error"
+    assert (process.returncode, err) == (0, "")

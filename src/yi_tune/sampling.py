@@ -45,6 +45,7 @@ class Sampling:
             "do_sample": True,
             "temperature": self.temperature,
             "top_p": self.top_p,
+            "top_k": 0,  # none: transformers' own is 50, which nobody has asked for
             "repetition_penalty": self.repetition_penalty,
         }
 

@@ -47,6 +47,7 @@ def test_help_lists_every_command_and_key() -> None:
     ("typed", "said"),
     [
         ("/retyr", "/retyr is no command; /help lists them. Did you mean /retry?\n"),
+        ("/set-temperature 0.5", "/set-temperature is no command"),
         ("/Tuned", "/Tuned is no command; /help lists them. Did you mean /tuned?\n"),
         ("/save! x", "<"),  # no word: a message
         ("/usr/bin/python is what?", "<"),
@@ -67,9 +68,7 @@ def test_markup_in_a_command_is_text() -> None:
 def test_retry_asks_again_and_takes_the_place() -> None:
     engine = FakeAssistant(["one"], ["two"], ["three"])
     transcript, conversation = chat(engine, "/retry", "a", "/retry", "/set temperature 0.7", "/retry")
-    assert transcript == (
-        f"{GREEDY}There is no message to answer. Type one.\none\n{GREEDY}two\ntemperature is 0.7.\nthree\n"
-    )
+    assert transcript == (f"There is no message to answer. Type one.\none\n{GREEDY}two\ntemperature is 0.7.\nthree\n")
     assert engine.asked == [[user("a")]] * 3
     assert conversation.turns == [user("a"), assistant("three")]
 

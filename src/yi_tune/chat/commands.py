@@ -1,5 +1,6 @@
 """The commands of a chat: `/help` lists them."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -36,8 +37,9 @@ def parameters() -> dict[str, type[int] | type[float]]:
 
 
 def _retry(session: "Session", _: str) -> None:
-    sampling = session.conversation.sampling
-    if sampling.temperature == 0 or sampling.seed is not None:
+    conversation, sampling = session.conversation, session.conversation.sampling
+    conversation.last_message()  # nothing is said of the answer where there is no question
+    if conversation.unanswered is None and (sampling.temperature == 0 or sampling.seed is not None):
         session.screen.note("Without chance the answer stays the same: /set temperature 0.7 and /set seed none.")
     session.retry()
 
@@ -66,7 +68,9 @@ def _set(session: "Session", argument: str) -> None:
         kind = "a whole number" if types[key] is int else "a number"
         raise YiTuneError(f"{key} takes {kind}, not {value or 'nothing'}.", example) from None
     except YiTuneError as error:
-        raise YiTuneError(error.message.replace("--", ""), example) from None
+        # It speaks of options: --top-p is top_p here.
+        message = re.sub("--([a-z-]+)", lambda option: option[1].replace("-", "_"), error.message)
+        raise YiTuneError(message, example) from None
     session.screen.note(f"{key} is {'none' if number is None else number}.")
 
 
@@ -107,6 +111,9 @@ def _tuned(session: "Session", _: str) -> None:
 
 
 def _compare(session: "Session", text: str) -> None:
+    session.require_both()
+    if not text:
+        session.conversation.last_message()  # before a table is drawn
     session.compare(text)
 
 

@@ -79,11 +79,16 @@ class Conversation:
 
         Raises YiTuneError when there is no message.
         """
+        history = self.turns[:-2] if self.unanswered is None else self.turns
+        return self._answer(history, self.last_message())
+
+    def last_message(self) -> str:
+        """What was asked last. Raises YiTuneError when nothing was."""
         if self.unanswered is not None:
-            return self._answer(self.turns, self.unanswered)
+            return self.unanswered
         if not self.turns:
             raise YiTuneError("There is no message to answer.", "Type one.")
-        return self._answer(self.turns[:-2], self.turns[-2]["content"])
+        return self.turns[-2]["content"]
 
     def undo(self) -> str:
         """Take the last turn back; returns its message. Raises YiTuneError when there is none."""

@@ -29,10 +29,8 @@ class Session:
     def compare(self, text: str) -> None:
         """Show what base and tuned model say to `text`, or to the last message.
 
-        The conversation goes on from the answer of the one that it is held with. Raises YiTuneError when there is
-        one only.
+        The conversation goes on from the answer of the one that it is held with.
         """
-        self.require_both()
         self._show((lambda: self.conversation.say(text)) if text else self.conversation.retry, both=True)
 
     def require_both(self) -> None:
@@ -77,7 +75,7 @@ def interactive(session: Session, ask: Callable[[str], str]) -> None:
 def _obey(typed: str, session: Session) -> None:
     """Carry out a command, or answer a message."""
     # A path, say, is no command.
-    command = re.match(r"(/[A-Za-z]*)(?:\s+(.*))?\Z", typed, re.DOTALL)
+    command = re.match(r"(/[A-Za-z0-9_-]*)(?:\s+(.*))?\Z", typed, re.DOTALL)
     if command:
         commands.find(command[1])(session, (command[2] or "").strip())
     elif typed:

@@ -15,7 +15,7 @@ def named_file(text: str) -> Path:
     if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
         text = text[1:-1]
     if not text:
-        raise YiTuneError("Which file?", "For example: /save chat.jsonl")
+        raise YiTuneError("Which file?", "Name it, as in: chat.jsonl")
     try:
         return Path(text).expanduser()
     except RuntimeError as error:  # ~somebody who has no home

@@ -59,6 +59,10 @@ def serve(
     from yi_tune.serve import server, vllm
 
     origins = tuple(allow_origin or ())
+    for origin in origins:
+        if origin.count("/") != 2 or not origin.startswith(("http://", "https://")):
+            said = f"{origin!r} is no origin. Write it as https://example.org, without a path."
+            raise typer.BadParameter(said, param_hint="--allow-origin")
     key = server.choose_key(host, api_key)
     if engine is EngineName.VLLM:
         if exported is None:
@@ -70,8 +74,9 @@ def serve(
             arguments = vllm.serve_export(exported.absolute())
         arguments += vllm.listening(host, port, origins)
         if dry_run:
-            print(vllm.shown(arguments))
+            print(vllm.shown(arguments, key))
             return
+        vllm.require()
         _show_made_up(key)
         vllm.start(arguments, key)
     if dry_run or exported is not None:
@@ -146,4 +151,4 @@ def _serve(
             _show_made_up(key)
             if open_browser:
                 typer.launch(where)
-            server.serve(app, listening)
+            server.serve(app, listening, batcher.close)

@@ -28,6 +28,8 @@ from yi_tune.sampling import ReplyStats, Sampling
 
 # In 8 bits it would tell of a cast in every layer of every step.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+# It would warn of a text longer than the context, for which `fit` is there.
+logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
 
 # A Yi-1.5 reply ends at <|im_end|>, but the base also ends at any other of its control tokens
 # (its config.json says eos 2, its tokenizer 7).

@@ -199,7 +199,7 @@ class Batcher:
         self.context = assistant.context
         self._assistant = assistant
         self._max_batch = max_batch
-        self._max_waiting = max_waiting
+        self.capacity = max_batch + max_waiting
         self._waiting: deque[Generation] = deque()
         self.running = 0
         self._closing = False
@@ -209,7 +209,8 @@ class Batcher:
 
     @property
     def waiting(self) -> int:
-        return len(self._waiting)
+        with self._changed:
+            return sum(not one.cancelled for one in self._waiting)
 
     @property
     def alive(self) -> bool:
@@ -228,7 +229,7 @@ class Batcher:
         """Begin all of them as soon as there is room. Raises QueueFullError, and begins none, when there won't be."""
         with self._changed:
             self._waiting = deque(one for one in self._waiting if not one.cancelled)
-            room = self._max_batch + self._max_waiting - self.running - len(self._waiting)
+            room = self.capacity - self.running - len(self._waiting)
             if len(generations) > room or self._closing:
                 raise QueueFullError
             self._waiting.extend(generations)

@@ -166,6 +166,8 @@ def _check_target(target: Path, *, force: bool) -> None:
         return
     if not target.is_dir():
         raise YiTuneError(f"{target} is a file.", "Choose a folder that is empty or not there: --to DIR")
+    if target.is_mount():  # nothing can be renamed to it, and the room is looked at beside it
+        raise YiTuneError(f"{target} is a file system of its own.", f"Choose a folder in it: --to {target / 'export'}")
     content = {path.name for path in target.iterdir()} - {_LOCK}
     if content and not force:
         raise YiTuneError(

@@ -33,6 +33,8 @@ def push(folder: Path, repository: str, *, public: bool, console: Console) -> st
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
+    command = ["hf", "upload", *([] if public else ["--private"]), repository, str(folder)]
+    again = f"The export is in {folder}. To upload only: {shlex.join(command)}"
     api = HfApi()
     console.print(f"Uploading to {repository} ...", markup=False)
     try:
@@ -41,19 +43,13 @@ def push(folder: Path, repository: str, *, public: bool, console: Console) -> st
             repo_id=repository, folder_path=folder, commit_message="yi-tune export", ignore_patterns=[".*"]
         )
     except HfHubHTTPError as error:
-        raise _refused(repository, error.response.status_code, folder) from error
+        raise _refused(repository, error.response.status_code, again) from error
     except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
-        raise YiTuneError(
-            f"The upload to {repository} broke off: {type(error).__name__}.", _again(folder, repository)
-        ) from error
+        raise YiTuneError(f"The upload to {repository} broke off: {type(error).__name__}.", again) from error
     return str(url)
 
 
-def _again(folder: Path, repository: str) -> str:
-    return f"The export is in {folder}. To upload only: hf upload {repository} {shlex.quote(str(folder))}"
-
-
-def _refused(repository: str, status: int, folder: Path) -> YiTuneError:
+def _refused(repository: str, status: int, again: str) -> YiTuneError:
     """What an HTTP status means for the user."""
     what = {
         401: ("Hugging Face does not know this token.", _LOGIN),
@@ -65,4 +61,4 @@ def _refused(repository: str, status: int, folder: Path) -> YiTuneError:
         429: ("Hugging Face says too many requests (HTTP 429).", "Wait some minutes."),
     }
     message, hint = what.get(status, (f"Hugging Face fails (HTTP {status}).", "Try again later."))
-    return YiTuneError(message, f"{hint}\n{_again(folder, repository)}")
+    return YiTuneError(message, f"{hint}\n{again}")

@@ -21,6 +21,8 @@ from yi_tune.serve.schema import ChatRequest, CompletionRequest, conversation
 
 # The longest reply where a client names no max_tokens, as in `yi-tune chat`; and OpenAI's of /v1/completions.
 _CHAT_TOKENS, _COMPLETION_TOKENS = 1024, 16
+# What pydantic calls the types of a field that may have several.
+_BRANCHES = ("str", "int", "list")
 _PAGE = Path(__file__).parent / "page"
 
 
@@ -79,7 +81,8 @@ def create_app(
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         said = {404: f"Invalid URL ({request.method} {request.url.path})", 413: "The request is too large."}
-        return error_response(ApiError(error.status_code, said.get(error.status_code, error.detail)))
+        message = said.get(error.status_code, error.detail)
+        return error_response(ApiError(error.status_code, message, headers=error.headers))
 
     @app.exception_handler(Exception)
     async def fault(_: Request, __: Exception) -> Response:
@@ -151,6 +154,8 @@ def create_app(
                     seed=None if body.seed is None else f"{body.seed} {choice}",
                     stop=body.stops(),
                 )
+        if len(replies.generations) > engine.capacity:
+            raise ApiError(400, f"A request may ask for {engine.capacity} replies at the most.", param="n")
         try:
             engine.submit(replies.generations)
         except QueueFullError:
@@ -196,8 +201,13 @@ def _room(context: int, prompt: int, asked: int | None, default: int) -> int:
 def _invalid(error: RequestValidationError) -> ApiError:
     """The first of pydantic's complaints, without the client's data."""
     first = error.errors()[0]
+    if first["loc"] == ("body",):
+        return ApiError(400, "The body has to be a JSON object, sent as Content-Type: application/json.")
     path = ""
     for step in first["loc"][1:]:
+        named = step is first["loc"][-1] and first["type"] in ("missing", "extra_forbidden")
+        if not named and (step in _BRANCHES or not (isinstance(step, int) or step.isidentifier())):
+            continue  # one of several types that were tried, in pydantic's words
         path += f"[{step}]" if isinstance(step, int) else f".{step}" if path else str(step)
     if first["type"] == "json_invalid":
         return ApiError(400, "The body is not valid JSON.")

@@ -48,6 +48,8 @@ class Engine(Protocol):
 
     context: int
     """The model's, in tokens."""
+    capacity: int
+    """How many replies are made and wait at the most."""
 
     @property
     def running(self) -> int:

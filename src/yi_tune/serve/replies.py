@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from yi_tune.serve.errors import ApiError, error_body
 from yi_tune.serve.generation import Generation, Piece
 
-FAILED = ApiError(500, "The reply could not be made. The server's log says why.")
+FAILED = ApiError(500, "The reply could not be made. The server's log says why, unless it was told to end.")
 
 
 class Replies:

@@ -4,6 +4,8 @@ import os
 import secrets
 import signal
 import socket
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 
@@ -13,8 +15,9 @@ from fastapi import FastAPI
 from yi_tune.errors import YiTuneError
 from yi_tune.serve.guard import is_loopback
 
-# How long replies may go on after SIGTERM or Ctrl-C.
+# How long replies may go on after SIGTERM or Ctrl-C, and how long it may then take to tell those who wait.
 GRACE_SECONDS = 30
+_FAREWELL_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -64,17 +67,36 @@ def url(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(app: FastAPI, listening: socket.socket) -> None:
-    """Serve until SIGTERM or Ctrl-C; what is running then has GRACE_SECONDS to end."""
+class _Server(uvicorn.Server):
+    """Calls `close` when the time for what is running is over: uvicorn would break the connections off."""
+
+    def __init__(self, config: uvicorn.Config, close: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._close = close
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        closing = threading.Timer(GRACE_SECONDS, self._close)
+        closing.start()
+        try:
+            await super().shutdown(sockets)
+        finally:
+            closing.cancel()
+
+
+def serve(app: FastAPI, listening: socket.socket, close: Callable[[], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C; what is running then has GRACE_SECONDS to end, and is ended by `close`, which
+    may be called in another thread, and more than once.
+    """
 
     def ended(_: int, __: FrameType | None) -> None:
         """uvicorn sends itself the signal again at its end; that we have come to the end is all it is to mean."""
 
     before = {number: signal.signal(number, ended) for number in (signal.SIGINT, signal.SIGTERM)}
     # No access log: nothing of what clients send is written down.
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS)
+    patience = GRACE_SECONDS + _FAREWELL_SECONDS
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=patience)
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        _Server(config, close).run(sockets=[listening])
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

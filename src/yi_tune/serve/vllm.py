@@ -63,18 +63,23 @@ def listening(host: str, port: int, origins: tuple[str, ...]) -> list[str]:
     return ["--host", host, "--port", str(port), *doors]
 
 
-def start(arguments: list[str], key: Key) -> NoReturn:
-    """Become vLLM's server. Raises YiTuneError when it is not installed."""
-    if shutil.which(arguments[0]) is None:
+def require() -> None:
+    """Raise YiTuneError when vLLM is not installed."""
+    if shutil.which("vllm") is None:
         raise YiTuneError(
             "vLLM is not installed: there is no command `vllm`.",
             "It wants an environment of its own: uv tool install vllm   Or serve without it: --engine yi-tune",
         )
+
+
+def start(arguments: list[str], key: Key) -> NoReturn:
+    """Become vLLM's server."""
     # Not as an argument, which every user of the machine can read.
     environment = os.environ | ({"VLLM_API_KEY": key.value} if key.value is not None else {})
     os.execvpe(arguments[0], arguments, environment)  # noqa: S606
 
 
-def shown(arguments: list[str]) -> str:
-    """The command as a shell takes it."""
-    return shlex.join(arguments)
+def shown(arguments: list[str], key: Key) -> str:
+    """The command as a shell takes it. Where a key is asked for, it has to be in YI_TUNE_API_KEY, and is not shown."""
+    asked = "" if key.value is None else 'VLLM_API_KEY="${YI_TUNE_API_KEY:?}" '
+    return asked + shlex.join(arguments)
