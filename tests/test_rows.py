@@ -55,6 +55,7 @@ def test_json_array_larger_than_what_is_read_at_a_time(tmp_path: Path, monkeypat
         ('[{"a": 1}\n', "line 2: , or ] is expected, not its end"),
         ('[{"a": 1}] x', "line 1: the array ends before it"),
         ("[" * 100_000, "nested too deeply"),
+        ("[" + "1" * 5000 + "]", "a number of too many digits"),
     ],
 )
 def test_broken_json_array(text: str, said: str, tmp_path: Path) -> None:
@@ -66,9 +67,10 @@ def test_broken_json_array(text: str, said: str, tmp_path: Path) -> None:
 
 def test_bad_lines_do_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "_LONGEST", 100_000)
-    text = b'{"a": \n{"a": "\xff"}\n' + b"[" * 90_000 + b"\n" + b"x" * 200_001 + b'\n{"b": 1, "b": 2}\n{"a": 1}'
+    text = b'{"a": \n{"a": "\xff"}\n' + b"[" * 90_000 + b"\n" + b"x" * 200_001 + b'\n{"b": 1, "b": 2}\n{"a": 1}\n'
+    text += b"1" * 5000
     found = read(tmp_path, "x.jsonl", text)
-    assert [line for line, _ in found] == [1, 2, 3, 4, 5, 6]
+    assert [line for line, _ in found] == [1, 2, 3, 4, 5, 6, 7]
     said = [row for _, row in found]
     assert said[0] == "broken JSON: Expecting value at column 1" or "broken JSON" in said[0]
     assert said[1] == {"a": "\udcff"}
@@ -76,6 +78,7 @@ def test_bad_lines_do_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.Mo
     assert said[3] == "longer than 100,000 bytes"
     assert isinstance(said[4], Repeated)
     assert said[5] == {"a": 1}
+    assert said[6] == "a number of too many digits"
 
 
 def test_csv(tmp_path: Path) -> None:

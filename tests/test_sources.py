@@ -97,6 +97,22 @@ def test_what_is_not_there(data: str, said: str, folder: Path) -> None:
         assert caught.value.hint == "Did you mean plain?"
 
 
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"columns": ["q"]}, "its columns are no mapping"),
+        ({"tags": None}, "its tags are no mapping"),
+        ({"num_samples": "5"}, "num_samples is '5'"),
+        ({"num_samples": 0}, "num_samples is 0"),
+        ({"formatting": ["alpaca"]}, "formatting ['alpaca'] is none of"),
+    ],
+)
+def test_broken_entry(broken: dict[str, Any], said: str, folder: Path) -> None:
+    with pytest.raises(YiTuneError) as caught:
+        find_sources(["mine"], listed(folder, mine={"file_name": "rows.json", **broken}))
+    assert said in caught.value.message
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "{"])
 def test_broken_dataset_info(content: str, folder: Path) -> None:
     (folder / "dataset_info.json").write_text(content)

@@ -12,6 +12,8 @@ from yi_tune.errors import YiTuneError
 # In bytes or characters: what is longer is no row, and is not held in memory.
 _LONGEST = 16_000_000
 _CHUNK = 1_000_000
+# Python reads 4,300 at the most.
+_TOO_MANY_DIGITS = "a number of too many digits"
 
 
 class RowError(Exception):
@@ -74,6 +76,8 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 yield line, RowError(f"broken JSON: {error.msg} at column {error.colno}")
             except RecursionError:
                 yield line, RowError("nested too deeply")
+            except ValueError:
+                yield line, RowError(_TOO_MANY_DIGITS)
 
 
 class _Window:
@@ -122,6 +126,8 @@ class _Window:
                     raise _broken(self._path, self.line + error.lineno - 1, error.msg) from None
             except RecursionError:
                 raise _broken(self._path, self.line, "nested too deeply") from None
+            except ValueError:
+                raise _broken(self._path, self.line, _TOO_MANY_DIGITS) from None
             else:
                 self._move(end)
                 return value

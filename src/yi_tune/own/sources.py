@@ -69,9 +69,15 @@ def _listed_source(name: str, entry: dict[str, Any], folder: Path) -> Source:
         raise YiTuneError(f"The dataset {name}: there is no file {folder / file}.", "Mend its file_name.")
     formatting = entry.get("formatting", "alpaca")
     forms = {"alpaca": ALPACA, "sharegpt": SHAREGPT, "openai": replace(OPENAI, messages="conversations")}
-    if formatting not in forms:
+    if not isinstance(formatting, str) or formatting not in forms:
         raise YiTuneError(f"The dataset {name}: formatting {formatting!r} is none of {', '.join(forms)}.", "Mend it.")
-    columns, tags = ({key: str(value) for key, value in entry.get(part, {}).items()} for part in ("columns", "tags"))
+    named_parts = {part: entry.get(part, {}) for part in ("columns", "tags")}
+    if wrong := [part for part, names in named_parts.items() if not isinstance(names, dict)]:
+        raise YiTuneError(f"The dataset {name}: its {wrong[0]} are no mapping.", "It is LLaMA-Factory's format.")
+    samples = entry.get("num_samples")
+    if samples is not None and (type(samples) is not int or samples < 1):
+        raise YiTuneError(f"The dataset {name}: num_samples is {samples!r}, and no number of rows.", "Mend it.")
+    columns, tags = ({key: str(value) for key, value in names.items()} for names in named_parts.values())
     form = forms[formatting]
     named = ("prompt", "query", "response", "history", "system") if formatting == "alpaca" else ("messages", "system")
     changes: dict[str, Any] = {column: columns[column] for column in named if column in columns}
@@ -80,4 +86,4 @@ def _listed_source(name: str, entry: dict[str, Any], folder: Path) -> Source:
         usual = {role: tag for tag, role in form.roles.items() if formatting == "openai" or tag in ("human", "gpt")}
         changes["roles"] = {tags.get(tag, usual.get(role, role)): role for tag, role in roles.items()}
         changes |= {tag: tags[tag] for tag in ("role_tag", "content_tag") if tag in tags}
-    return Source(folder / file, entry.get("num_samples"), replace(form, **changes))
+    return Source(folder / file, samples, replace(form, **changes))

@@ -21,6 +21,7 @@ from yi_tune.runs.folder import Run
 
 Source = Literal["template", "model", "hardware", "data", "run", "flag"]
 
+_AT_LEAST_1 = ("per_device_train_batch_size", "gradient_accumulation_steps", "cutoff_len", "lora_rank")
 # What yi-tune itself decides, and the option that is meant by setting it.
 _OWNED = {
     "model_name_or_path": "--model",
@@ -211,6 +212,7 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
         return bool(config.get(key)) and config.get(key) != "no"
 
     quantized, full = on("quantization_bit"), config.get("finetuning_type") == "full"
+    bits, epochs = config.get("quantization_bit"), config.get("num_train_epochs", 3.0)
     combinations = {
         "stage: only sft is yi-tune's trade.": config.get("stage") != "sft",
         "do_train: without it nothing is trained.": not on("do_train"),
@@ -243,8 +245,9 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
         "use_unsloth_gc needs a GPU.": on("use_unsloth_gc") and on("use_cpu"),
         "use_dora with quantization_bit: bitsandbytes refuses DoRA.": quantized and on("use_dora"),
         "pissa_init with quantization_bit: PiSSA needs unquantised weights.": quantized and on("pissa_init"),
-        "per_device_train_batch_size: at least 1.": _below_one(config, "per_device_train_batch_size"),
-        "gradient_accumulation_steps: at least 1.": _below_one(config, "gradient_accumulation_steps"),
+        **{f"{key}: at least 1.": _below_one(config, key) for key in _AT_LEAST_1},
+        "quantization_bit: 4 or 8.": isinstance(bits, int) and bits not in (4, 8),
+        "num_train_epochs: above 0.": isinstance(epochs, int | float) and not epochs > 0,
         "val_size: without it there is nothing for eval_strategy to evaluate; set eval_strategy=no too.": (
             on("eval_strategy") and not on("val_size")
         ),
