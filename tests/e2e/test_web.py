@@ -354,11 +354,44 @@ def test_oldest_turns_go(serve_fake: Callable[..., Fake], open_page: Callable[..
     assert [message["content"] for message in fake.engine.chats[-1]][::2] == ["Question 6", "Question 7"]
 
 
+def test_refusal_that_fewer_turns_do_not_mend_leaves_none_out(
+    serve_fake: Callable[..., Fake], open_page: Callable[..., Page]
+) -> None:
+    fake = serve_fake()
+    page = open_page(fake.url)
+    for number in range(3):
+        send(page, f"Question {number}")
+        done(page)
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Max tokens").fill("5000")
+    send(page, "Question 3")
+    expect(page.get_by_role("alert").last).to_contain_text("maximum context length is 4096 tokens")
+    page.get_by_label("Max tokens").fill("")
+    page.get_by_role("button", name="Try again").click()
+    done(page)
+    asked = [message["content"] for message in fake.engine.chats[-1]][::2]
+    assert asked == ["Question 0", "Question 1", "Question 2", "Question 3"]
+
+
+def test_narrow_screen(serve_fake: Callable[..., Fake], open_page: Callable[..., Page]) -> None:
+    page = open_page(serve_fake().url, viewport={"width": 320, "height": 640})
+    send(page, "Hello.")
+    done(page)
+    page.get_by_role("button", name="Settings").click()
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+    keep(page, "narrow")
+
+
 def test_key(serve_fake: Callable[..., Fake], open_page: Callable[..., Page]) -> None:
     fake = serve_fake("secret")
     page = open_page(fake.url)
     expect(page.get_by_role("dialog")).to_be_visible()
     keep(page, "key")
+    # What no header can carry is not even sent.
+    page.get_by_label("API key").fill("密钥é")
+    page.get_by_role("button", name="Connect").click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+    assert page.evaluate("sessionStorage.length") == 0
     page.get_by_label("API key").fill("wrong")
     page.get_by_role("button", name="Connect").click()
     expect(page.get_by_role("dialog")).to_be_visible()

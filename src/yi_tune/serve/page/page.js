@@ -75,11 +75,11 @@ async function* events(response) {
 
 // The conversation
 
-/** The messages up to the last turn, as `model` saw them: its own replies, or the other's where it gave none. */
-function conversation(model) {
+/** The messages from turn `first` to the last, as `model` saw them: its own replies, or the other's where it gave none. */
+function conversation(model, first) {
   const system = settings.elements.system.value.trim();
   const messages = system ? [{ role: "system", content: system }] : [];
-  for (const turn of turns.slice(oldest, -1)) {
+  for (const turn of turns.slice(first, -1)) {
     const said = turn.replies.filter((reply) => reply.text);
     const reply = said.find((one) => one.model === model) ?? said[0];
     if (reply) messages.push({ role: "user", content: turn.text }, { role: "assistant", content: reply.text });
@@ -88,20 +88,24 @@ function conversation(model) {
 }
 
 /** The server's answer to a reply asked for; where the conversation is longer than the model takes, without the oldest
- * quarter of its turns, again and again, until there is only the last. */
+ * quarter of its turns, again and again, until there is only the last. Where even that is refused, none is left out. */
 async function openReply(reply, signal) {
-  for (;;) {
-    const body = { model: reply.model, messages: conversation(reply.model), stream: true };
+  for (let first = oldest; ; ) {
+    const body = { model: reply.model, messages: conversation(reply.model, first), stream: true };
     for (const input of settings.querySelectorAll("input")) {
       if (input.value !== "") body[input.name] = input.valueAsNumber;
     }
     try {
-      return await request("/v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal });
+      const response = await request("/v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal });
+      if (first > oldest) {
+        reply.note = say("The oldest turns were left out: the conversation is longer than the model takes.");
+      }
+      oldest = Math.max(oldest, first);
+      return response;
     } catch (error) {
-      const before = turns.length - 1 - oldest;
+      const before = turns.length - 1 - first;
       if (error.code !== "context_length_exceeded" || !before) throw error;
-      oldest += Math.ceil(before / 4);
-      reply.note = say("The oldest turns were left out: the conversation is longer than the model takes.");
+      first += Math.ceil(before / 4);
     }
   }
 }
