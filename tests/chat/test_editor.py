@@ -1,8 +1,10 @@
 """The line editor, with keys typed into it."""
 
+import asyncio
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prompt_toolkit.completion import CompleteEvent
@@ -55,6 +57,18 @@ def test_several_lines_are_pasted_as_one_message(keys: PipeInput) -> None:
 def test_editing(keys: PipeInput) -> None:
     keys.send_text("你好吗\x1b[D\x7f们" + ENTER)
     assert ask(keys)("> ") == "你们吗"
+
+
+def test_interrupts_while_there_is_a_prompt_and_when_it_has_just_gone(keys: PipeInput) -> None:
+    prompt: Any = ask(keys)
+    interrupt = prompt.__self__.app.key_processor.send_sigint
+    with pytest.raises(KeyboardInterrupt):
+        prompt("> ", pre_run=lambda: asyncio.get_running_loop().call_soon(interrupt))
+
+    async def late() -> None:
+        interrupt()
+
+    asyncio.run(late())
 
 
 def remembered(history: Path) -> list[str]:

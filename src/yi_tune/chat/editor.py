@@ -65,6 +65,12 @@ def _bindings() -> KeyBindings:
     def _(event: KeyPressEvent) -> None:
         event.current_buffer.insert_text("\n")
 
+    @bindings.add("<sigint>")
+    def _(event: KeyPressEvent) -> None:
+        # prompt_toolkit's own fails, with a traceback, at one that is heard when the prompt has just gone.
+        if event.app.is_running:
+            event.app.exit(exception=KeyboardInterrupt)
+
     return bindings
 
 
