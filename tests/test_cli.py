@@ -371,6 +371,12 @@ def test_base_that_is_not_downloaded() -> None:
     assert "yi-tune download yi-1.5-9b-chat" in said
 
 
+def test_empty_prompt_is_refused() -> None:
+    done = yi_tune("chat", "--prompt", " ")
+    assert done.returncode == 2
+    assert "Invalid value for --prompt: it is empty." in done.stderr
+
+
 def test_bad_sampling_is_refused_before_anything_is_looked_for() -> None:
     said = complaint("chat", "--temperature", "-1", "--top-p", "0", "--max-new-tokens", "0")
     assert "--temperature -1.0 (takes 0 (greedy) to 10), --top-p 0.0 (" in said

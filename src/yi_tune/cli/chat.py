@@ -40,6 +40,8 @@ def chat(
     """
     if base and compare:
         raise typer.BadParameter("--compare has the base already: leave --base out.")
+    if prompt is not None and not prompt.strip():
+        raise typer.BadParameter("it is empty.", param_hint="--prompt")
     from yi_tune import loading
     from yi_tune.chat import piped
     from yi_tune.chat.conversation import Conversation, Pieces
