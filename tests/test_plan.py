@@ -384,7 +384,7 @@ def test_unknown_key_far_from_any_lists_few_keys_only() -> None:
         ({"hub_token": "hf_x"}, "hub_token: "),
         ({"cutoff_len": 0}, "cutoff_len: at least 1"),
         ({"lora_rank": 0}, "lora_rank: at least 1"),
-        ({"quantization_bit": 3}, "quantization_bit: 4 or 8"),
+        ({"quantization_bit": 3}, "quantization_bit: bitsandbytes takes 4 or 8"),
         ({"num_train_epochs": 0}, "num_train_epochs: above 0"),
         ({"num_train_epochs": -0.5}, "num_train_epochs: above 0"),
     ],

@@ -246,7 +246,9 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
         "use_dora with quantization_bit: bitsandbytes refuses DoRA.": quantized and on("use_dora"),
         "pissa_init with quantization_bit: PiSSA needs unquantised weights.": quantized and on("pissa_init"),
         **{f"{key}: at least 1.": _below_one(config, key) for key in _AT_LEAST_1},
-        "quantization_bit: 4 or 8.": isinstance(bits, int) and bits not in (4, 8),
+        "quantization_bit: bitsandbytes takes 4 or 8.": (
+            isinstance(bits, int) and bits not in (4, 8) and config.get("quantization_method", "bnb") == "bnb"
+        ),
         "num_train_epochs: above 0.": isinstance(epochs, int | float) and not epochs > 0,
         "val_size: without it there is nothing for eval_strategy to evaluate; set eval_strategy=no too.": (
             on("eval_strategy") and not on("val_size")
