@@ -111,7 +111,7 @@ bench-serve: $(ready) ## yi-tune serve beside LLaMA-Factory's API; writes docs/b
 	$(bin)/python bench/serve.py
 
 test-api: $(ready) ## over 1,000 generated cases for the API of yi-tune serve
-	API_CASES=100 $(bin)/python -m pytest tests/e2e/test_serve.py -k server_error
+	API_CASES=100 $(bin)/python -m pytest -rP tests/e2e/test_serve.py -k server_error
 
 docs: $(ready) ## write docs/help.md from --help
 	$(bin)/typer yi_tune.cli utils docs --name yi-tune --title 'yi-tune' --output docs/help.md

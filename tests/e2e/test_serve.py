@@ -178,7 +178,9 @@ def test_client_that_goes_away_frees_its_reply(served: Server, client: openai.Op
 
 
 def test_no_case_is_a_server_error(served: Server, tmp_path: Path) -> None:
-    assert ask_anything(served.url, tmp_path, CASES) > CASES
+    cases = ask_anything(served.url, tmp_path, CASES)
+    print(f"{cases} generated cases")
+    assert cases >= (1000 if "API_CASES" in os.environ else CASES)
 
 
 def ask_anything(url: str, folder: Path, cases: int) -> int:
