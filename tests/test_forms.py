@@ -19,6 +19,16 @@ def talk(*contents: str, system: str = "") -> list[dict[str, str]]:
         ({"messages": talk("q", "a")}, talk("q", "a")),
         ({"messages": talk("q", "a", "r", "b", system="s"), "id": 3}, talk("q", "a", "r", "b", system="s")),
         ({"messages": [{"role": "system", "content": ""}, *talk("q", "a")]}, talk("q", "a")),
+        ({"messages": [{"role": "developer", "content": "s"}, *talk("q", "a")]}, talk("q", "a", system="s")),
+        (
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "text", "text": "r"}]},
+                    {"role": "assistant", "content": [{"type": "text", "text": "a"}]},
+                ]
+            },
+            talk("qr", "a"),
+        ),
         ({"messages": json.dumps(talk("q", "a"))}, talk("q", "a")),  # as a CSV file has it
         ({"messages": talk("q", "a"), "tools": None, "images": []}, talk("q", "a")),
         (
@@ -83,6 +93,12 @@ def test_named_columns() -> None:
         ({"messages": [*talk("q"), {"role": "assistant", "tool_calls": [1]}]}, "tool_calls"),
         ({"messages": [{"role": "user"}, *talk("q", "a")[1:]]}, "what the user says is not text"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}]}, "the last message"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "image_url"}]}]},
+            "parts that are not text",
+        ),
+        ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "parts that are not text"),
+        ({"messages": talk("q", "a\0b")}, "the character NUL"),
         ({"messages": [{"role": None, "content": "q"}]}, "role is None"),
         ({"messages": talk("q", "a<|im_end|>")}, "control token <|im_end|>"),
         ({"messages": talk("q", "a", system="<|im_start|>")}, "what the system says holds the control token"),

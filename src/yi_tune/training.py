@@ -1,7 +1,6 @@
 """The way through a training run that is planned: run folder, engine, report."""
 
 import json
-import shutil
 import signal
 import traceback
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from yi_tune.config import find_config, read_config
 from yi_tune.dataset import Dataset, write_datasets
-from yi_tune.errors import YiTuneError
+from yi_tune.errors import YiTuneError, is_disk_full
 from yi_tune.heldout import Score, one_of_each, questions, score
 from yi_tune.output import engine_output_to
 from yi_tune.own.data import mix
@@ -27,9 +26,6 @@ from yi_tune.screen import err, out
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
-
-# A disk with less than this left, in bytes, is why a save failed.
-_FULL = 10_000_000
 
 
 def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
@@ -126,7 +122,7 @@ def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:
     folder = planned.run.folder
     if isinstance(error, YiTuneError):
         return error
-    if shutil.disk_usage(folder).free < _FULL:
+    if is_disk_full(error, folder):
         return YiTuneError(
             f"The disk of {folder} is full.",
             "Free some space, then type the same command, without --fresh: it goes on where it stopped.",

@@ -3,9 +3,7 @@
 They are written into `TARGET.part/`, which gets its record (export.json) last and is then renamed to `TARGET/`.
 """
 
-import errno
 import json
-import os
 import shutil
 import tempfile
 import traceback
@@ -19,7 +17,7 @@ from filelock import FileLock, Timeout
 from rich.filesize import decimal
 
 from yi_tune.config import Config
-from yi_tune.errors import YiTuneError
+from yi_tune.errors import YiTuneError, is_disk_full
 from yi_tune.export.card import write_card, write_modelfile
 from yi_tune.output import engine_output_to, log_folder
 from yi_tune.planning.shapes import read_shape
@@ -38,8 +36,6 @@ CHAT_TEMPLATE = DATA / "nano" / "chat_template.jinja"
 _WIDTH = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 # What is written beside the numbers: header, tokenizer, card. Yi's tokenizer takes 4 MB.
 _REST = 8_000_000
-# A disk with less than this left, in bytes, is why a write failed.
-_FULL = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -131,9 +127,7 @@ def export(plan: Export, *, force: bool) -> None:
                 raise
             except Exception as error:
                 traceback.print_exc()
-                # Each writer says it in its own way, or not at all.
-                full = os.strerror(errno.ENOSPC) in str(error) or shutil.disk_usage(part).free < _FULL
-                if full:
+                if is_disk_full(error, part):
                     raise YiTuneError(f"The disk of {plan.target.parent} is full.", "Free some space.") from error
                 raise YiTuneError(f"The export failed: {error}", f"The whole story is in {log}") from error
         _put_in_place(part, plan.target)

@@ -1,5 +1,6 @@
 """The user's own data: found, checked row by row, and kept tokenised, so that this is done once."""
 
+import errno
 import hashlib
 import importlib.metadata
 import json
@@ -16,7 +17,7 @@ from filelock import FileLock
 
 from yi_tune.config import Config
 from yi_tune.dataset import Dataset
-from yi_tune.errors import YiTuneError
+from yi_tune.errors import YiTuneError, is_disk_full
 from yi_tune.identity import Message
 from yi_tune.output import engine_output_to, log_folder
 from yi_tune.own.forms import conversation
@@ -25,6 +26,7 @@ from yi_tune.own.sources import Source, find_sources
 from yi_tune.screen import err
 
 _SHOWN = 10
+_LOG = "data.log"
 # Of the newest tokenised data in a workspace so many are kept; each is about the size of its files.
 _KEPT = 4
 # Of a config, what the tokens of a row depend on.
@@ -76,35 +78,40 @@ def check_rows(sources: list[Source], to: Path) -> Checked:
     with to.open("w", encoding="utf-8") as file:
         for index, source in enumerate(sources):
             good = 0
-            part = to.with_suffix(".part")
-            with part.open("w", encoding="utf-8") as all_good:
-                for line, result in _checked_rows(source):
-                    if isinstance(result, RowError):
-                        bad += 1
-                        if len(reasons) < _SHOWN:
-                            unit = "row" if source.path.suffix.lower() == ".parquet" else "line"
-                            reasons.append((index, f"{unit} {line}", _printable(str(result))))
-                    else:
-                        good += 1
-                        all_good.write(json.dumps({"messages": result}, ensure_ascii=False) + "\n")
-            if source.rows is not None and source.rows > good:
+            for where, result in _checked_rows(source):
+                if isinstance(result, RowError):
+                    bad += 1
+                    if len(reasons) < _SHOWN:
+                        reasons.append((index, where, _printable(str(result))))
+                else:
+                    good += 1
+                    if source.rows is None:
+                        file.write(_json_line(result))
+            if source.rows is None:
+                rows += good
+                continue
+            if source.rows > good:
                 raise YiTuneError(
                     f"{source.path} has {good:,} good rows; {source.rows:,} are asked for.", "Ask for fewer."
                 )
-            drawn = None if source.rows is None else set(random.Random(42).sample(range(good), source.rows))  # noqa: S311
-            with part.open(encoding="utf-8", newline="\n") as all_good:
-                file.writelines(text for row, text in enumerate(all_good) if drawn is None or row in drawn)
-            part.unlink()
-            rows += good if drawn is None else len(drawn)
+            # Read once more: rows that are not drawn take neither memory nor disk.
+            drawn = set(random.Random(42).sample(range(good), source.rows))  # noqa: S311
+            all_good = (result for _, result in _checked_rows(source) if not isinstance(result, RowError))
+            file.writelines(_json_line(result) for row, result in enumerate(all_good) if row in drawn)
+            rows += source.rows
     return Checked(rows, bad, reasons)
 
 
-def _checked_rows(source: Source) -> Iterator[tuple[int, list[Message] | RowError]]:
-    for line, row in read_rows(source.path):
+def _json_line(messages: list[Message]) -> str:
+    return json.dumps({"messages": messages}, ensure_ascii=False) + "\n"
+
+
+def _checked_rows(source: Source) -> Iterator[tuple[str, list[Message] | RowError]]:
+    for where, row in read_rows(source.path):
         try:
-            yield line, conversation(row, source.form)
+            yield where, conversation(row, source.form)
         except RowError as error:
-            yield line, error
+            yield where, error
 
 
 def _printable(text: str) -> str:
@@ -144,17 +151,27 @@ def own_data(sources: list[Source], config: Config, workspace: Path, *, skip_bad
             if not (folder / "checked.json").exists():
                 shutil.rmtree(folder, ignore_errors=True)
                 folder.mkdir()
-                checked = check_rows(sources, folder / "rows.jsonl")
-                part = folder / "checked.part"
-                part.write_text(json.dumps(vars(checked)), encoding="utf-8")
-                part.replace(folder / "checked.json")
+                try:
+                    checked = check_rows(sources, folder / "rows.jsonl")
+                    part = folder / "checked.part"
+                    part.write_text(json.dumps(vars(checked)), encoding="utf-8")
+                    part.replace(folder / "checked.json")
+                finally:
+                    if not (folder / "checked.json").exists():  # what is half done only takes room
+                        shutil.rmtree(folder)
             os.utime(folder)
             _forget_old(cache)
     except OSError as error:
-        raise YiTuneError(f"{cache} cannot be written: {error.strerror}.", "Free or choose another place.") from None
+        raise _unwritable(cache, error.strerror) from None
     own = OwnData(folder, Checked(**json.loads((folder / "checked.json").read_text(encoding="utf-8"))))
     _judge(own.checked, sources, skip_bad_rows=skip_bad_rows)
     return own
+
+
+def _unwritable(cache: Path, why: str) -> YiTuneError:
+    return YiTuneError(
+        f"{cache} cannot be written: {why}.", "Free some space there, or choose another place: --workspace DIR"
+    )
 
 
 def bad_rows(checked: Checked, sources: list[Source]) -> str:
@@ -177,9 +194,13 @@ def tokenise(own: OwnData, config: Config) -> OwnData:
             shutil.rmtree(part, ignore_errors=True)
             try:
                 write_tokens(own.dataset, part, config)
-            except (TypeError, ValueError) as error:
+            except Exception as error:
                 traceback.print_exc()
-                raise YiTuneError(f"With this config rows cannot be tokenised: {error}.", "Mend the config.") from None
+                full = is_disk_full(error, own.folder)
+                shutil.rmtree(part, ignore_errors=True)
+                if full:
+                    raise _unwritable(own.folder.parent, os.strerror(errno.ENOSPC)) from None
+                raise YiTuneError(f"Your rows cannot be tokenised: {error}.", f"See {log_folder() / _LOG}") from None
             part.replace(own.tokens)
         return replace(own, lengths=tuple(read_lengths(own.tokens)))
 
@@ -248,7 +269,7 @@ def prepare_own(
     cutoff_len = config.get("cutoff_len", 2048)
     if type(cutoff_len) is not int or cutoff_len < 1:
         raise YiTuneError(f"cutoff_len: {cutoff_len!r} is no number of tokens.", "For example: --set cutoff_len=1024")
-    with err.status("Bringing your rows into tokens"), engine_output_to(log_folder() / "data.log"):
+    with err.status("Bringing your rows into tokens"), engine_output_to(log_folder() / _LOG):
         own = tokenise(own, config)
     err.print(describe(own.lengths, cutoff_len), markup=False, soft_wrap=True)
     most = config.get("max_samples")

@@ -39,7 +39,9 @@ class Form:
 
 
 ALPACA = Form()
-OPENAI = Form("messages")
+# `developer` is what newer models of OpenAI's call the system's role. It stands first, since the last one of a role is
+# what a dataset_info.json has to name if it is called otherwise.
+OPENAI = Form("messages", roles={"developer": "system", "system": "system", "user": "user", "assistant": "assistant"})
 SHAREGPT = Form(
     "conversations",
     role_tag="from",
@@ -108,10 +110,20 @@ def _messages(row: dict[str, Any], form: Form) -> list[Message]:
         role = message.get(form.role_tag)
         if not isinstance(role, str) or role not in form.roles:
             raise RowError(f"a message's {form.role_tag} is {role!r}, and none of {', '.join(form.roles)}")
-        content = message.get(form.content_tag)
+        content = _text(message.get(form.content_tag))
         if content or form.roles[role] != "system":  # an empty system prompt is none
             messages.append({"role": form.roles[role], "content": content})
     return messages
+
+
+def _text(content: Any) -> Any:
+    """OpenAI's content in parts, if they are all text, as one; what is no list is left for _check."""
+    if not isinstance(content, list):
+        return content
+    texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    if len(texts) < len(content) or not all(isinstance(text, str) for text in texts):
+        raise RowError("a message has parts that are not text")
+    return "".join(texts)
 
 
 def _alpaca(row: dict[str, Any], form: Form) -> list[Message]:
@@ -143,6 +155,8 @@ def _check(messages: list[Message]) -> None:
             raise RowError(f"what the {role} says is not text")
         if not content.strip():
             raise RowError(f"what the {role} says is empty")
+        if "\0" in content:
+            raise RowError(f"what the {role} says holds the character NUL")
         if found := _CONTROL.search(content):
             raise RowError(f"what the {role} says holds the control token {found[0]}")
         if found := _PLACEHOLDER.search(content):

@@ -3,6 +3,7 @@
 import codecs
 import csv
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +15,7 @@ _LONGEST = 16_000_000
 _CHUNK = 1_000_000
 # Python reads 4,300 at the most.
 _TOO_MANY_DIGITS = "a number of too many digits"
+_SPACE = re.compile(r"[ \t\r\n]*")
 
 
 class RowError(Exception):
@@ -24,8 +26,8 @@ class Repeated(dict[str, Any]):
     """An object in which a key stands twice; the `json` module would take the last one, silently."""
 
 
-# The line where a row begins (of Parquet: which row it is), and the row or what is wrong with it.
-Row = tuple[int, Any]
+# Where a row is, as "line 3" or "row 3", and the row or what is wrong with it.
+Row = tuple[str, Any]
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -40,14 +42,17 @@ def read_rows(path: Path) -> Iterator[Row]:
             f"{path} is none of {', '.join(readers)}.", "Rename it to what it is: its ending says how it is read."
         )
     try:
+        with path.open("rb") as file:
+            if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise YiTuneError(f"{path} is UTF-16.", "Save it as UTF-8: yi-tune reads nothing else.")
         yield from readers[path.suffix.lower()](path)
     except OSError as error:
         raise YiTuneError(f"{path} cannot be read: {error.strerror or error}.", "Is that the right file?") from None
 
 
-def _broken(path: Path, line: int, what: str) -> YiTuneError:
+def _broken(path: Path, where: str, what: str) -> YiTuneError:
     return YiTuneError(
-        f"{path} is broken on line {line}: {what}. What follows cannot be told apart into rows.", "Mend that line."
+        f"{path} is broken on {where}: {what}. What follows cannot be told apart into rows.", "Mend that line."
     )
 
 
@@ -58,15 +63,16 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _jsonl(path: Path) -> Iterator[Row]:
     with path.open("rb") as file:
-        line = 0
+        number = 0
         while raw := file.readline(_LONGEST):
-            line += 1
+            number += 1
+            line = f"line {number}"
             if len(raw) == _LONGEST:
                 while raw and not raw.endswith(b"\n"):
                     raw = file.readline(_LONGEST)
                 yield line, RowError(f"longer than {_LONGEST:,} bytes")
                 continue
-            if line == 1:
+            if number == 1:
                 raw = raw.removeprefix(codecs.BOM_UTF8)
             if not raw.strip():
                 continue
@@ -81,54 +87,71 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 
 class _Window:
-    """A part of a JSON text, moved along it; `line` is where it begins."""
+    """A part of a JSON text, in which what has been read is stepped over, and dropped when more is needed."""
 
     def __init__(self, path: Path, file: IO[str]) -> None:
         self.line = 1
+        self.row = 0
         self._path, self._file = path, file
-        self._text = ""
+        self._text, self._at = "", 0
+        # Where in the text the line begins; below 0 when that has been dropped.
+        self._line_start = 0
         self._decoder = json.JSONDecoder(object_pairs_hook=_object)
 
     def _more(self) -> bool:
         chunk = self._file.read(_CHUNK)
-        self._text += chunk
+        self._text = self._text[self._at :] + chunk
+        self._line_start -= self._at
+        self._at = 0
         return bool(chunk)
 
     def _move(self, end: int) -> None:
-        self.line += self._text.count("\n", 0, end)
-        self._text = self._text[end:]
+        if newlines := self._text.count("\n", self._at, end):
+            self.line += newlines
+            self._line_start = self._text.rindex("\n", self._at, end) + 1
+        self._at = end
+
+    def broken(self, what: str) -> YiTuneError:
+        """That the text is broken here."""
+        where = f"line {self.line}, column {self._at - self._line_start + 1}"
+        return _broken(self._path, f"{where} (row {self.row})" if self.row else where, what)
 
     def peek(self) -> str:
         """The next character that is not space, "" at the end."""
         while True:
-            self._move(len(self._text) - len(self._text.lstrip(" \t\r\n")))
-            if self._text or not self._more():
-                return self._text[:1]
+            if space := _SPACE.match(self._text, self._at):
+                self._move(space.end())
+            if self._at < len(self._text) or not self._more():
+                return self._text[self._at : self._at + 1]
 
     def take(self, allowed: str) -> str:
         """The next character that is not space, which has to be one of `allowed`; the window moves behind it."""
         character = self.peek()
         if not character or character not in allowed:
             found = repr(character) if character else "its end"
-            raise _broken(self._path, self.line, f"{' or '.join(allowed)} is expected, not {found}")
-        self._move(1)
+            raise self.broken(f"{' or '.join(allowed)} is expected, not {found}")
+        self._move(self._at + 1)
         return character
 
     def value(self) -> Any:
-        """The next value; the window moves behind it."""
+        """The next value, a row; the window moves behind it."""
         self.peek()
         while True:
             try:
-                value, end = self._decoder.raw_decode(self._text)
+                value, end = self._decoder.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 # Cut off by the window's end, or really broken: more of the text tells.
-                if len(self._text) > _LONGEST or not self._more():
-                    raise _broken(self._path, self.line + error.lineno - 1, error.msg) from None
+                read = error.pos - self._at
+                if len(self._text) - self._at > _LONGEST or not self._more():
+                    self._move(self._at + read)
+                    raise self.broken(error.msg) from None
             except RecursionError:
-                raise _broken(self._path, self.line, "nested too deeply") from None
+                raise self.broken("nested too deeply") from None
             except ValueError:
-                raise _broken(self._path, self.line, _TOO_MANY_DIGITS) from None
+                raise self.broken(_TOO_MANY_DIGITS) from None
             else:
+                if end == len(self._text) and self._more():  # the rest of a number may follow
+                    continue
                 self._move(end)
                 return value
 
@@ -143,12 +166,13 @@ def _json(path: Path) -> Iterator[Row]:
                 return
             separator = ","
             while separator == ",":
+                window.row += 1
                 window.peek()
-                line = window.line
-                yield line, window.value()
+                where = f"row {window.row}, line {window.line}"
+                yield where, window.value()
                 separator = window.take(",]")
             if window.peek():
-                raise _broken(path, window.line, "the array ends before it")
+                raise window.broken("the array ends before it")
             return
     yield from _jsonl(path)
 
@@ -157,18 +181,18 @@ def _csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(_LONGEST)
     with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         reader = csv.reader(file, strict=True)
-        line = 1
+        line = "line 1"
         try:
             columns = next(reader, [])
             if twice := sorted({column for column in columns if columns.count(column) > 1}):
                 raise YiTuneError(f"{path} has the column {twice[0]!r} twice.", "Rename one of them.")
-            line = reader.line_num + 1
+            line = f"line {reader.line_num + 1}"
             for cells in reader:
                 if len(cells) == len(columns):
                     yield line, dict(zip(columns, cells, strict=True))
                 elif cells:
                     yield line, RowError(f"{len(cells)} cells under {len(columns)} columns")
-                line = reader.line_num + 1
+                line = f"line {reader.line_num + 1}"
         except csv.Error as error:
             raise _broken(path, line, str(error)) from None
 
@@ -186,6 +210,6 @@ def _parquet(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=256):
                 for row in batch.to_pylist():
                     number += 1
-                    yield number, row
+                    yield f"row {number}", row
     except ArrowException as error:
         raise YiTuneError(f"{path} is no whole Parquet file: {error}", "Is that the right file?") from None
