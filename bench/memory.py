@@ -1,14 +1,14 @@
 """The estimate of memory beside what `yi-tune train` takes as a whole process on a CPU: `make bench-memory`.
 
-nano and random models of three other sizes, some steps each, that with the longest rows first. Writes docs/memory.md.
-A GPU's memory is bench/gpu.py's.
+nano and random models of three other sizes, and nano in each other way that it is trained; some steps each, that with
+the longest rows first. Writes docs/memory.md. A GPU's memory is bench/gpu.py's.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
-from functools import cache
 from pathlib import Path
 
 import yaml
@@ -23,29 +23,38 @@ MODELS = ("nano", "small", "medium", "large")
 GIB = 2**30
 # In a process of its own: how large a child was counts from how large its parent is.
 _LONGEST = """
-import sys
+import json, sys
+from pathlib import Path
 from yi_tune.engine.tokens import token_lengths
-from yi_tune.identity import Identity, identity_rows, render
-rows = render(identity_rows(), Identity("小易", "李雷"))
+rows = [json.loads(line)["messages"] for file in sys.argv[2:] for line in Path(file).read_text().splitlines()]
 print(f"\\n{max(token_lengths(rows, {'model_name_or_path': sys.argv[1], 'template': 'yi'}))}")
 """
 
 
-@cache
-def longest() -> int:
-    """Tokens of the longest identity row, by nano's tokenizer, which the random models have too."""
-    done = subprocess.run([sys.executable, "-c", _LONGEST, str(NANO)], capture_output=True, text=True, check=True)
+def longest(data: Path) -> int:
+    """Tokens of the longest row of a run, by nano's tokenizer, which the random models have too."""
+    command = [sys.executable, "-c", _LONGEST, str(NANO), *map(str, sorted(data.glob("*.jsonl")))]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1])
 
 
-def compare(model: str, micro_batch: int, work: Path) -> tuple[Estimate, float]:
+def compare(model: str, micro_batch: int, work: Path, *options: str) -> tuple[Estimate, float]:
     """The estimate for four steps of training, and how large the process was, in bytes."""
     train = [*training(model, work), "--set", "use_cpu=true", "--set", f"per_device_train_batch_size={micro_batch}"]
-    train += ["--set", "max_steps=4", "--set", "train_sampling_strategy=group_by_length"]
+    train += ["--set", "max_steps=4", "--set", "train_sampling_strategy=group_by_length", *options]
     measured = measure([*train, "--fresh"]).memory * GIB
     (written,) = work.glob(f"saves/{Path(model).name}/*/train.yaml")
     config = yaml.safe_load(written.read_text(encoding="utf-8"))
-    return estimate(read_shape(Path(config["model_name_or_path"])), config, longest(), "cpu"), measured
+    shape = read_shape(Path(config["model_name_or_path"]))
+    return estimate(shape, config, longest(written.parent / "data"), "cpu"), measured
+
+
+def write_long_rows(file: Path) -> Path:
+    """Rows of your own that are several times as long as an identity row."""
+    question, answer = "What is known of the number?", " ".join(["It is a number."] * 60)
+    rows = [{"instruction": f"{question} {number}", "output": answer} for number in range(100)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return file
 
 
 def main() -> None:
@@ -57,11 +66,12 @@ def main() -> None:
         "",
         "Written by `make bench-memory` (bench/memory.py); not by hand.",
         "",
-        "What planning/memory.py estimates, beside the largest that the process of `yi-tune train` was, in GiB: 4-bit",
-        "QLoRA on a CPU, four steps on the longest identity rows, an evaluation and the questions after training.",
+        "What planning/memory.py estimates, beside the largest that the process of `yi-tune train` was, in GiB: on a",
+        "CPU, four steps on the longest rows, an evaluation and the questions after training. The rows are those of",
+        "the identity, and what the options add.",
         "",
-        "| model | parameters | micro-batch | estimate | measured | estimate / measured |",
-        "|---|---|---|---|---|---|",
+        "| model | parameters | micro-batch | options | estimate | measured | estimate / measured |",
+        "|---|---|---|---|---|---|---|",
     ]
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
@@ -71,12 +81,18 @@ def main() -> None:
                 model = str(work / name)
                 measure([sys.executable, "-m", "bench.random_model", name, model])
             # Random weights never end an answer, so that the larger ones take minutes over the questions.
-            for micro_batch in (8, 2) if name in ("nano", "small") else (8,):
-                estimated, measured = compare(model, micro_batch, work)
-                shape = read_shape(NANO if name == "nano" else Path(model))
+            shape = read_shape(NANO if name == "nano" else Path(model))
+            runs: list[tuple[int, str]] = [(8, ""), (2, "")] if name in ("nano", "small") else [(8, "")]
+            if name == "nano":
+                write_long_rows(work / "long.jsonl")
+                runs += [(8, f"--config {config}") for config in ("qlora-8bit", "lora", "full")]
+                runs += [(8, "--replay 64"), (8, "--data long.jsonl"), (8, "--data long.jsonl --config lora")]
+            for micro_batch, options in runs:
+                typed = options.replace("long.jsonl", str(work / "long.jsonl")).split()
+                estimated, measured = compare(model, micro_batch, work, *typed)
                 lines.append(
-                    f"| {name} | {shape.parameters / 1e6:.0f} M | {micro_batch} | {estimated.total / GIB:.2f} "
-                    f"| {measured / GIB:.2f} | {estimated.total / measured:.2f} |"
+                    f"| {name} | {shape.parameters / 1e6:.0f} M | {micro_batch} | {options and f'`{options}`'} "
+                    f"| {estimated.total / GIB:.2f} | {measured / GIB:.2f} | {estimated.total / measured:.2f} |"
                 )
                 print(lines[-1], flush=True)
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")

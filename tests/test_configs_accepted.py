@@ -25,7 +25,7 @@ import yaml
 with contextlib.redirect_stdout(sys.stderr):
     from llamafactory.hparams import get_infer_args, get_train_args
     from omegaconf import OmegaConf
-    from yi_tune.engine.arguments import known_keys
+    from yi_tune.engine.arguments import choices, known_keys
     parsed = {}
     for name in sys.argv[1:]:
         args = OmegaConf.to_container(OmegaConf.load(name))
@@ -36,7 +36,7 @@ with contextlib.redirect_stdout(sys.stderr):
         else:
             parsed[name] = {key: value for group in groups for key, value in vars(group).items()}
     known = {key: [kind.__name__ for kind in kinds] for key, kinds in known_keys().items()}
-print(json.dumps({"known": known, "parsed": parsed}, default=str))
+print(json.dumps({"known": known, "choices": choices(), "parsed": parsed}, default=str))
 """
 TRAINING = [name for name, path in shipped().items() if path.parent.name == "train"]
 TYPES = {"bool": bool, "int": int, "float": float, "str": str, "NoneType": type(None)}
@@ -107,6 +107,16 @@ def test_known_keys_cover_the_shipped_files(configs: dict[str, Config], engine: 
         assert config.keys() <= engine["known"].keys()
 
 
+def test_words(engine: dict[str, Any]) -> None:
+    words = engine["choices"]
+    assert words["eval_strategy"] == ["no", "steps", "epoch"]
+    assert {"cosine", "linear", "constant_with_warmup"} < set(words["lr_scheduler_type"])
+    assert {"adamw_torch", "paged_adamw_8bit"} < set(words["optim"])
+    assert words["finetuning_type"] == ["lora", "oft", "freeze", "full"]
+    assert "report_to" not in words
+    assert "learning_rate" not in words
+
+
 def test_known_types(engine: dict[str, Any]) -> None:
     known = engine["known"]
     assert known["learning_rate"] == ["float"]
@@ -121,5 +131,7 @@ def test_known_types(engine: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", [*TRAINING, "no eval"])
 def test_nothing_is_wrong_with_shipped_configs(name: str, configs: dict[str, Config], engine: dict[str, Any]) -> None:
     known = {key: tuple(TYPES[kind] for kind in kinds) for key, kinds in engine["known"].items()}
-    assert problems(configs[name], known) == []
-    assert len(problems(configs[name] | {"learning_rate": "1e-3", "learning_rat": 1, "plot_loss": "yes"}, known)) == 3
+    assert problems(configs[name], known, engine["choices"]) == []
+    assert (
+        len(problems(configs[name] | {"learning_rate": "1e-3", "learning_rat": 1, "plot_loss": "yes"}, known, {})) == 3
+    )

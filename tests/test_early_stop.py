@@ -42,6 +42,13 @@ def test_without_early_stop_any_share_will_do() -> None:
     check_validation({"val_size": 0.01}, [10])
 
 
+@pytest.mark.parametrize("val_size", [1, 10, 100_000])
+def test_a_row_is_left_to_train_on(val_size: int) -> None:
+    with pytest.raises(YiTuneError, match="none is left"):
+        check_validation({"val_size": val_size}, [10])
+    check_validation({"val_size": 9}, [10])
+
+
 @pytest.mark.parametrize(
     ("config", "aligned"),
     [

@@ -80,7 +80,7 @@ def test_summary() -> None:
 def refusal(shape: Shape, hardware: Hardware, length: int, **config: Any) -> str:
     fit = choose_fit(shape, QLORA | config, length, hardware)
     assert not fit.fits
-    error = refuse(fit, shape, QLORA | config, length, "it")
+    error = refuse(fit, "it")
     return f"{error.message} {error.hint}"
 
 
@@ -96,6 +96,25 @@ def test_refusal_names_what_would_fit() -> None:
     assert "--config qlora" in refusal(SIX, gpu(10), 72, quantization_bit=None)
     assert "--model nano" in refusal(SIX, gpu(2), 72)
     assert "--model nano" in refusal(SIX, replace(gpu(6), gpu=None), 72)
+    little = choose_fit(SIX, QLORA, 72, gpu(2))
+    assert "--model" not in refuse(little, "nano").hint
+
+
+def test_refusal_of_large_steps_names_smaller_ones() -> None:
+    assert SIX
+    said = refusal(SIX, gpu(16), 1024, per_device_train_batch_size=64)
+    assert "--set per_device_train_batch_size=4;" in said
+    assert "--model" not in said
+    assert "cutoff" not in said
+    both = {"per_device_train_batch_size": 64, "disable_gradient_checkpointing": True}
+    assert "=4 --set disable_gradient_checkpointing=false" in refusal(SIX, gpu(16), 1024, **both)
+
+
+def test_refusal_names_replay_where_the_rows_would_fit_without() -> None:
+    fit = choose_fit(SIX, QLORA, 4000, gpu(8))
+    assert "--replay 0" in refuse(fit, "it", without_replay=100).hint
+    assert "--replay 0" not in refuse(fit, "it", without_replay=4000).hint
+    assert "--replay 0" not in refuse(fit, "it").hint
 
 
 def test_refusal_names_a_cutoff_that_would_fit() -> None:
@@ -114,6 +133,13 @@ def test_precision_is_estimated_as_the_machines() -> None:
     assert with_it
     assert without
     assert without.parts["activations"] > with_it.parts["activations"]
+
+
+def test_shorter_rows_take_larger_steps() -> None:
+    fit = choose_fit(SIX, QLORA, 1024, gpu(16))
+    assert (fit.micro_batch, fit.accumulation) == (4, 2)
+    assert fit.for_rows_of(72) == choose_fit(SIX, QLORA, 72, gpu(16))
+    assert fit.for_rows_of(72).micro_batch == 8
 
 
 def test_smaller_steps_down_to_one_row() -> None:

@@ -1,8 +1,13 @@
+import csv
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from yi_tune.config import Config
@@ -47,6 +52,49 @@ def test_good_rows_of_several_files(file: Path, tmp_path: Path) -> None:
     }
     assert len(lines) == 21
     assert not list(tmp_path.glob("*.part"))
+
+
+# In a process of its own, whose peak it prints in bytes.
+PEAK = """
+import sys
+from pathlib import Path
+from yi_tune.own.data import check_rows
+from yi_tune.own.sources import Source
+checked = check_rows([Source(Path(sys.argv[1]), int(sys.argv[2]) or None)], Path(sys.argv[3]))
+(peak,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(checked.rows, checked.bad, int(peak.split()[1]) * 1024)
+"""
+
+
+@pytest.mark.parametrize("sample", [0, 500])
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_memory_does_not_grow_with_the_rows(kind: str, sample: int, tmp_path: Path) -> None:
+    def peak(rows: int) -> int:
+        file = tmp_path / f"{rows}.{kind}"
+        write(file, rows)
+        command = [sys.executable, "-c", PEAK, str(file), str(sample), str(tmp_path / "good")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        good, bad, size = map(int, done.stdout.split())
+        assert (good, bad) == (sample or rows, 0)
+        return size
+
+    def write(file: Path, rows: int) -> None:
+        answers = ({"instruction": f"question {number}", "output": f"{number} " * 250} for number in range(rows))
+        if kind == "jsonl":
+            with file.open("w") as lines:
+                lines.writelines(json.dumps(row) + "\n" for row in answers)
+        elif kind == "json":
+            file.write_text(json.dumps(list(answers)))
+        elif kind == "csv":
+            with file.open("w", newline="") as lines:
+                table = csv.DictWriter(lines, ["instruction", "output"])
+                table.writeheader()
+                table.writerows(answers)
+        else:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(answers)), file, row_group_size=5000)
+
+    few, many = peak(5_000), peak(50_000)
+    assert many < few + 20_000_000  # a third of what the rows are as text
 
 
 def test_sample_is_drawn_the_same_every_time(file: Path, tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from yi_tune.identity import Identity
 from yi_tune.models import CATALOGUE, LocalModel, Model
 from yi_tune.planning.adapters import Start
 from yi_tune.planning.early_stop import SETTINGS, check_validation, is_aligned
-from yi_tune.planning.fit import Fit
+from yi_tune.planning.fit import Fit, choose_fit
 from yi_tune.planning.hardware import Hardware
 from yi_tune.planning.plan import TrainPlan, plan_train, problems
 from yi_tune.runs.folder import Run
@@ -20,6 +21,7 @@ OLD_CPU = Hardware(None, bf16=False, free=20_000_000_000)
 H200 = Hardware("NVIDIA H200", bf16=True, free=140_000_000_000)
 T4 = Hardware("Tesla T4", bf16=False, free=15_000_000_000)
 RUN = Run(Path("/ws/saves/m/identity"))
+MICRO = "per_device_train_batch_size"
 
 
 def plan(
@@ -54,6 +56,22 @@ def plan(
 def provenance(planned: TrainPlan, key: str) -> tuple[Any, str, str]:
     setting = next(setting for setting in planned.settings if setting.key == key)
     return setting.value, setting.source, setting.why
+
+
+def test_shorter_rows_change_what_was_left_to_the_machine() -> None:
+    qlora = read_config(find_config("qlora"))
+    six = CATALOGUE["yi-1.5-6b-chat"].shape
+    fit = choose_fit(six, qlora, 1024, replace(T4, free=16_000_000_000))
+    planned = plan(fit=fit)
+    assert (planned.config["per_device_train_batch_size"], planned.config["gradient_accumulation_steps"]) == (4, 2)
+    shorter = planned.fitted(72)
+    assert provenance(shorter, "per_device_train_batch_size") == (8, "hardware", "the longest row has 72 tokens")
+    assert provenance(shorter, "gradient_accumulation_steps")[0] == 1
+    assert shorter.fit == fit.for_rows_of(72)
+    assert planned.fitted(1024).settings == planned.settings
+    # What the user, the tutorial's config or packing decided stays.
+    assert plan(overrides={"per_device_train_batch_size": 2}, fit=fit).fitted(72).config[MICRO] == 2
+    assert plan("tutorial", fit=fit).fitted(72).config[MICRO] == 1
 
 
 def test_every_value_knows_where_it_came_from() -> None:
@@ -136,7 +154,7 @@ def test_flag_wins_over_template_model_and_hardware() -> None:
 
 def test_placeholder_that_nothing_fills() -> None:
     planned = plan({"rate": "${my_rate}"})
-    found = problems(planned.config, {})
+    found = problems(planned.config, {}, {})
     # With all else that is wrong.
     assert "rate: nothing fills ${my_rate}." in found
     assert any(problem.startswith("rate: no such key") for problem in found)
@@ -292,6 +310,7 @@ KNOWN: dict[str, tuple[type, ...]] = {
     "save_steps": (float,),
     "save_only_model": (bool,),
     "hub_token": (str, type(None)),
+    **dict.fromkeys(("optim", "lora_target", "warmup_ratio", "weight_decay"), ()),
 }
 # Evaluated as often as it is saved by default, every 500 steps.
 EVALUATED: Config = {"eval_strategy": "steps", "val_size": 0.1}
@@ -299,8 +318,8 @@ FINE: Config = {"stage": "sft", "do_train": True, "dataset": "identity", "templa
 
 
 def test_nothing_wrong() -> None:
-    assert problems(FINE, KNOWN) == []
-    assert problems(FINE | {"bf16": True, "fp16": False, "quantization_bit": 4, "val_size": 0.1}, KNOWN) == []
+    assert problems(FINE, KNOWN, {}) == []
+    assert problems(FINE | {"bf16": True, "fp16": False, "quantization_bit": 4, "val_size": 0.1}, KNOWN, {}) == []
 
 
 @pytest.mark.parametrize(
@@ -317,7 +336,7 @@ def test_nothing_wrong() -> None:
     ],
 )
 def test_right_types(key: str, value: Any) -> None:
-    assert problems(FINE | {key: value}, KNOWN) == []
+    assert problems(FINE | {key: value}, KNOWN, {}) == []
 
 
 @pytest.mark.parametrize(
@@ -339,19 +358,32 @@ def test_right_types(key: str, value: Any) -> None:
     ],
 )
 def test_wrong_types(key: str, value: Any, said: str) -> None:
-    assert problems(FINE | {key: value}, KNOWN) == [f"{key}: {said}"]
+    assert problems(FINE | {key: value}, KNOWN, {}) == [f"{key}: {said}"]
+
+
+def test_mistyped_word() -> None:
+    words = {"optim": ("adamw_torch", "adamw_8bit", "sgd")}
+    assert problems(FINE | {"optim": "sgd"}, KNOWN, words) == []
+    assert problems(FINE | {"optim": "adamw_troch"}, KNOWN, words) == [
+        "optim: there is no 'adamw_troch'. Did you mean adamw_torch?"
+    ]
+    assert problems(FINE | {"optim": "banana"}, KNOWN, words) == [
+        "optim: there is no 'banana'. Known: adamw_torch, adamw_8bit, sgd."
+    ]
 
 
 def test_mistyped_key() -> None:
-    assert problems(FINE | {"learning_rat": 1e-3}, KNOWN) == ["learning_rat: no such key. Did you mean learning_rate?"]
+    assert problems(FINE | {"learning_rat": 1e-3}, KNOWN, {}) == [
+        "learning_rat: no such key. Did you mean learning_rate?"
+    ]
 
 
 def test_unknown_key_far_from_any_lists_few_keys_only() -> None:
     few, many = dict.fromkeys(FINE, ()), KNOWN
     assert len(few) <= 20 < len(many)
-    (said,) = problems(FINE | {"zzzzzz": 1}, dict(few))
+    (said,) = problems(FINE | {"zzzzzz": 1}, dict(few), {})
     assert said == f"zzzzzz: no such key. Known: {', '.join(sorted(few))}."
-    (said,) = problems(FINE | {"zzzzzz": 1}, many)
+    (said,) = problems(FINE | {"zzzzzz": 1}, many, {})
     assert said.strip() == "zzzzzz: no such key."
 
 
@@ -387,10 +419,17 @@ def test_unknown_key_far_from_any_lists_few_keys_only() -> None:
         ({"quantization_bit": 3}, "quantization_bit: bitsandbytes takes 4 or 8"),
         ({"num_train_epochs": 0}, "num_train_epochs: above 0"),
         ({"num_train_epochs": -0.5}, "num_train_epochs: above 0"),
+        ({"learning_rate": 0.0}, "learning_rate: above 0"),
+        ({"learning_rate": -1}, "learning_rate: above 0"),
+        ({"warmup_ratio": 7}, "warmup_ratio: a share"),
+        ({"val_size": -1}, "val_size: 0 at the least"),
+        ({"lora_target": "foo"}, "lora_target: a layer has no 'foo'"),
+        ({"lora_target": "q_proj, v_prj"}, "lora_target: a layer has no 'v_prj'"),
+        ({"load_best_model_at_end": True, "eval_strategy": "no"}, "load_best_model_at_end: with eval_strategy=no"),
     ],
 )
 def test_refused_combination(config: Config, said: str) -> None:
-    found = problems(FINE | config, KNOWN)
+    found = problems(FINE | config, KNOWN, {})
     assert len(found) == 1
     assert found[0].startswith(said)
 
@@ -406,23 +445,25 @@ def test_refused_combination(config: Config, said: str) -> None:
         {"pissa_init": True},
         {"use_unsloth_gc": True},
         {"eval_strategy": "no"},
+        {"lora_target": "q_proj,self_attn.v_proj,lm_head"},
+        {"warmup_ratio": 0, "val_size": 0, "weight_decay": 0},
         {"eval_strategy": "steps", "val_size": 0.1},
         {"early_stopping_steps": 3, "load_best_model_at_end": True, "metric_for_best_model": "loss"} | EVALUATED,
     ],
 )
 def test_allowed_combination(config: Config) -> None:
-    assert problems(FINE | config, KNOWN) == []
+    assert problems(FINE | config, KNOWN, {}) == []
 
 
 @pytest.mark.parametrize("key", FINE)
 def test_what_a_foreign_config_lacks_is_asked_for(key: str) -> None:
     config = {other: value for other, value in FINE.items() if other != key}
-    assert [text.split(":")[0] for text in problems(config, KNOWN)] == [key]
+    assert [text.split(":")[0] for text in problems(config, KNOWN, {})] == [key]
 
 
 def test_all_problems_at_once() -> None:
     wrong = FINE | {"stage": "dpo", "learning_rat": 1, "cutoff_len": "x", "bf16": True, "fp16": True}
-    assert [text.split(":")[0] for text in problems(wrong, KNOWN)] == [
+    assert [text.split(":")[0] for text in problems(wrong, KNOWN, {})] == [
         "learning_rat",
         "cutoff_len",
         "stage",

@@ -131,6 +131,24 @@ def test_run_with_other_settings_is_refused(end: str, request: pytest.FixtureReq
     assert files(run.folder) == before
 
 
+def test_run_that_has_trained_nothing_is_replaced(run: Run) -> None:
+    prepare(run, content(optim="banana"), fresh=False)
+    (run.folder / "train.yaml").write_text("optim: banana")
+    run.record_failure("There is no banana.")
+    prepare(run, content(optim="adamw_torch"), fresh=False)
+    assert run.record["config"]["optim"] == "adamw_torch"
+    assert {path.name for path in run.folder.iterdir()} == {"run.json"}
+
+
+@pytest.mark.parametrize("kept", ["checkpoint-5/adapter_model.safetensors", "adapter_model.safetensors"])
+def test_what_has_been_trained_is_not(kept: str, run: Run) -> None:
+    prepare(run, content(), fresh=False)
+    (run.folder / kept).parent.mkdir(exist_ok=True)
+    (run.folder / kept).touch()
+    with pytest.raises(YiTuneError, match="exists with other settings"):
+        prepare(run, content(lora_rank=16), fresh=False)
+
+
 @pytest.mark.parametrize("end", ["unfinished", "finished"])
 def test_fresh_leaves_nothing_old(end: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     run: Run = request.getfixturevalue(end)
@@ -254,6 +272,19 @@ def test_failure_is_kept_until_the_run_goes_on(unfinished: Run) -> None:
     assert unfinished.failure == "The GPU is out of memory. 显存"
     prepare(unfinished, content(), fresh=False)
     assert unfinished.failure == ""
+
+
+def test_failure_takes_no_more_room_than_was_kept_for_it(unfinished: Run) -> None:
+    unfinished.expect_failure()
+    (part,) = unfinished.folder.glob("failure*")
+    taken = part.stat()
+    unfinished.record_failure("显存" * 10_000)
+    (kept,) = unfinished.folder.glob("failure*")
+    assert (kept.stat().st_ino, kept.stat().st_blocks) == (taken.st_ino, taken.st_blocks)
+    assert unfinished.failure == "显存" * 682 + "显"
+    unfinished.expect_failure()
+    unfinished.forget_failure()
+    assert not list(unfinished.folder.glob("failure*"))
 
 
 def test_failure_that_cannot_be_written_is_no_failure_of_its_own(unfinished: Run) -> None:

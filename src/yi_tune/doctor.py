@@ -196,10 +196,9 @@ def _memory(local: LocalModel, hardware: Hardware) -> Check:
     config = read_config(find_config("qlora"))
     rows, prompts = render(identity_rows(), Identity("Yi-tune", "yi-tune")), choose_prompts(local.model.replay)
     length = longest_row(local, config, rows, None, prompts, usable=False)
-    shape = local.shape
-    fit = choose_fit(shape, config, length, hardware)
-    if shape and not fit.fits:
-        error = refuse(fit, shape, config, length, local.model.name)
+    fit = choose_fit(local.shape, config, length, hardware)
+    if not fit.fits:
+        error = refuse(fit, local.model.name)
         return Check("memory", "error", error.message, error.hint)
     return Check("memory", "ok", f"{fit.summary} Micro-batch {fit.micro_batch} x {fit.accumulation}.")
 

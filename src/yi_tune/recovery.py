@@ -10,7 +10,6 @@ from yi_tune.planning.plan import TrainPlan
 from yi_tune.progress import Progress
 from yi_tune.runs.checkpoints import newest_whole
 from yi_tune.runs.folder import write_configs
-from yi_tune.screen import err
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
@@ -42,7 +41,7 @@ def train_within_memory(
                 ) from None
         planned = planned.changed(changes, "memory ran out with more")
         write_configs(planned.run, planned.config, planned.chat_config(read_config(find_config("chat"))))
-        checkpoint = newest_whole(planned.run.folder, err)
+        checkpoint = newest_whole(planned.run.folder, progress.say)
         told = ", ".join(f"{key} {value}" for key, value in changes.items())
         progress.say(
             f"Out of memory. Going on {f'from {checkpoint.name}' if checkpoint else 'from the start'} with {told}."

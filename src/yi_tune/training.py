@@ -3,7 +3,7 @@
 import json
 import signal
 import traceback
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from yi_tune.config import find_config, read_config
@@ -12,6 +12,7 @@ from yi_tune.errors import YiTuneError, is_disk_full
 from yi_tune.heldout import Score, one_of_each, questions, score
 from yi_tune.output import engine_output_to
 from yi_tune.own.data import mix
+from yi_tune.planning.fit import longest_row
 from yi_tune.planning.plan import TrainPlan
 from yi_tune.progress import Progress
 from yi_tune.recovery import train_within_memory
@@ -22,7 +23,7 @@ from yi_tune.runs.checkpoints import newest_whole
 from yi_tune.runs.folder import prepare, write_configs
 from yi_tune.runs.history import read_history
 from yi_tune.runs.records import record
-from yi_tune.screen import err, out
+from yi_tune.screen import out
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
@@ -46,26 +47,25 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
         replay=planned.replay,
         start=planned.start,
     )
-    with folder.lock():
-        try:
-            prepare(folder, new, fresh=fresh)
-            checkpoint = newest_whole(folder.folder, err)
-            if checkpoint:
-                err.print(f"Going on with the run {folder.name!r} from {checkpoint.name}.", markup=False)
-            datasets = (*planned.datasets, *_replay(planned))
-            write_datasets(datasets, folder.data)
-            write_configs(folder, planned.config, planned.chat_config(read_config(find_config("chat"))))
-            with engine_output_to(folder.log) as console, Progress(console) as progress:
-                if planned.own:
-                    progress.stage("Mixing your rows in")
-                    mix(datasets, planned.own, planned.config, folder.tokenized)
-                assistant, loss, scored = _train(planned, checkpoint, progress)
-            report = {"loss": loss, **scored.to_dict()}
-            folder.write("report.json", json.dumps(report, ensure_ascii=False, indent=2))
-        except OSError as error:
-            raise _explain(error, planned) from error
-        finally:
-            signal.signal(signal.SIGTERM, before)
+    try:
+        with folder.lock():
+            try:
+                prepare(folder, new, fresh=fresh)
+                folder.expect_failure()
+            except OSError as error:
+                raise _explain(error, planned) from error
+            try:
+                with engine_output_to(folder.log) as console, Progress(console) as progress:
+                    assistant, loss, scored = _train(planned, progress)
+                report = {"loss": loss, **scored.to_dict()}
+                folder.write("report.json", json.dumps(report, ensure_ascii=False, indent=2))
+            except Exception as error:
+                failed = _explain(error, planned)
+                folder.record_failure(failed.message)
+                raise failed from error
+            folder.forget_failure()
+    finally:
+        signal.signal(signal.SIGTERM, before)
     print_advice(scored, planned.config, out)
     print_answers(scored.answers, out)
     out.print(summary(scored), markup=False, soft_wrap=True)
@@ -78,43 +78,57 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     return assistant
 
 
-def _replay(planned: TrainPlan) -> list[Dataset]:
-    """The base's own answers as a dataset; none where the plan wants none."""
-    if not planned.replay:
-        return []
-    with engine_output_to(planned.run.log) as console, Progress(console) as progress:
-        try:
-            answers = kept_answers(planned.run)
-            if answers is None:
-                progress.stage(f"Asking the base model {planned.replay} general prompts")
-                from yi_tune.engine.replay import ask_base
-
-                base = planned.base_config(read_config(find_config("chat")))
-                cutoff_len = planned.config.get("cutoff_len", 2048)  # LLaMA-Factory's own default
-                answers = ask_base(base, choose_prompts(planned.replay), cutoff_len)
-                keep_answers(planned.run, answers)
-            dataset = replay_dataset(answers)
-        except Exception as error:
-            traceback.print_exc()
-            raise _explain(error, planned) from error
-        note = f"Training on {dataset.rows} of the base's {len(answers)} answers"
-        console.print(f"{note}: those that come to an end, and do not say who it was.", markup=False, soft_wrap=True)
-    return [dataset]
-
-
-def _train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> tuple["Assistant", float | None, Score]:
+def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", float | None, Score]:
     """The part whose output goes to train.log, tracebacks included."""
+    folder = planned.run
     try:
+        if checkpoint := newest_whole(folder.folder, progress.say):
+            progress.say(f"Going on with the run {folder.name!r} from {checkpoint.name}.")
+        datasets = planned.datasets
+        if planned.replay:
+            datasets = (*datasets, _replay(planned, progress))
+            planned = _fit_to_answers(planned, datasets, progress)
+        write_datasets(datasets, folder.data)
+        write_configs(folder, planned.config, planned.chat_config(read_config(find_config("chat"))))
+        if planned.own:
+            progress.stage("Mixing your rows in")
+            mix(datasets, planned.own, planned.config, folder.tokenized)
         progress.stage("Loading LLaMA-Factory and the model")
         assistant, loss = train_within_memory(planned, checkpoint, progress)
         progress.stage("Asking who it is")
         asked = one_of_each(questions())
         return assistant, loss, score(asked, planned.identity, assistant.base_reply_all, assistant.reply_all)
-    except Exception as error:
+    except Exception:
         traceback.print_exc()
-        explained = _explain(error, planned)
-        planned.run.record_failure(explained.message)
-        raise explained from error
+        raise
+
+
+def _replay(planned: TrainPlan, progress: Progress) -> Dataset:
+    """The base's own answers as a dataset."""
+    answers = kept_answers(planned.run)
+    if answers is None:
+        progress.stage(f"Asking the base model {planned.replay} general prompts")
+        from yi_tune.engine.replay import ask_base
+
+        base = planned.base_config(read_config(find_config("chat")))
+        cutoff_len = planned.config.get("cutoff_len", 2048)  # LLaMA-Factory's own default
+        answers = ask_base(base, choose_prompts(planned.replay), cutoff_len)
+        keep_answers(planned.run, answers)
+    dataset = replay_dataset(answers)
+    progress.say(
+        f"Training on {dataset.rows} of the base's {len(answers)} answers: those that come to an end, and do not say "
+        "who it was."
+    )
+    return dataset
+
+
+def _fit_to_answers(planned: TrainPlan, datasets: Sequence[Dataset], progress: Progress) -> TrainPlan:
+    """The plan for rows as long as they are; before the base had answered, its answers counted as long as may be."""
+    rows = [row for dataset in datasets if dataset.name != "own" for row in dataset.conversations()]
+    planned = planned.fitted(longest_row(planned.local, planned.config, rows, planned.own, [], usable=True))
+    if planned.fit and planned.fit.estimate:
+        progress.say(planned.fit.summary)
+    return planned
 
 
 def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,9 @@ def test_replay(workspace: Workspace, checked: dict[str, Any]) -> None:
     stopped = workspace.train_until(3, signal.SIGINT, *REPLAY)
     assert stopped.status == 130, stopped.err
     assert "Asking the base model" in stopped.err
+    # Before it had answered, its answers were counted as long as may be.
+    before, after = (float(size) for size in re.findall(r"Memory: ([\d.]+) GB estimated", stopped.err))
+    assert 1.0 < after < 0.7 * before
     kept = (workspace.run / "replay.jsonl").read_bytes()
     done = workspace.train(*REPLAY)
     assert done.status == 0, done.err

@@ -162,7 +162,7 @@ def own_data(sources: list[Source], config: Config, workspace: Path, *, skip_bad
             os.utime(folder)
             _forget_old(cache)
     except OSError as error:
-        raise _unwritable(cache, error.strerror) from None
+        raise _unwritable(cache, str(error.strerror)) from None
     own = OwnData(folder, Checked(**json.loads((folder / "checked.json").read_text(encoding="utf-8"))))
     _judge(own.checked, sources, skip_bad_rows=skip_bad_rows)
     return own

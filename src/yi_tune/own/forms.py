@@ -120,8 +120,9 @@ def _text(content: Any) -> Any:
     """OpenAI's content in parts, if they are all text, as one; what is no list is left for _check."""
     if not isinstance(content, list):
         return content
-    texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
-    if len(texts) < len(content) or not all(isinstance(text, str) for text in texts):
+    parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
+    if len(texts) < len(content):
         raise RowError("a message has parts that are not text")
     return "".join(texts)
 

@@ -207,9 +207,10 @@ def _parquet(path: Path) -> Iterator[Row]:
             if twice := sorted({column for column in columns if columns.count(column) > 1}):
                 raise YiTuneError(f"{path} has the column {twice[0]!r} twice.", "Rename one of them.")
             number = 0
-            for batch in file.iter_batches(batch_size=256):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"row {number}", row
+            for group in range(file.num_row_groups):  # all at once they take more memory the more there are
+                for batch in file.iter_batches(batch_size=256, row_groups=[group]):
+                    for row in batch.to_pylist():
+                        number += 1
+                        yield f"row {number}", row
     except ArrowException as error:
         raise YiTuneError(f"{path} is no whole Parquet file: {error}", "Is that the right file?") from None

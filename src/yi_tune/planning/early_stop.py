@@ -25,14 +25,19 @@ SETTINGS: dict[str, tuple[Any, str]] = {
 
 
 def check_validation(config: Config, datasets: list[int]) -> None:
-    """Raise YiTuneError when of datasets of so many rows too few are held back for evaluations to stop by."""
-    if not config.get("early_stopping_steps"):
-        return
+    """Raise YiTuneError when of datasets of so many rows none is left to train on, or with early stopping too few are
+    held back for evaluations to stop by.
+    """
     rows = sum(min(rows, config.get("max_samples") or rows) for rows in datasets)
     share = config.get("val_size") or 0
     # As datasets' train_test_split counts, which LLaMA-Factory calls.
     held_back = int(share) if share > 1 else math.ceil(share * rows)
-    if held_back < _MIN_ROWS:
+    if held_back >= rows:
+        raise YiTuneError(
+            f"val_size={share:g} holds back {held_back} of {rows} rows: none is left to train on.",
+            "Hold fewer back: --set val_size=0.1",
+        )
+    if config.get("early_stopping_steps") and held_back < _MIN_ROWS:
         raise YiTuneError(
             f"--early-stop needs {_MIN_ROWS} validation rows, and val_size={share:g} holds back {held_back} of {rows}. "
             "The loss on fewer rises and falls by chance.",

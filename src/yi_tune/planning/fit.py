@@ -2,7 +2,8 @@
 
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import product
 
 from rich.filesize import decimal
@@ -15,7 +16,7 @@ from yi_tune.models import CATALOGUE, LocalModel
 from yi_tune.output import engine_output_to, log_folder
 from yi_tune.own.data import OwnData
 from yi_tune.planning.hardware import Hardware
-from yi_tune.planning.memory import Device, Estimate, estimate, number
+from yi_tune.planning.memory import Estimate, estimate, number
 from yi_tune.planning.shapes import Shape
 from yi_tune.replay import LONGEST
 
@@ -24,17 +25,37 @@ from yi_tune.replay import LONGEST
 EFFECTIVE_BATCH = 8
 # A cutoff below this leaves little of any row.
 _SHORTEST = 64
+# What a config says to leave the division of its steps to the machine.
+_LEFT_OPEN = {
+    key: f"${{{key}}}"
+    for key in ("per_device_train_batch_size", "gradient_accumulation_steps", "disable_gradient_checkpointing")
+}
 
 
 @dataclass(frozen=True)
 class Fit:
-    """How the rows of a step are divided, and what that takes; no estimate for a model whose shape is not known."""
+    """How the rows of a step are divided, and what that takes: of a model of this shape, with a config that may leave
+    some of it open, and for rows of at most `length` tokens.
+    """
 
     micro_batch: int
     accumulation: int
     checkpointing: bool
     hardware: Hardware
-    estimate: Estimate | None = None
+    shape: Shape | None = None
+    config: Config = field(default_factory=dict)
+    length: int = 0
+
+    @cached_property
+    def estimate(self) -> Estimate | None:
+        """The memory that it takes; None for a model whose shape is not known."""
+        if self.shape is None:
+            return None
+        return _estimate(self.shape, _settled(self.config, self.hardware) | self.division, self.length, self.hardware)
+
+    def for_rows_of(self, length: int) -> "Fit":
+        """The choice for rows of another length."""
+        return choose_fit(self.shape, self.config, length, self.hardware)
 
     @property
     def division(self) -> Config:
@@ -81,48 +102,60 @@ def choose_fit(shape: Shape | None, config: Config, length: int, hardware: Hardw
     What `config` says itself is obeyed; what it leaves to the machine (a `${...}`) is chosen. `length` is that of the
     longest row in tokens: the cutoff stays as it is, and no row is dropped. Where nothing fits, the least is returned.
     """
-    config, fits = _settled(config, hardware), []
-    for (micro_batch, accumulation), checkpointing in product(_batches(config), _checkpointing(config)):
-        fit = Fit(micro_batch, accumulation, checkpointing, hardware)
-        if shape:
-            fit = replace(fit, estimate=estimate(shape, config | fit.division, length, _device(hardware)))
-        fits.append(fit)
+    fits = [
+        Fit(micro_batch, accumulation, checkpointing, hardware, shape, config, length)
+        for (micro_batch, accumulation), checkpointing in product(_batches(config), _checkpointing(config))
+    ]
     return next((fit for fit in fits if fit.fits), fits[-1])
 
 
-def refuse(fit: Fit, shape: Shape, config: Config, length: int, name: str) -> YiTuneError:
-    """Why a model that does not fit is not trained, and what would fit instead."""
-    config = _settled(config, fit.hardware)
-    hardware, least = fit.hardware, config | {"per_device_train_batch_size": 1, "disable_gradient_checkpointing": False}
+def refuse(fit: Fit, name: str, without_replay: int | None = None) -> YiTuneError:
+    """Why what does not fit is not trained, and what would fit instead; `without_replay` is how long its longest row
+    is without the base's answers, where there would be some.
+    Raises ValueError for a fit without a shape.
+    """
+    shape, hardware, takes, length = fit.shape, fit.hardware, fit.estimate, fit.length
+    if shape is None or takes is None:
+        raise ValueError("without a shape everything fits")
+    config = _settled(fit.config, hardware)
+    least = config | {"per_device_train_batch_size": 1, "disable_gradient_checkpointing": False}
+    four_bit = least | {"quantization_bit": 4, "finetuning_type": "lora"}
 
     def fits(shape: Shape, config: Config, length: int) -> bool:
-        return estimate(shape, config, length, _device(hardware)).needed <= hardware.free
+        return _estimate(shape, config, length, hardware).needed <= hardware.free
 
     remedies = []
-    cutoff = next((cut for cut in range(length // 8 * 8, _SHORTEST - 1, -8) if fits(shape, least, cut)), None)
-    if cutoff and cutoff < length:
-        remedies.append(f"a shorter cutoff, --set cutoff_len={cutoff} (the longest row has {length} tokens)")
-    four_bit = least | {"quantization_bit": 4, "finetuning_type": "lora"}
-    if fits(shape, four_bit, length) and not fits(shape, least, length):
-        remedies.append("4-bit QLoRA, --config qlora")
-    smaller = {
-        model.name: model.shape.parameters
-        for model in CATALOGUE.values()
-        if model.shape and model.shape.parameters < shape.parameters and fits(model.shape, four_bit, length)
-    }
-    best = max(smaller, key=lambda name: smaller[name], default="nano") if hardware.gpu else "nano"
-    remedies.append(f"a smaller model, --model {best}")
-    takes = estimate(shape, config | fit.division, length, _device(hardware))
+    if fits(shape, least, length):
+        step = choose_fit(shape, config | _LEFT_OPEN, length, hardware)
+        needs_checkpointing = step.checkpointing and config.get("disable_gradient_checkpointing") is True
+        remedies.append(
+            f"smaller steps, --set per_device_train_batch_size={step.micro_batch}"
+            + (" --set disable_gradient_checkpointing=false" if needs_checkpointing else "")
+        )
+    else:
+        if without_replay and fits(shape, least, without_replay):
+            remedies.append("no answers of the base, --replay 0")
+        shorter = range((length - 1) // 8 * 8, _SHORTEST - 1, -8)
+        if cutoff := next((cut for cut in shorter if fits(shape, least, cut)), None):
+            remedies.append(f"a shorter cutoff, --set cutoff_len={cutoff} (the longest row has {length} tokens)")
+        if fits(shape, four_bit, length):
+            remedies.append("4-bit QLoRA, --config qlora")
+        sizes = {model.name: model.shape for model in CATALOGUE.values() if model.shape}
+        smaller = {other: size for other, size in sizes.items() if size.parameters < shape.parameters}
+        fitting = [other for other in smaller if hardware.gpu and fits(smaller[other], four_bit, length)]
+        if name != "nano":
+            best = max(fitting, key=lambda other: smaller[other].parameters, default="nano")
+            remedies.append(f"a smaller model, --model {best}")
     remedies.append(f"{decimal(takes.needed)} of free memory")
     return YiTuneError(
         f"{name} does not fit: training takes about {decimal(takes.total)} at the least, and {hardware.device} has "
         f"{decimal(hardware.free)} free.",
-        f"What would fit: {'; or '.join(remedies)}. To try all the same: --set per_device_train_batch_size=1",
+        f"What would fit: {'; or '.join(remedies)}.",
     )
 
 
-def _device(hardware: Hardware) -> Device:
-    return "cuda" if hardware.gpu else "cpu"
+def _estimate(shape: Shape, config: Config, length: int, hardware: Hardware) -> Estimate:
+    return estimate(shape, config, length, "cuda" if hardware.gpu else "cpu")
 
 
 def _settled(config: Config, hardware: Hardware) -> Config:

@@ -16,12 +16,15 @@ from yi_tune.own.data import OwnData
 from yi_tune.planning.adapters import Start
 from yi_tune.planning.early_stop import is_aligned
 from yi_tune.planning.fit import Fit
+from yi_tune.planning.shapes import LINEAR
 from yi_tune.planning.trackers import tracker_problems
 from yi_tune.runs.folder import Run
 
 Source = Literal["template", "model", "hardware", "data", "run", "flag"]
 
 _AT_LEAST_1 = ("per_device_train_batch_size", "gradient_accumulation_steps", "cutoff_len", "lora_rank")
+_ABOVE_0 = ("learning_rate", "num_train_epochs")
+_NOT_BELOW_0 = ("val_size", "weight_decay", "warmup_steps", "lora_dropout", "max_grad_norm")
 # What yi-tune itself decides, and the option that is meant by setting it.
 _OWNED = {
     "model_name_or_path": "--model",
@@ -58,6 +61,8 @@ class TrainPlan:
     start: Start | None = None
     # The rows of the dataset `own`, tokenised.
     own: OwnData | None = None
+    # How its steps are divided for the memory that is free, unless the config says so itself.
+    fit: Fit | None = None
 
     @property
     def config(self) -> Config:
@@ -77,6 +82,22 @@ class TrainPlan:
         ]
         added = [Setting(key, value, "hardware", why) for key, value in values.items() if key not in self.config]
         return replace(self, settings=(*settings, *added))
+
+    def fitted(self, length: int) -> "TrainPlan":
+        """The same plan for rows of at most `length` tokens, once it is known how long they are."""
+        if self.fit is None:
+            return self
+        fit, sources = self.fit.for_rows_of(length), {setting.key: setting.source for setting in self.settings}
+        values = {
+            "per_device_train_batch_size": fit.micro_batch,
+            "gradient_accumulation_steps": fit.accumulation,
+            "per_device_eval_batch_size": fit.micro_batch,
+            "disable_gradient_checkpointing": not fit.checkpointing,
+        }
+        changes = {
+            key: value for key, value in values.items() if sources.get(key) == "hardware" and value != self.config[key]
+        }
+        return replace(self.changed(changes, f"the longest row has {length} tokens"), fit=fit)
 
     def chat_config(self, template: Config) -> Config:
         """The config that loads what this plan trains; `template` is configs/chat.yaml.
@@ -180,7 +201,7 @@ def plan_train(
     if own:
         why = "own rows are tokenised once"
         settings["tokenized_path"] = Setting("tokenized_path", str(run.tokenized), "data", why)
-    return TrainPlan(tuple(settings.values()), local, identity, datasets, run, replay, start, own)
+    return TrainPlan(tuple(settings.values()), local, identity, datasets, run, replay, start, own, fit)
 
 
 def _origins(datasets: tuple[Dataset, ...], identity: Identity | None, replay: int) -> str:
@@ -195,10 +216,11 @@ def _trainable(names: Any) -> bool:
     return isinstance(names, str) and {name.strip() for name in names.split(",")} <= set(NAMES)
 
 
-def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
+def problems(config: Config, known: dict[str, tuple[type, ...]], choices: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Everything that is wrong with a training config, so that it can be mended in one go.
 
-    `known` maps each key LLaMA-Factory takes to the types of its values; an empty tuple allows any.
+    `known` maps each key LLaMA-Factory takes to the types of its values; an empty tuple allows any. `choices` has those
+    that take one of a few words.
     """
     found = [f"{key}: no such key. {did_you_mean(key, sorted(known))}" for key in config if key not in known]
     found += [f"{key}: nothing fills {config[key]}." for key in placeholders(config)]
@@ -207,12 +229,14 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
         if types and not _fits(value, types):
             wanted = " or ".join(sorted({kind.__name__ for kind in types} - {"NoneType"}))
             found.append(f"{key}: {value!r} is a {type(value).__name__}; it takes {wanted}.")
+        if key in choices and value is not None and value not in choices[key]:
+            found.append(f"{key}: there is no {value!r}. {did_you_mean(str(value), list(choices[key]))}")
 
     def on(key: str) -> bool:
         return bool(config.get(key)) and config.get(key) != "no"
 
     quantized, full = on("quantization_bit"), config.get("finetuning_type") == "full"
-    bits, epochs = config.get("quantization_bit"), config.get("num_train_epochs", 3.0)
+    bits = config.get("quantization_bit")
     combinations = {
         "stage: only sft is yi-tune's trade.": config.get("stage") != "sft",
         "do_train: without it nothing is trained.": not on("do_train"),
@@ -245,28 +269,41 @@ def problems(config: Config, known: dict[str, tuple[type, ...]]) -> list[str]:
         "use_unsloth_gc needs a GPU.": on("use_unsloth_gc") and on("use_cpu"),
         "use_dora with quantization_bit: bitsandbytes refuses DoRA.": quantized and on("use_dora"),
         "pissa_init with quantization_bit: PiSSA needs unquantised weights.": quantized and on("pissa_init"),
-        **{f"{key}: at least 1.": _below_one(config, key) for key in _AT_LEAST_1},
+        **{f"{key}: at least 1.": _number(config, key, 1) < 1 for key in _AT_LEAST_1},
         "quantization_bit: bitsandbytes takes 4 or 8.": (
             isinstance(bits, int) and bits not in (4, 8) and config.get("quantization_method", "bnb") == "bnb"
         ),
-        "num_train_epochs: above 0.": isinstance(epochs, int | float) and not epochs > 0,
+        **{f"{key}: above 0.": not _number(config, key, 1) > 0 for key in _ABOVE_0},
+        **{f"{key}: 0 at the least.": _number(config, key, 0) < 0 for key in _NOT_BELOW_0},
+        "warmup_ratio: a share, from 0 to 1.": not 0 <= _number(config, "warmup_ratio", 0) <= 1,
+        **{f"lora_target: a layer has no {name!r}.": True for name in _unknown_targets(config)},
         "val_size: without it there is nothing for eval_strategy to evaluate; set eval_strategy=no too.": (
             on("eval_strategy") and not on("val_size")
         ),
         "early_stopping_steps needs load_best_model_at_end and metric_for_best_model.": (
             on("early_stopping_steps") and not (on("load_best_model_at_end") and on("metric_for_best_model"))
         ),
+        "load_best_model_at_end: with eval_strategy=no nothing tells which was the best.": (
+            on("load_best_model_at_end") and not on("eval_strategy") and config.get("save_strategy") != "best"
+        ),
         "load_best_model_at_end: save_steps has to be a multiple of eval_steps, both in steps or both as shares.": (
-            on("load_best_model_at_end") and not is_aligned(config)
+            on("load_best_model_at_end") and on("eval_strategy") and not is_aligned(config)
         ),
         "save_only_model: a run could not be gone on with.": on("save_only_model"),
     }
     return found + [text for text, wrong in combinations.items() if wrong] + tracker_problems(config)
 
 
-def _below_one(config: Config, key: str) -> bool:
-    value = config.get(key, 1)
-    return isinstance(value, int) and value < 1
+def _number(config: Config, key: str, default: float) -> float:
+    """A number of the config; `default` for what is none, which is reported on its own."""
+    value = config.get(key, default)
+    return value if isinstance(value, int | float) else default
+
+
+def _unknown_targets(config: Config) -> list[str]:
+    """What `lora_target` names that no model of Yi's architecture has."""
+    names = [name.strip() for name in str(config.get("lora_target", "all")).split(",")]
+    return [name for name in names if name.rpartition(".")[2] not in ("all", *LINEAR, "lm_head", "embed_tokens")]
 
 
 def _fits(value: Any, types: tuple[type, ...]) -> bool:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yi_tune.config import Config, find_config, parse_overrides, read_config, reasons
+from yi_tune.config import find_config, parse_overrides, read_config, reasons
 from yi_tune.dataset import dataset_of
 from yi_tune.errors import YiTuneError
 from yi_tune.hubs.download import use_cached
@@ -15,7 +15,7 @@ from yi_tune.own.data import prepare_own
 from yi_tune.own.packing import plan_packing
 from yi_tune.planning.adapters import find_start
 from yi_tune.planning.early_stop import SETTINGS, check_validation
-from yi_tune.planning.fit import Fit, choose_fit, longest_row, refuse
+from yi_tune.planning.fit import choose_fit, longest_row, refuse
 from yi_tune.planning.hardware import Hardware, detect
 from yi_tune.planning.plan import TrainPlan, plan_train, problems
 from yi_tune.planning.speedups import without_missing
@@ -58,6 +58,8 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     template = read_config(path)
     flags = parse_overrides(request.overrides)
     folder = train_run(request.workspace, local, request.run)
+    if folder.running and not dry_run:
+        raise folder.busy
     config = {**template, **flags, "model_name_or_path": str(local.path)}
     replay = local.model.replay if request.replay is None else request.replay
     prompts = choose_prompts(replay)
@@ -105,26 +107,25 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     for note in notes:
         err.print(note, markup=False, soft_wrap=True)
     with err.status("Looking at the config"):
-        from yi_tune.engine.arguments import known_keys
+        from yi_tune.engine.arguments import choices, known_keys
 
-        known = known_keys()
+        known, words = known_keys(), choices()
     if local.downloaded and local.model.huggingface is None:
         warn_of_tokenizer(local.path, err)
-    if wrong := problems(planned.config, known):
+    if wrong := problems(planned.config, known, words):
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
     check_validation(planned.config, [dataset.rows for dataset in datasets])
-    _check_memory(fit, local, config, length, insisted=dry_run or "per_device_train_batch_size" in flags)
-    return plan_packing(planned)
-
-
-def _check_memory(fit: Fit, local: LocalModel, config: Config, length: int, *, insisted: bool) -> None:
-    """Say what a run takes of the memory; refuse one that cannot fit, or where the user insists, only tell."""
-    if local.shape and not fit.fits:
-        error = refuse(fit, local.shape, config, length, local.model.name)
-        if not insisted:
-            raise error
+    if not fit.fits:
+        rest = longest_row(local, config, conversations, own, [], usable=usable) if prompts else None
+        error = refuse(fit, local.model.name, rest)
+        if not (dry_run or "per_device_train_batch_size" in flags):
+            raise YiTuneError(
+                error.message, f"{error.hint} To try all the same: --set per_device_train_batch_size={fit.micro_batch}"
+            )
         err.print(f"Note: {error.message} {error.hint}", markup=False, soft_wrap=True)
-    err.print(fit.summary, markup=False, soft_wrap=True)
+    longest = " The base's answers may be shorter than is counted here." if prompts and fit.estimate else ""
+    err.print(fit.summary + longest, markup=False, soft_wrap=True)
+    return plan_packing(planned)
 
 
 def _options(request: Request, folder: Run) -> dict[str, tuple[Any, str]]:

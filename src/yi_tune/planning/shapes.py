@@ -4,6 +4,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+# The linear parts of a layer, by the names that `lora_target` takes.
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -30,16 +33,18 @@ class Shape:
 
     @property
     def linear(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of the linear parts of a layer, by the names that `lora_target` takes."""
-        return {
-            "q_proj": (self.hidden, self.query),
-            "k_proj": (self.hidden, self.key),
-            "v_proj": (self.hidden, self.key),
-            "o_proj": (self.query, self.hidden),
-            "gate_proj": (self.hidden, self.ffn),
-            "up_proj": (self.hidden, self.ffn),
-            "down_proj": (self.ffn, self.hidden),
-        }
+        """Inputs and outputs of the linear parts of a layer."""
+        hidden, query, key, ffn = self.hidden, self.query, self.key, self.ffn
+        sizes = (
+            (hidden, query),
+            (hidden, key),
+            (hidden, key),
+            (query, hidden),
+            (hidden, ffn),
+            (hidden, ffn),
+            (ffn, hidden),
+        )
+        return dict(zip(LINEAR, sizes, strict=True))
 
     @property
     def linear_parameters(self) -> int:

@@ -3,9 +3,8 @@
 import json
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-
-from rich.console import Console
 
 # What the Trainer writes into a checkpoint, in this order, and needs to go on as if nothing had happened. Without the
 # optimizer's state it would go on too, but from another point, and say nothing.
@@ -13,8 +12,8 @@ _NEEDED = ("*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "t
 _INDEX = "model.safetensors.index.json"
 
 
-def newest_whole(run: Path, console: Console) -> Path | None:
-    """The newest whole checkpoint in the folder of a (locked) run. Broken ones are named and removed.
+def newest_whole(run: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint in the folder of a (locked) run. Broken ones are named, by `say`, and removed.
 
     Removed, because they take room on a disk that may be full, and because the Trainer counts them when it deletes
     the oldest. Raises OSError, and removes nothing more, for a file that may be whole but cannot be read.
@@ -23,7 +22,7 @@ def newest_whole(run: Path, console: Console) -> Path | None:
     for folder in _checkpoints(run):
         if fault := find_fault(folder):
             shutil.rmtree(folder)
-            console.print(f"{folder.name} is broken ({fault}), and removed.", markup=False, soft_wrap=True)
+            say(f"{folder.name} is broken ({fault}), and removed.")
         else:
             whole.append(folder)
     return max(whole, key=_step, default=None)

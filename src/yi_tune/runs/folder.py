@@ -18,6 +18,7 @@ from yi_tune.runs.records import differences
 
 _RECORD = ("model", "model_path", "weights", "from_run", "identity", "data", "replay", "config", "created", "versions")
 _FAILURE = "failure.txt"
+_FAILURE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,11 @@ class Run:
         return (self.folder / "report.json").is_file()
 
     @property
+    def trained(self) -> bool:
+        """Whether there is anything of training to lose: a checkpoint, or weights."""
+        return self.finished or any(next(self.folder.glob(kept), None) for kept in ("checkpoint-*", "*.safetensors"))
+
+    @property
     def running(self) -> bool:
         """Whether a process holds the run."""
         lock = self.folder / ".lock"
@@ -70,15 +76,28 @@ class Run:
     def failure(self) -> str:
         """What the last training failed of; empty if it did not, or had no time to say."""
         try:
-            return (self.folder / _FAILURE).read_text(encoding="utf-8")
+            return (self.folder / _FAILURE).read_text(encoding="utf-8", errors="ignore")
         except OSError:
             return ""
 
+    def forget_failure(self) -> None:
+        """Forget what an earlier training failed of, and what was kept in case this one would."""
+        for name in (_FAILURE, f"{_FAILURE}.part"):
+            (self.folder / name).unlink(missing_ok=True)
+
+    def expect_failure(self) -> None:
+        """Take the room that `record_failure` needs, which a full disk would not have."""
+        (self.folder / f"{_FAILURE}.part").write_text(" " * _FAILURE_BYTES, encoding="utf-8")
+
     def record_failure(self, message: str) -> None:
-        """Keep what training failed of, if the disk has room for it."""
+        """Keep what training failed of, in the room that `expect_failure` has taken, or that there is."""
+        part = self.folder / f"{_FAILURE}.part"
         try:
-            self.write(_FAILURE, message)
-        except OSError:
+            with part.open("r+b" if part.exists() else "wb") as file:
+                file.write(message.encode()[:_FAILURE_BYTES])
+                file.truncate()
+            part.replace(self.folder / _FAILURE)
+        except OSError:  # a file system that writes nothing in place, or the folder has gone
             pass
 
     @property
@@ -102,6 +121,13 @@ class Run:
         part.write_text(content, encoding="utf-8")
         part.replace(self.folder / file)
 
+    @property
+    def busy(self) -> YiTuneError:
+        """That another process holds it."""
+        return YiTuneError(
+            f"Another process is working on the run {self.name!r}.", "Wait for it, or use another --run."
+        )
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run for this process; the system lets go of it when the process ends, however it ends.
@@ -113,9 +139,7 @@ class Run:
             lock = FileLock(self.folder / ".lock", timeout=0.5)
             lock.acquire()
         except Timeout:
-            raise YiTuneError(
-                f"Another process is working on the run {self.name!r}.", "Wait for it, or use another --run."
-            ) from None
+            raise self.busy from None
         except OSError as error:
             raise YiTuneError(
                 f"{self.folder} cannot be written: {error.strerror}.",
@@ -142,7 +166,8 @@ def _check_name(run: str) -> None:
 
 
 def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
-    """Make the (locked) folder ready to train what `new` says; what it holds of that run already stays.
+    """Make the (locked) folder ready to train what `new` says; what it holds of that run already stays, and what it
+    holds of another goes where that has trained nothing yet.
 
     Raises YiTuneError, and changes nothing, when the folder holds something else.
     """
@@ -153,7 +178,7 @@ def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
         raise YiTuneError(f"{run.folder} is not empty and no run of yi-tune's.", "Use another --run.")
     if content and not fresh:
         changed = differences(run.record, new)
-        if changed:
+        if changed and run.trained:
             raise YiTuneError(
                 f"The run {run.name!r} exists with other settings ({'; '.join(changed)}).",
                 "Train beside it with another --run NAME, or replace it with --fresh.",
@@ -164,8 +189,9 @@ def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
                 f"The run {run.name!r} is finished already, with these very settings.",
                 f"Talk to it: yi-tune chat --run {run.name}{where}   Or train it anew with --fresh.",
             )
-        (run.folder / _FAILURE).unlink(missing_ok=True)
-        return
+        if not changed:
+            run.forget_failure()
+            return
     _delete(content)
     run.write("run.json", json.dumps(new, ensure_ascii=False, indent=2))
 
