@@ -41,8 +41,9 @@ def agreement(one: Score, other: Score) -> float:
 def measure(config: str, workspace: Path) -> list[str]:
     """The rows of a run with the profile `config`."""
     planned = plan(Request(identity=IDENTITY, model="nano", config=config, workspace=workspace))
-    assistant, tuned = run(planned, fresh=False), planned.run
-    base_config = loading.base_config(tuned)
+    run(planned, fresh=False)
+    tuned = planned.run
+    base_config, assistant = loading.base_config(tuned), loading.load_run(tuned)
     chat = asked(assistant.reply_all)
     base = AutoModelForCausalLM.from_pretrained(base_config["model_name_or_path"], dtype="auto")
     assistant.model = PeftModel.from_pretrained(base, str(tuned.folder)).eval()

@@ -19,11 +19,12 @@ class Exported:
         source: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, **source)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        # GGUF says nothing of the precision to compute in, and transformers would take 32 bits. A CPU without bf16 of
-        # its own emulates it, slower than it computes in those.
-        dtype: Any = torch.float16 if gguf and device == "cuda" else "auto"
-        if device == "cpu" and not cpu_has_bf16():
-            dtype = torch.float32
+        # As `chat` computes: what has no bf16 of its own would emulate it, slowly. GGUF says nothing of the precision,
+        # and transformers would take 32 bits.
+        if torch.cuda.is_bf16_supported(including_emulation=False) if device == "cuda" else cpu_has_bf16():
+            dtype: Any = torch.bfloat16 if gguf else "auto"
+        else:
+            dtype = torch.float16 if device == "cuda" else torch.float32
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **source)
         self._model = model.to(device)
         self._tokenizer.padding_side = "left"
@@ -35,17 +36,18 @@ class Exported:
     @torch.inference_mode()
     def reply_all(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[str]:
         """The greedy reply to each conversation, in batches of similar length."""
-        order = sorted(range(len(conversations)), key=lambda index: len(str(conversations[index])))
+        encoded = [
+            self._tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+            for messages in conversations
+        ]
+        # In the batches that Assistant makes too, so that the two are rounded alike.
+        order = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
         replies = [""] * len(order)
         for start in range(0, len(order), _BATCH):
             batch = order[start : start + _BATCH]
-            inputs = self._tokenizer.apply_chat_template(
-                [conversations[index] for index in batch],
-                add_generation_prompt=True,
-                padding=True,
-                return_dict=True,
-                return_tensors="pt",
-            ).to(self._model.device)
+            inputs = self._tokenizer.pad({"input_ids": [encoded[index] for index in batch]}, return_tensors="pt").to(
+                self._model.device
+            )
             output = self._model.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
             new = output[:, inputs["input_ids"].shape[1] :]
             ends = torch.tensor(self._model.generation_config.eos_token_id, device=new.device)
