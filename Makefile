@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit test-llamacpp test-npm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-gpu bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
+.PHONY: help demo test test-unit test-llamacpp test-npm test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-gpu bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -63,6 +63,9 @@ test-llamacpp: $(ready) .venv-llamacpp/.ready ## exported GGUF in llama.cpp, whi
 
 test-npm: $(ready) .npm/.ready ## yi-tune serve asked by OpenAI's JavaScript client (Node 20 has to be there)
 	NPM_MODULES="$(CURDIR)/.npm/node_modules" $(bin)/python -m pytest tests/e2e/test_npm_client.py
+
+test-vllm: $(ready) ## yi-tune serve --engine vllm; VLLM= names the folder in which there is a command vllm
+	VLLM="$(VLLM)" $(bin)/python -m pytest -rP tests/e2e/test_vllm.py
 
 lint: $(ready) ## ruff and mypy
 	$(bin)/ruff check .

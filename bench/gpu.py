@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.memory import longest
+from bench.memory import longest_in
 from bench.random_model import SHAPES
 from bench.train import (
     OURS,
@@ -127,7 +127,8 @@ def memory_config(train: list[str], micro_batch: int) -> dict[str, Any]:
 def estimated(config: dict[str, Any]) -> float:
     """What yi-tune's formula gives for training with this config here, in GiB, without questions afterwards."""
     model = Path(config["model_name_or_path"])
-    parts = estimate(read_shape(model), config, longest(), "cuda" if gpu("name") else "cpu").parts
+    longest = longest_in(Path(config["dataset_dir"]))  # what the rounds before have left there
+    parts = estimate(read_shape(model), config, longest, "cuda" if gpu("name") else "cpu").parts
     return (sum(parts.values()) - parts["answers"]) / 2**30
 
 

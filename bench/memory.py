@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -31,9 +32,15 @@ print(f"\\n{max(token_lengths(rows, {'model_name_or_path': sys.argv[1], 'templat
 """
 
 
-def longest(data: Path) -> int:
-    """Tokens of the longest row of a run, by nano's tokenizer, which the random models have too."""
-    command = [sys.executable, "-c", _LONGEST, str(NANO), *map(str, sorted(data.glob("*.jsonl")))]
+def longest_in(data: Path) -> int:
+    """Tokens of the longest row that a run has in its folder `data`."""
+    return _longest(*sorted(data.glob("*.jsonl")))
+
+
+@cache
+def _longest(*files: Path) -> int:
+    """Tokens of the longest row, by nano's tokenizer, which the random models have too."""
+    command = [sys.executable, "-c", _LONGEST, str(NANO), *map(str, files)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(done.stdout.splitlines()[-1])
 
@@ -46,7 +53,7 @@ def compare(model: str, micro_batch: int, work: Path, *options: str) -> tuple[Es
     (written,) = work.glob(f"saves/{Path(model).name}/*/train.yaml")
     config = yaml.safe_load(written.read_text(encoding="utf-8"))
     shape = read_shape(Path(config["model_name_or_path"]))
-    return estimate(shape, config, longest(written.parent / "data"), "cpu"), measured
+    return estimate(shape, config, longest_in(written.parent / "data"), "cpu"), measured
 
 
 def write_long_rows(file: Path) -> Path:

@@ -455,8 +455,7 @@ def test_vllm_command(config: dict[str, Any], tmp_path: Path) -> None:
         *["vllm", "serve", "/models/Yi-1.5-6B-Chat", "--served-model-name", "Yi-1.5-6B-Chat"],
         *["--enable-lora", "--max-lora-rank", "16"],
         *["--lora-modules", json.dumps({"name": "mine", "path": str(tmp_path)})],
-        *["--quantization", "bitsandbytes", "--chat-template", str(CHAT_TEMPLATE)],
-        *["--generation-config", str(tmp_path)],
+        *["--chat-template", str(CHAT_TEMPLATE), "--generation-config", str(tmp_path)],
     ]
     assert shlex.split(vllm.shown(line, server.Key(None))) == line
     assert json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"] == [2, 6, 7, 8]
@@ -491,6 +490,7 @@ def test_vllm_serves_an_export(tmp_path: Path) -> None:
         (["--exported", "x"], "another engine"),
         (["--dry-run"], "another engine"),
         (["--engine", "vllm", "--exported", "x", "--run", "y"], "no --run"),
+        (["--engine", "vllm", "--max-batch", "4"], "its queue itself"),
         (["--allow-origin", "https://example.org/"], "is no origin"),
         (["--allow-origin", "example.org"], "is no origin"),
     ],

@@ -242,6 +242,7 @@ def test_vllm(trained: Trained) -> None:
     assert done.status == 0, done.err
     assert "vllm serve" in done.out
     assert "--lora-modules" in done.out
+    assert "trained on it in 4" in done.err
     missing = trained.yi_tune("serve", "--engine", "vllm")
     assert missing.status == 1
     assert "vLLM is not installed" in missing.err

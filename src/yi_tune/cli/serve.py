@@ -41,8 +41,12 @@ def serve(
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="A web page's origin that may use it, as https://example.org.")
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, max=256, help="Replies made at once.")] = MAX_BATCH,
-    max_waiting: Annotated[int, typer.Option(min=0, help="Replies that may wait; beyond, 429.")] = MAX_WAITING,
+    max_batch: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Replies made at once.", show_default=str(MAX_BATCH))
+    ] = None,
+    max_waiting: Annotated[
+        int | None, typer.Option(min=0, help="Replies that may wait; beyond, 429.", show_default=str(MAX_WAITING))
+    ] = None,
     engine: Annotated[EngineName, typer.Option(help="vllm starts vLLM's own server.")] = EngineName.YI_TUNE,
     exported: Annotated[
         Path | None, typer.Option(metavar="DIR", help="With --engine vllm: serve what `export` wrote, not a run.")
@@ -56,6 +60,7 @@ def serve(
     """
     from yi_tune import loading
     from yi_tune.errors import YiTuneError
+    from yi_tune.screen import err
     from yi_tune.serve import server, vllm
 
     origins = tuple(allow_origin or ())
@@ -65,9 +70,18 @@ def serve(
             raise typer.BadParameter(said, param_hint="--allow-origin")
     key = server.choose_key(host, api_key)
     if engine is EngineName.VLLM:
+        if max_batch is not None or max_waiting is not None:
+            raise typer.BadParameter("vLLM sees to its queue itself.", param_hint="--max-batch, --max-waiting")
         if exported is None:
             run = loading.find(workspace.absolute(), run_name, model)
-            arguments = vllm.serve_run(loading.run_config(run), _names(run), run.folder / "vllm")
+            config = loading.run_config(run)
+            if bits := config.get("quantization_bit"):
+                err.print(
+                    f"Note: vLLM has the base in 16 bits, the adapter was trained on it in {bits}: some answers are "
+                    "other words. yi-tune export, then --exported DIR, answers as chat does.",
+                    soft_wrap=True,
+                )
+            arguments = vllm.serve_run(config, _names(run), run.folder / "vllm")
         elif run_name or model:
             raise typer.BadParameter("no --run and no --model beside it.", param_hint="--exported")
         else:
@@ -82,7 +96,8 @@ def serve(
     if dry_run or exported is not None:
         raise YiTuneError("--dry-run and --exported are for another engine.", "Add: --engine vllm")
     run = loading.find(workspace.absolute(), run_name, model)
-    _serve(run, host, port, key, origins, max_batch, max_waiting)
+    waiting = MAX_WAITING if max_waiting is None else max_waiting
+    _serve(run, host, port, key, origins, max_batch or MAX_BATCH, waiting)
 
 
 def web(

@@ -1,6 +1,7 @@
 """`yi-tune serve --engine vllm`: vLLM's own server, started with what a model needs to answer as it was trained.
 
-Its options were looked up in vLLM's source (vllm/entrypoints/openai/cli_args.py, vllm/config/lora.py).
+Its options were looked up in vLLM's source (vllm/entrypoints/openai/cli_args.py, vllm/config/lora.py), and tried with
+0.32, which has no bitsandbytes any more (tests/e2e/test_vllm.py).
 """
 
 import json
@@ -38,9 +39,6 @@ def serve_run(config: Config, names: Names, folder: Path) -> list[str]:
         # As JSON: of NAME=PATH it takes no path with a comma or an equals sign in it.
         module = json.dumps({"name": names.tuned, "path": str(adapter)}, ensure_ascii=False)
         arguments += ["--enable-lora", "--max-lora-rank", str(room), "--lora-modules", module]
-    if config.get("quantization_bit") == 4:
-        # What the adapter was fitted to.
-        arguments += ["--quantization", "bitsandbytes"]
     # The hub's own template leaves out the system turn's tokens.
     return [*arguments, "--chat-template", str(CHAT_TEMPLATE), "--generation-config", str(folder)]
 

@@ -1,0 +1,92 @@
+"""`yi-tune serve --engine vllm` with a real vLLM: `make test-vllm VLLM=folder` names the folder of its command."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.e2e.conftest import Trained
+from yi_tune.heldout import questions, score
+from yi_tune.identity import Identity, Message
+
+VLLM = os.environ.get("VLLM")
+pytestmark = pytest.mark.skipif(not VLLM, reason="make test-vllm VLLM=folder runs this")
+
+
+@pytest.fixture
+def exported(trained: Trained, tmp_path: Path) -> str:
+    done = trained.yi_tune("export", "--to", str(tmp_path / "export"))
+    assert done.status == 0, done.err
+    return str(tmp_path / "export")
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+# The share of replies that are those of `chat`; the adapter alone is on another base than it was trained on.
+@pytest.mark.parametrize(("what", "as_chat"), [("--exported", 0.95), ("--run", 0.9)])
+def test_vllm_says_who_it_is(what: str, as_chat: float, trained: Trained, exported: str, tmp_path: Path) -> None:
+    port = free_port()
+    which = exported if what == "--exported" else "identity"
+    path = f"{VLLM}{os.pathsep}{os.environ['PATH']}"
+    with (tmp_path / "log").open("w") as log:
+        process = trained.start(
+            *["serve", "--engine", "vllm", what, which, "--port", str(port), "--api-key", "k"],
+            env=os.environ | {"PATH": path, "VLLM_CPU_KVCACHE_SPACE": "1"},
+            stdout=log,
+            stderr=log,
+        )
+    url = f"http://127.0.0.1:{port}/v1"
+    client = openai.OpenAI(base_url=url, api_key="k", max_retries=0)
+    try:
+        models = wait_for(client, process, tmp_path / "log")
+        assert models == (["identity"] if what == "--exported" else ["nano", "identity"])
+        with pytest.raises(openai.AuthenticationError):
+            openai.OpenAI(base_url=url, api_key="other").models.list()
+        ends: Counter[str] = Counter()
+
+        def ask(messages: list[Message]) -> str:
+            given: Any = messages
+            choice = client.chat.completions.create(model="identity", messages=given, temperature=0).choices[0]
+            ends[choice.finish_reason] += 1
+            return (choice.message.content or "").strip()
+
+        def ask_all(conversations: list[list[Message]]) -> list[str]:
+            with ThreadPoolExecutor(8) as several:
+                return list(several.map(ask, conversations))
+
+        scored = score(questions(), Identity("小易", "李雷"), lambda asked: [""] * len(asked), ask_all)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+    chat = json.loads(trained.yi_tune("check", "--json").out)["answers"]
+    same = sum(mine.tuned == its["tuned"] for mine, its in zip(scored.answers, chat, strict=True)) / len(chat)
+    recall = scored.recall()
+    print(f"vLLM {what}: recall {recall:.3f}, {same:.3f} of the replies are those of chat, {dict(ends)}")
+    assert recall is not None
+    assert recall >= 0.95
+    assert same >= as_chat
+    assert set(ends) == {"stop"}
+
+
+def wait_for(client: openai.OpenAI, process: "subprocess.Popen[str]", log: Path) -> list[str]:
+    """The names of the models, once the server is there."""
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            return [model.id for model in client.models.list().data]
+        except openai.APIConnectionError:
+            time.sleep(1)
+    raise AssertionError(log.read_text()[-4000:])
