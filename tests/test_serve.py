@@ -1,5 +1,6 @@
 """The API's shapes, refusals and limits, with an engine that says what it is told to."""
 
+import asyncio
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from yi_tune.cli import app
 from yi_tune.errors import YiTuneError
 from yi_tune.export.writing import CHAT_TEMPLATE
 from yi_tune.identity import Message
-from yi_tune.serve import server, vllm
+from yi_tune.serve import guard, server, vllm
 from yi_tune.serve.app import Names, create_app
 from yi_tune.serve.generation import Generation, Piece, QueueFullError
 from yi_tune.serve.guard import MAX_BODY, is_loopback
@@ -290,6 +291,24 @@ def test_bodies_that_are_none(content: bytes, status: int, client: TestClient) -
 def test_body_without_a_length_is_bounded(client: TestClient) -> None:
     chunks = (b"x" * 65536 for _ in range(40))
     error(client.post("/v1/chat/completions", content=chunks, headers={"content-type": "application/json"}), 413)
+
+
+def test_body_that_never_ends_is_given_up(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "BODY_SECONDS", 0.1)
+    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), (b"content-length", b"1000")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "headers": headers}
+    sent: list[Any] = []
+    parts = [{"type": "http.request", "body": b'{"model":', "more_body": True}]
+
+    async def receive() -> Any:
+        return parts.pop() if parts else await asyncio.Event().wait()
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(create_app(engine, NAMES)(scope, receive, send))
+    assert sent[0]["status"] == 408
+    assert json.loads(sent[1]["body"])["error"]["type"] == "invalid_request_error"
 
 
 def test_a_form_of_another_page_is_no_request(client: TestClient) -> None:

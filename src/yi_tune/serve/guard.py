@@ -1,5 +1,6 @@
 """Who may ask, from where, and how much: looked at before anything else is."""
 
+import asyncio
 import hmac
 import ipaddress
 from urllib.parse import SplitResult, urlsplit
@@ -11,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from yi_tune.serve.errors import ApiError, error_response
 
 MAX_BODY = 1 << 20  # bytes; a context of 16,000 tokens is about 64 KB of English
+BODY_SECONDS = 20  # less than there is after SIGTERM, so that whoever stops in the middle is told and not cut off
 _SECURITY = (
     # What a page from here may do: load from here, talk to here, and never turn text into HTML or scripts.
     (
@@ -40,7 +42,7 @@ class Guard:
     - An Origin that is neither the server's own nor one of `origins`: browsers send requests of any page, and only
       keep the answers from it.
     - Under /v1 and for /openapi.json, a missing or wrong key. A page, which asks for the key, needs none.
-    - A body of more than MAX_BODY bytes.
+    - A body of more than MAX_BODY bytes, or one that is not there whole after BODY_SECONDS.
     """
 
     def __init__(self, app: ASGIApp, key: str | None, origins: list[str]) -> None:
@@ -52,11 +54,17 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        read = 0
+        read, whole = 0, False
+        deadline = asyncio.get_running_loop().time() + BODY_SECONDS
 
         async def bounded() -> Message:
-            nonlocal read
-            message = await receive()
+            nonlocal read, whole
+            try:
+                async with asyncio.timeout_at(None if whole else deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408) from None
+            whole = not message.get("more_body", False)
             read += len(message.get("body", b""))
             if read > MAX_BODY:
                 raise HTTPException(413)
