@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Two processes whose idle threads spin take each other's cores away; the threads themselves stay as many as a
-    # user's, on which sums of floats depend.
-    os.environ["OMP_WAIT_POLICY"] = "passive"
+    # Two processes with as many threads each as there are cores take these away from each other.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session", autouse=True)
