@@ -15,8 +15,8 @@ Device = Literal["cuda", "cpu"]
 # of these scales (QLoRA, arXiv 2305.14314, section 3; bitsandbytes' block sizes). 8: LLM.int8's scale is one a row.
 _BITS = {4: 4 + 8 / 64 + 32 / (64 * 256), 8: 8.0}
 # What is there before anything is loaded, in bytes. A CPU: Python with torch and LLaMA-Factory, of which 0.4 GB are
-# pages of their libraries (docs/memory.md), 0.1 GB more on a CPU with bf16 than on one without. CUDA: its context with the kernels' code, about half of it, cuBLAS'
-# workspaces and what the allocator rounds up; not measured yet.
+# pages of their libraries (docs/memory.md), 0.1 GB more on a CPU with bf16 than on one without. CUDA: its context with
+# the kernels' code, about half of it, cuBLAS' workspaces and what the allocator rounds up; not measured yet.
 _BASELINE: dict[Device, int] = {"cpu": 1_250_000_000, "cuda": 1_000_000_000}
 # After training heldout.one_of_each asks 18 questions in a batch, each with 256 tokens at most to be answered in.
 _ANSWERS, _ANSWER_TOKENS = 18, 300
