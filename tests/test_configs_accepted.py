@@ -14,7 +14,8 @@ from yi_tune.identity import Identity
 from yi_tune.models import CATALOGUE, LocalModel
 from yi_tune.planning.fit import Fit
 from yi_tune.planning.hardware import Hardware
-from yi_tune.planning.plan import TrainPlan, plan_train, problems
+from yi_tune.planning.plan import TrainPlan, plan_train
+from yi_tune.planning.problems import problems
 from yi_tune.runs.folder import Run
 
 CPU = Hardware(None, bf16=True, free=20_000_000_000)

@@ -13,7 +13,8 @@ from yi_tune.planning.adapters import Start
 from yi_tune.planning.early_stop import SETTINGS, check_validation, is_aligned
 from yi_tune.planning.fit import Fit, choose_fit
 from yi_tune.planning.hardware import Hardware
-from yi_tune.planning.plan import TrainPlan, plan_train, problems
+from yi_tune.planning.plan import TrainPlan, plan_train
+from yi_tune.planning.problems import problems
 from yi_tune.runs.folder import Run
 
 CPU = Hardware(None, bf16=True, free=20_000_000_000)

@@ -116,7 +116,7 @@ def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estim
 
 
 def number(config: Config, key: str, default: int) -> int:
-    """A whole number of the config, or LLaMA-Factory's default; what is none is for plan.problems to report."""
+    """A whole number of the config, or LLaMA-Factory's default; what is none is for problems() to report."""
     value = config.get(key)
     return value if isinstance(value, int) and value > 0 else default
 

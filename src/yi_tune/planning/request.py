@@ -17,7 +17,8 @@ from yi_tune.planning.adapters import find_start
 from yi_tune.planning.early_stop import SETTINGS, check_validation
 from yi_tune.planning.fit import choose_fit, longest_row, refuse
 from yi_tune.planning.hardware import Hardware, detect
-from yi_tune.planning.plan import TrainPlan, plan_train, problems
+from yi_tune.planning.plan import TrainPlan, plan_train
+from yi_tune.planning.problems import problems
 from yi_tune.planning.speedups import without_missing
 from yi_tune.planning.trackers import Tracker, tracker_settings
 from yi_tune.replay import choose_prompts
