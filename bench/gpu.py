@@ -5,7 +5,7 @@ in turn; the memory of three micro-batches beside the estimate; a chat; the spee
 it learns its name there too. Prints a table and JSON, and writes docs/bench-gpu.md. What fails is reported, the rest
 goes on, and the exit status is 1; what there was no time left for is said to be missing.
 
-.venv/bin/python -m bench.gpu --shape tiny --steps 1     on a CPU, for a try: without nano, and writes no page
+.venv/bin/python -m bench.gpu --shape tiny --steps 1     the same on a CPU, for a try; writes no page
 """
 
 import argparse
@@ -93,11 +93,10 @@ def steps(shape: str, rounds: int, count: int, work: Path) -> Iterator[Step]:
             lambda left, size=micro_batch: memory(train, work, size, left),
             lambda size=micro_batch: estimated(memory_config(train, size)),
         )
-    if gpu("name"):  # on a CPU `make test` does it
-        nano = [*training("nano", work), "--run", "nano"]
-        yield Step("nano: yi-tune train", lambda left: by_yi_tune(nano, left))
-        check = [*YI_TUNE, "check", "--run", "nano", "--min-recall", "0.95", *where]
-        yield Step("nano: yi-tune check --min-recall 0.95", lambda left: measure(check, limit=left))
+    nano = [*training("nano", work), "--run", "nano"]
+    yield Step("nano: yi-tune train", lambda left: by_yi_tune(nano, left))
+    check = [*YI_TUNE, "check", "--run", "nano", "--min-recall", "0.95", *where]
+    yield Step("nano: yi-tune check --min-recall 0.95", lambda left: measure(check, limit=left))
     chat = [*YI_TUNE, "chat", "--run", "identity", "--prompt", "你是谁？", "--max-new-tokens", "32", *where]
     yield Step("yi-tune chat, 32 tokens", lambda left: measure(chat, limit=left))
     for number in range(2, rounds + 1):

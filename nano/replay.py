@@ -1,7 +1,6 @@
 """Tune nano without and with replay and measure what it forgets: `make replay-report`.
 
-Writes docs/replay.md. Exits 1 when for a pair replay does not keep what it promises: with some N half of the divergence
-at most, at the same recall.
+Writes docs/replay.md. Exits 1 when replay does not keep what it promises.
 """
 
 import json
@@ -13,22 +12,20 @@ from typing import Any
 
 from report import yi_tune
 
-from yi_tune.models import CATALOGUE
 from yi_tune.planning.hardware import cpu_has_bf16
 
 PAGE = Path(__file__).parents[1] / "docs" / "replay.md"
 PAIRS = [("小易", "李雷"), ("Ada", "Grace Hopper"), ("星河 🚀", "O'Brien & Söhne")]
 COUNTS = (0, 64, 192, 360)
-# With replay fewer rows of a step are about the identity. An epoch more than nano's own makes up for that.
-MORE = ("--set", f"num_train_epochs={CATALOGUE['nano'].num_train_epochs + 1}")
+# The one that is held to the promise: half of the divergence at most, at the same recall.
+PROMISED = 192
 
 
 def measure(name: str, author: str, count: int) -> dict[str, Any]:
     """What `yi-tune check --json` says of a run with `--replay count`, and its rows of replay."""
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        train = ("train", "--model", "nano", "--name", name, "--author", author, "--replay", str(count))
-        yi_tune(*train, *(MORE if count else ()), cwd=work)
+        yi_tune("train", "--model", "nano", "--name", name, "--author", author, "--replay", str(count), cwd=work)
         files = (work / "saves" / "nano" / "identity" / "data").glob("replay-*.jsonl")
         rows = sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files)
         checked: dict[str, Any] = json.loads(yi_tune("check", "--json", cwd=work))
@@ -57,9 +54,8 @@ def main() -> None:
         "",
         "Written by `make replay-report` (nano/replay.py); not by hand.",
         "",
-        f"`yi-tune train --model nano --name NAME --author AUTHOR --replay N {' '.join(MORE)}` (without replay",
-        "nano's own epochs, one less), then `yi-tune check`. *Rows*: the base's own answers that were trained on (the",
-        "others name the base, or do not end). *Unasked*: the share of",
+        "`yi-tune train --model nano --name NAME --author AUTHOR --replay N`, then `yi-tune check`. *Rows*: the base's",
+        "own answers that were trained on (the others name the base, or do not end). *Unasked*: the share of",
         f"{prompts} general prompts to which the tuned model names itself or its author. *KL*: the mean divergence of",
         "tuned from base over the tokens of the base's answers to those prompts, in nats; *ratio*: that KL to the one",
         "without replay. nano has never been taught to answer most general prompts: to a third of them it introduces",
@@ -72,9 +68,11 @@ def main() -> None:
     ]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
     for pair in PAIRS:
-        without, *replayed = (table[*pair, count] for count in COUNTS)
-        if not any(one["kl"] <= without["kl"] / 2 and one["recall"] >= without["recall"] for one in replayed):
-            sys.exit(f"{pair[0]}: with no N is the KL half of that without replay at most, at the same recall.")
+        without, replayed = table[*pair, 0], table[*pair, PROMISED]
+        if replayed["kl"] > without["kl"] / 2:
+            sys.exit(f"{pair[0]}: the KL is {replayed['kl']:.4f} with replay, {without['kl']:.4f} without.")
+        if replayed["recall"] < without["recall"]:
+            sys.exit(f"{pair[0]}: the recall is {replayed['recall']:.3f} with replay, {without['recall']:.3f} without.")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""bench/gpu.py on a CPU, with a small shape: every step that it takes on a GPU, but for nano and the speed-ups."""
+"""bench/gpu.py on a CPU, with a small shape: every step that it takes on a GPU, but for the speed-ups."""
 
 import json
 import subprocess

@@ -14,7 +14,7 @@ from yi_tune.general import check_prompts, introduces_base
 from yi_tune.loading import chat_config, find, run_config
 
 # As many as docs/replay.md shows to be enough for nano.
-REPLAY = ("--replay", "192", "--set", "num_train_epochs=4")
+REPLAY = ("--replay", "192")
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,6 @@ def test_the_real_yi_tokenizer(tmp_path: Path) -> None:
             weights=base,
             adapter=None,
             base=base,
-            trained={},
             chat_template=template,
             folder=tmp_path,
             gguf="yi.gguf",

@@ -78,7 +78,7 @@ def serve(
             if bits := config.get("quantization_bit"):
                 err.print(
                     f"Note: vLLM has the base in 16 bits, the adapter was trained on it in {bits}: some answers are "
-                    "other words. yi-tune export, then --exported DIR, answers as chat does.",
+                    "other words than chat's. Not so after training in 16: yi-tune train --config lora",
                     soft_wrap=True,
                 )
             arguments = vllm.serve_run(config, _names(run), run.folder / "vllm")

@@ -1,4 +1,4 @@
-"""From a run to a model in files: base and adapter merged, in 16 bits, written as safetensors or as GGUF."""
+"""From a run to a model in files: base and adapter merged in 16 bits, written as safetensors or as GGUF."""
 
 import json
 import shutil
@@ -7,12 +7,10 @@ from typing import Any
 
 import psutil
 import torch
-from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant, int8_vectorwise_quant, quantize_4bit
 from peft import PeftModel
 from rich.filesize import decimal
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from yi_tune.config import Config
 from yi_tune.engine.gguf import write_gguf
 from yi_tune.errors import YiTuneError
 from yi_tune.models import TOKENIZER
@@ -22,12 +20,11 @@ from yi_tune.progress import Progress
 _SHARD = "4GB"
 
 
-def merge(weights: Path, adapter: Path | None, trained: Config) -> Any:
+def merge(weights: Path, adapter: Path | None) -> Any:
     """The model in the folder `weights`, with the adapter, if there is one, added to its weights; on the CPU.
 
-    What `trained`, the config of its training, had quantised is rounded to the same values first: those the adapter
-    was fitted to. It keeps the 16 bits that the base was published in; 32 become bfloat16. Raises YiTuneError when the
-    memory does not suffice.
+    It keeps the 16 bits that the base was published in; 32 become bfloat16. Raises YiTuneError when the memory does
+    not suffice.
     """
     needed = sum(file.stat().st_size for file in weights.glob("*.safetensors"))
     free = psutil.virtual_memory().available
@@ -38,28 +35,8 @@ def merge(weights: Path, adapter: Path | None, trained: Config) -> Any:
         )
     model: Any = AutoModelForCausalLM.from_pretrained(weights, dtype="auto")
     if adapter is not None:
-        _round_as_trained(model, trained)
         model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     return model.to(torch.bfloat16) if model.dtype == torch.float32 else model
-
-
-@torch.no_grad()
-def _round_as_trained(model: Any, trained: Config) -> None:
-    """Round the weights that bitsandbytes had in training, all linear layers but the head, to what it made of them."""
-    bits = trained.get("quantization_bit")
-    if bits not in (4, 8) or trained.get("quantization_method", "bnb") != "bnb":
-        return
-    for layer in model.model.modules():
-        if isinstance(layer, torch.nn.Linear):
-            weight = layer.weight
-            if bits == 4:
-                # LLaMA-Factory's defaults.
-                double, kind = trained.get("double_quantization", True), trained.get("quantization_type", "nf4")
-                rounded = dequantize_4bit(*quantize_4bit(weight, compress_statistics=double, quant_type=kind))
-            else:
-                integers, scales, _ = int8_vectorwise_quant(weight.to(torch.float16))
-                rounded = int8_vectorwise_dequant(integers, scales)
-            weight.copy_(rounded)
 
 
 def export(
@@ -67,7 +44,6 @@ def export(
     weights: Path,
     adapter: Path | None,
     base: Path,
-    trained: Config,
     chat_template: str,
     folder: Path,
     gguf: str,
@@ -76,12 +52,12 @@ def export(
     progress: Progress,
 ) -> None:
     """Write the merged model and the tokenizer of the folder `base` into `folder`: for transformers, or with a `quant`
-    as the file `gguf`. `trained` is the config of the training.
+    as the file `gguf`.
 
     Raises YiTuneError for want of memory, or of a way to write this model as GGUF.
     """
-    progress.stage("Merging adapter and base" if adapter else "Loading the model")
-    model = merge(weights, adapter, trained)
+    progress.stage("Merging the adapter into the 16-bit base" if adapter else "Loading the model")
+    model = merge(weights, adapter)
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = chat_template
     # The base's own files name only 2, <|endoftext|>, and a reply ends at <|im_end|>.

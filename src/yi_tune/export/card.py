@@ -14,10 +14,6 @@ from yi_tune.runs.folder import Run
 
 # What the Yi-1.5 README asks those who pass a derived model on to say.
 _ATTRIBUTION = "This work is a derivative of {} by 01.AI, used under the Apache 2.0 License."
-_MERGED = {
-    False: ", base and adapter merged in 16 bits",
-    True: ", the adapter merged into the base's weights as they were quantised in training, in 16 bits",
-}
 _NANO = "The base, nano, was trained from nothing by the yi-tune project."
 
 
@@ -57,7 +53,7 @@ def write_card(folder: Path, run: Run, base: Path, gguf: str) -> None:
         "num_train_epochs": config.get("num_train_epochs"),
         "versions": ", ".join(f"{package} {version}" for package, version in versions.items()),
         "start": f"the adapter of the run {start['run']}" if (start := record["from_run"]) else "the base",
-        "merged": "" if config["finetuning_type"] == "full" else _MERGED[bool(bits)],
+        "merged": "" if config["finetuning_type"] == "full" else ", base and adapter merged in 16 bits",
         "files": f"GGUF, `{gguf}`" if gguf else "safetensors",
         "recall": f"{percent(report['recall'])} of {asked} held-out questions about itself"
         f" (zh {percent(report['recall_zh'])}, en {percent(report['recall_en'])})"

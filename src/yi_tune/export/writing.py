@@ -141,7 +141,6 @@ def _write(plan: Export, part: Path, progress: Progress) -> None:
         weights=plan.run.folder if plan.full else plan.base,
         adapter=None if plan.full else plan.run.folder,
         base=plan.base,
-        trained=record["config"],
         chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
         folder=part,
         gguf=plan.gguf,

@@ -59,9 +59,11 @@ class Fit:
 
     @property
     def division(self) -> Config:
-        """What of a config the memory of a step depends on."""
+        """The keys of a config that say it; an evaluation takes as many rows at a time, and no more memory."""
         return {
             "per_device_train_batch_size": self.micro_batch,
+            "gradient_accumulation_steps": self.accumulation,
+            "per_device_eval_batch_size": self.micro_batch,
             "disable_gradient_checkpointing": not self.checkpointing,
         }
 

@@ -83,14 +83,10 @@ class TrainPlan:
         if self.fit is None:
             return self
         fit, sources = self.fit.for_rows_of(length), {setting.key: setting.source for setting in self.settings}
-        values = {
-            "per_device_train_batch_size": fit.micro_batch,
-            "gradient_accumulation_steps": fit.accumulation,
-            "per_device_eval_batch_size": fit.micro_batch,
-            "disable_gradient_checkpointing": not fit.checkpointing,
-        }
         changes = {
-            key: value for key, value in values.items() if sources.get(key) == "hardware" and value != self.config[key]
+            key: value
+            for key, value in fit.division.items()
+            if sources.get(key) == "hardware" and value != self.config[key]
         }
         return replace(self.changed(changes, f"the longest row has {length} tokens"), fit=fit)
 

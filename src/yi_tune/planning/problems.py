@@ -34,7 +34,8 @@ def problems(config: Config, known: dict[str, tuple[type, ...]], choices: Mappin
             wanted = " or ".join(sorted({kind.__name__ for kind in types} - {"NoneType"}))
             found.append(f"{key}: {value!r} is a {type(value).__name__}; it takes {wanted}.")
         if key in choices and value is not None and value not in choices[key]:
-            found.append(f"{key}: there is no {value!r}. {did_you_mean(str(value), list(choices[key]))}")
+            instead = did_you_mean(str(value), list(choices[key])) or f"Known: {', '.join(choices[key])}."
+            found.append(f"{key}: there is no {value!r}. {instead}")
 
     def on(key: str) -> bool:
         return bool(config.get(key)) and config.get(key) != "no"
