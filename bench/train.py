@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import shutil
 import signal
 import statistics
@@ -65,13 +66,23 @@ def gpu_memory() -> float:
     return float(gpu("memory.used") or 0) / 1024
 
 
+def largest(process: int) -> float:
+    """The largest that a process has been since it became its command, in GiB; 0 once it has ended.
+
+    getrusage's figure is no smaller than the process that it was forked from: a test's worker, with torch and a model.
+    """
+    status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
+    peak = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(peak[1]) / 1024**2 if peak else 0.0
+
+
 def measure(command: list[str], results: Path | None = None, limit: float = float("inf")) -> Measured:
     """Run a command; if it trains, the Trainer leaves its figures in the folder `results`.
 
     Memory is the GPU's, polled, where there is one, else the largest the process was. Raises CommandError when the
     command fails, and OutOfTimeError when it takes more than `limit` seconds: it is killed with all that it started.
     """
-    before, peak, status = gpu_memory(), 0.0, None
+    before, peak, resident, status = gpu_memory(), 0.0, 0.0, None
     with tempfile.TemporaryFile() as output:
         began = time.monotonic()
         process = subprocess.Popen(
@@ -80,7 +91,7 @@ def measure(command: list[str], results: Path | None = None, limit: float = floa
         try:
             while status is None:
                 time.sleep(0.05)
-                ended, code, usage = os.wait4(process.pid, os.WNOHANG)
+                ended, code = os.waitpid(process.pid, os.WNOHANG)
                 seconds = time.monotonic() - began
                 if ended:
                     status = code
@@ -88,6 +99,7 @@ def measure(command: list[str], results: Path | None = None, limit: float = floa
                     raise OutOfTimeError
                 else:
                     peak = max(peak, gpu_memory() - before)
+                    resident = max(resident, largest(process.pid))
         finally:
             if status is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -95,7 +107,7 @@ def measure(command: list[str], results: Path | None = None, limit: float = floa
         if status:
             output.seek(0)
             raise CommandError(f"{' '.join(command)} failed:\n{output.read().decode(errors='replace')[-4000:]}")
-    memory = peak or usage.ru_maxrss / 1024**2  # in KiB on Linux
+    memory = peak or resident
     if results is None:
         return Measured(seconds, memory)
     figures = json.loads((results / "all_results.json").read_text())

@@ -27,6 +27,13 @@ def test_measured_command(tmp_path: Path) -> None:
     assert measure(python("")).loop is None
 
 
+def test_measured_memory_is_the_commands_own() -> None:
+    held = bytearray(b"x" * 400_000_000)
+    measured = measure(python("import time; time.sleep(0.3)"))
+    assert len(held) == 400_000_000
+    assert 0 < measured.memory < 0.1
+
+
 def test_failed_command_says_what_it_said() -> None:
     with pytest.raises(CommandError, match="no such thing"):
         measure(python("raise SystemExit('no such thing')"))
