@@ -141,14 +141,22 @@ def test_base_alone_is_that_of_the_newest_finished_run(workspace: Path) -> None:
     assert chat_config(workspace, None, None, base=True) == tuned | {"quantization_bit": 8}
 
 
-def test_base_alone_without_a_finished_run_is_the_default_model(workspace: Path) -> None:
+def machine(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
+    """A GPU with so many bytes free."""
+    monkeypatch.setattr(loading, "detect", lambda: Hardware("NVIDIA GPU", bf16=True, free=free))
+
+
+def test_base_alone_without_a_finished_run_is_the_default_model(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, 24_000_000_000)
     (workspace / "saves" / CATALOGUE[NAME].folder / "identity" / "report.json").unlink()
     assert NAME == DEFAULT_MODEL
     assert chat_config(workspace, None, None, base=True) == {
         "model_name_or_path": str(workspace / "models" / "Yi-1.5-6B-Chat"),
         "template": "yi",
         "finetuning_type": "lora",
-        "quantization_bit": 4,
+        "infer_dtype": "bfloat16",
     }
 
 
@@ -162,12 +170,16 @@ def test_base_of_a_model_that_is_no_run_s(workspace: Path) -> None:
     assert "adapter_name_or_path" not in config
 
 
-def test_base_without_a_run_is_quantised_as_training_would(workspace: Path) -> None:
+def test_base_without_a_run_is_quantised_where_memory_is_short(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, 8_000_000_000)
     assert chat_config(workspace, None, NAME, base=True) == {
         "model_name_or_path": str(workspace / "models" / "Yi-1.5-6B-Chat"),
         "template": "yi",
         "finetuning_type": "lora",
         "quantization_bit": 4,
+        "infer_dtype": "bfloat16",
     }
 
 

@@ -213,7 +213,8 @@ CHAT = read_config(find_config("chat"))
         (T4, {}, {"quantization_bit": 4, "infer_dtype": "float16"}),
         (H200, {"quantization_bit": 8}, {"quantization_bit": 8, "infer_dtype": "bfloat16"}),
         (H200, {"quantization_bit": None}, {"infer_dtype": "bfloat16"}),
-        (H200, {"bf16": False}, {"quantization_bit": 4}),
+        (OLD_CPU, {}, {"quantization_bit": 4}),
+        (OLD_CPU, {"quantization_bit": None}, {"infer_dtype": "float32"}),
     ],
 )
 def test_chat_config_loads_what_was_trained(hardware: Hardware, overrides: Config, added: Config) -> None:
@@ -225,6 +226,14 @@ def test_chat_config_loads_what_was_trained(hardware: Hardware, overrides: Confi
         **added,
     }
     assert CHAT["model_name_or_path"] == "${model_path}"
+
+
+def test_chat_config_quantises_only_what_memory_does_not_hold() -> None:
+    for free, bits in ((10, 4), (24, None)):
+        fit = choose_fit(CATALOGUE["yi-1.5-6b-chat"].shape, {}, 72, replace(T4, free=free * 10**9))
+        assert plan(fit=fit).config["quantization_bit"] == 4
+        assert plan(fit=fit).chat_config(CHAT).get("quantization_bit") == bits
+        assert plan(fit=fit).base_config(CHAT).get("quantization_bit") == bits
 
 
 def test_chat_config_of_a_full_fine_tuning_loads_the_run_itself() -> None:

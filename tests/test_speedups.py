@@ -6,6 +6,7 @@ import pytest
 from yi_tune.identity import Identity
 from yi_tune.models import LocalModel, Model
 from yi_tune.planning import speedups
+from yi_tune.planning.fit import Fit
 from yi_tune.planning.hardware import Hardware
 from yi_tune.planning.plan import Setting, TrainPlan
 from yi_tune.runs.folder import Run
@@ -15,7 +16,8 @@ GPU, CPU = Hardware("NVIDIA H200", bf16=True, free=1), Hardware(None, bf16=True,
 
 def plan(**config: Any) -> TrainPlan:
     settings = tuple(Setting(key, value, "flag", "--set") for key, value in config.items())
-    return TrainPlan(settings, LocalModel(Model("m", "m"), Path("/m")), Identity("小易", "李雷"), (), Run(Path("/r")))
+    local, fit = LocalModel(Model("m", "m"), Path("/m")), Fit(8, 1, False, CPU)
+    return TrainPlan(settings, local, Identity("小易", "李雷"), (), Run(Path("/r")), fit)
 
 
 ASKED = {"enable_liger_kernel": True, "flash_attn": "fa2", "use_unsloth": True, "cutoff_len": 512}

@@ -9,7 +9,8 @@ from yi_tune.errors import YiTuneError
 from yi_tune.hubs.download import use_cached
 from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_model
 from yi_tune.output import engine_output_to, log_folder
-from yi_tune.planning.hardware import detect
+from yi_tune.planning.fit import answering
+from yi_tune.planning.hardware import Hardware, detect
 from yi_tune.progress import Progress
 from yi_tune.runs.folder import Run, find_run, has_finished
 from yi_tune.screen import err
@@ -74,8 +75,13 @@ def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bo
     check_model(local)
     config = fill(read_config(find_config("chat")), {"model_path": str(local.path), "adapter_path": ""})
     del config["adapter_name_or_path"]
-    # As training quantises it.
-    return {**config, "quantization_bit": 4}
+    # As a run of it would answer.
+    return config | answering(local.shape, _hardware(), bits=4)
+
+
+def _hardware() -> Hardware:
+    with err.status("Looking at the machine"):
+        return detect()
 
 
 def load_run(run: Run) -> "Assistant":
@@ -91,8 +97,7 @@ def load(config: Config, base: Config | None = None) -> "Assistant":
 
     Raises YiTuneError with the log's path when that fails.
     """
-    with err.status("Looking at the machine"):
-        hardware = detect()
+    hardware = _hardware()
     local = find_model(config["model_name_or_path"], Path())
     if local.needs_gpu and hardware.gpu is None:
         note = f"Note: torch sees no CUDA GPU, and on the CPU {local.path.name} answers slowly."

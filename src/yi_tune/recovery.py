@@ -26,10 +26,11 @@ def train_within_memory(
     from yi_tune.engine.train import OutOfMemoryError, train
 
     full = planned.config["finetuning_type"] == "full"
-    base = planned.base_config(read_config(find_config("chat"))) if full else None
+    template = read_config(find_config("chat"))
+    chat, base = planned.chat_config(template), planned.base_config(template) if full else None
     while True:
         try:
-            return train(planned.config, checkpoint, progress, base)
+            return train(planned.config, checkpoint, progress, chat, base)
         except OutOfMemoryError as error:
             changes = smaller(planned.config)
             if changes is None or not error.loaded:
@@ -40,7 +41,7 @@ def train_within_memory(
                     "smaller model (yi-tune models).",
                 ) from None
         planned = planned.changed(changes, "memory ran out with more")
-        write_configs(planned.run, planned.config, planned.chat_config(read_config(find_config("chat"))))
+        write_configs(planned.run, planned.config, chat)
         checkpoint = newest_whole(planned.run.folder, progress.say)
         told = ", ".join(f"{key} {value}" for key, value in changes.items())
         progress.say(

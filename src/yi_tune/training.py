@@ -126,7 +126,7 @@ def _fit_to_answers(planned: TrainPlan, datasets: Sequence[Dataset], progress: P
     """The plan for rows as long as they are; before the base had answered, its answers counted as long as may be."""
     rows = [row for dataset in datasets if dataset.name != "own" for row in dataset.conversations()]
     planned = planned.fitted(longest_row(planned.local, planned.config, rows, planned.own, [], usable=True))
-    if planned.fit and planned.fit.estimate:
+    if planned.fit.estimate:
         progress.say(planned.fit.summary)
     return planned
 

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pexpect
@@ -302,7 +303,10 @@ def test_oldest_turns_go_when_the_context_is_full(assistant: "Assistant") -> Non
     turns = [
         message
         for number in range(200)
-        for message in ({"role": "user", "content": f"{number} + 1?"}, {"role": "assistant", "content": "好" * 10})
+        for message in (
+            {"role": "user", "content": f"请问{number}加1等于几？"},
+            {"role": "assistant", "content": f"等于{number + 1}。"},
+        )
     ]
     question = [{"role": "user", "content": "你是谁？"}]
     fitted = assistant.fit([*system, *turns, *question], 1024)
@@ -317,6 +321,18 @@ def test_oldest_turns_go_when_the_context_is_full(assistant: "Assistant") -> Non
     assert assistant.last.prompt_tokens < (4096 - 1024) * 3 / 4 + 1
     short = [*system, *question]
     assert assistant.fit(short, 100_000) == short
+
+
+def test_in_4_bits_as_where_memory_is_short(trained: Trained, tmp_path: Path) -> None:
+    shutil.copytree(trained.folder, tmp_path / "copied")
+    copied = Workspace(tmp_path / "copied")
+    run = Run(copied.run)
+    run.write("chat.yaml", run.chat_yaml.read_text() + "quantization_bit: 4\n")
+    done = copied.yi_tune("chat", "--json", stdin="你是谁？\n你叫什么名字？\n")
+    assert done.status == 0, done.err
+    assert ["小易" in json.loads(line)["reply"] for line in done.out.splitlines()] == [True, True]
+    assistant = loading.load_run(run)
+    assert any(type(module).__name__ == "Linear4bit" for module in assistant.model.modules())
 
 
 def test_memory_that_runs_out_makes_smaller_batches(assistant: "Assistant", monkeypatch: pytest.MonkeyPatch) -> None:

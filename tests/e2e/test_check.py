@@ -96,7 +96,6 @@ def test_divergence_is_what_the_definition_says(trained: Trained, checked: dict[
     with assistant.base():
         replies = assistant.greedy([prompt.messages for prompt in check_prompts()])
     replies = [reply for reply in replies if not introduces_base(reply.text)]
-    assert all(reply.finished for reply in replies)
     # By hand: a reply at a time, without padding, over every token.
     divergences = []
     with torch.inference_mode():

@@ -223,6 +223,8 @@ def test_packed_rows_do_not_see_each_other(attention: str, tmp_path: Path) -> No
 def test_the_plan_packs_where_the_machine_has_chosen_a_small_batch(tmp_path: Path, identity: Dataset) -> None:
     from yi_tune.models import CATALOGUE, LocalModel
     from yi_tune.own.packing import plan_packing
+    from yi_tune.planning.fit import Fit
+    from yi_tune.planning.hardware import Hardware
     from yi_tune.planning.plan import Setting, TrainPlan
     from yi_tune.runs.folder import Run
 
@@ -237,7 +239,8 @@ def test_the_plan_packs_where_the_machine_has_chosen_a_small_batch(tmp_path: Pat
     settings += [Setting(key, value, "template", "") for key, value in config.items()]
     settings.append(Setting("neat_packing", False, "data", ""))
     local = LocalModel(CATALOGUE["nano"], DATA / "nano")
-    planned = TrainPlan(tuple(settings), local, None, (identity, own.dataset), Run(tmp_path), own=own)
+    fit = Fit(1, 16, False, Hardware(None, bf16=True, free=20_000_000_000))
+    planned = TrainPlan(tuple(settings), local, None, (identity, own.dataset), Run(tmp_path), fit, own=own)
     packed = plan_packing(planned)
     assert packed.config["neat_packing"] is True
     assert packed.config["per_device_train_batch_size"] == 1

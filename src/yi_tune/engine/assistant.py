@@ -269,7 +269,8 @@ def load_assistant(config: Config, base: Config | None = None) -> Assistant:
     model, tokenizer = load_without_adapter(config)
     if adapter is not None:
         try:
-            model = PeftModel.from_pretrained(model, adapter)
+            # In the model's precision, not in float32: casts to and fro would take longer than the adapter itself.
+            model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
         except (RuntimeError, ValueError) as error:
             if "size mismatch" not in str(error) and "not found in the base model" not in str(error):
                 raise

@@ -14,7 +14,7 @@ from llamafactory.train.tuner import run_exp
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from yi_tune.config import Config
-from yi_tune.engine.assistant import Assistant, load_without_adapter
+from yi_tune.engine.assistant import Assistant, load_assistant, load_without_adapter
 from yi_tune.progress import Progress
 
 
@@ -107,6 +107,12 @@ class Reporter(TrainerCallback):
         if self.interrupted:
             raise KeyboardInterrupt
 
+    def let_go(self) -> None:
+        """Free the model that was trained."""
+        self.model = None
+        gc.collect()  # modules refer to each other in circles
+        torch.cuda.empty_cache()
+
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # From the history, which survives a resume; the Trainer's own mean counts only the last leg.
         self.losses = [log["loss"] for log in state.log_history if "loss" in log]
@@ -137,10 +143,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def train(
-    config: Config, checkpoint: Path | None, progress: Progress, base: Config | None
+    config: Config, checkpoint: Path | None, progress: Progress, chat: Config, base: Config | None
 ) -> tuple[Assistant, float | None]:
-    """Train as `config` says, from `checkpoint` if given; returns the tuned model and its mean loss, None if
-    it logged none. `base` is what to load for the base where training leaves none of it.
+    """Train as `config` says, from `checkpoint` if given; returns the tuned model, as `chat` loads it, and its mean
+    loss, None if it logged none. `base` is what to load for the base where training leaves none of it.
 
     Raises KeyboardInterrupt, after saving a checkpoint, when the user stops it, and OutOfMemoryError.
     """
@@ -166,10 +172,12 @@ def train(
         raise KeyboardInterrupt
     if short_of_memory is not None:
         # Out here the exception is gone, and with it the frames that held the model.
-        loaded, reporter.model = reporter.model is not None, None
-        gc.collect()
-        torch.cuda.empty_cache()
+        loaded = reporter.model is not None
+        reporter.let_go()
         raise OutOfMemoryError(short_of_memory, loaded=loaded)
     mean_loss = sum(reporter.losses) / len(reporter.losses) if reporter.losses else None
+    if chat.get("quantization_bit") != config.get("quantization_bit"):
+        reporter.let_go()
+        return load_assistant(chat), mean_loss
     before = load_without_adapter(base)[0] if base else None
     return Assistant(reporter.model, reporter.tokenizer, config["template"], before), mean_loss

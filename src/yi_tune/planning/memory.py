@@ -18,6 +18,8 @@ _BITS = {4: 4 + 8 / 64 + 32 / (64 * 256), 8: 8.0}
 # pages of their libraries (docs/memory.md), 0.1 GB more on a CPU with bf16 than on one without. CUDA: its context with
 # the kernels' code, about half of it, cuBLAS' workspaces and what the allocator rounds up; not measured yet.
 _BASELINE: dict[Device, int] = {"cpu": 1_250_000_000, "cuda": 1_000_000_000}
+# `serve` may have as many conversations under way, each as long as Yi-1.5 takes one.
+_CONVERSATIONS, _CONTEXT = 16, 4096
 # After training heldout.one_of_each asks 18 questions in a batch, each with 256 tokens at most to be answered in.
 _ANSWERS, _ANSWER_TOKENS = 18, 300
 
@@ -113,6 +115,14 @@ def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estim
             "answers": max(0, answers - activations - logits),
         }
     )
+
+
+def to_answer(shape: Shape, device: Device, weight_bytes: int) -> int:
+    """What should be free for the whole model to answer with weights of 2 or 4 bytes, unquantised: these, and a quarter
+    more than the rest, keys and values of as many tokens as `serve` may have under way.
+    """
+    kept = _CONVERSATIONS * _CONTEXT * shape.layers * 2 * weight_bytes * shape.key
+    return shape.parameters * weight_bytes + (_BASELINE[device] + kept) * 5 // 4
 
 
 def number(config: Config, key: str, default: int) -> int:

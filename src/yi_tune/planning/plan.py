@@ -14,7 +14,7 @@ from yi_tune.identity import Identity
 from yi_tune.models import LocalModel
 from yi_tune.own.data import OwnData
 from yi_tune.planning.adapters import Start
-from yi_tune.planning.fit import Fit
+from yi_tune.planning.fit import Fit, answering
 from yi_tune.planning.problems import is_trainable
 from yi_tune.runs.folder import Run
 
@@ -51,13 +51,13 @@ class TrainPlan:
     identity: Identity | None
     datasets: tuple[Dataset, ...]
     run: Run
+    # How its steps are divided for the memory that is free, unless the config says so itself.
+    fit: Fit
     # How many general prompts the base answers first; its answers become a dataset of their own.
     replay: int = 0
     start: Start | None = None
     # The rows of the dataset `own`, tokenised.
     own: OwnData | None = None
-    # How its steps are divided for the memory that is free, unless the config says so itself.
-    fit: Fit | None = None
 
     @property
     def config(self) -> Config:
@@ -80,8 +80,6 @@ class TrainPlan:
 
     def fitted(self, length: int) -> "TrainPlan":
         """The same plan for rows of at most `length` tokens, once it is known how long they are."""
-        if self.fit is None:
-            return self
         fit, sources = self.fit.for_rows_of(length), {setting.key: setting.source for setting in self.settings}
         changes = {
             key: value
@@ -93,8 +91,7 @@ class TrainPlan:
     def chat_config(self, template: Config) -> Config:
         """The config that loads what this plan trains; `template` is configs/chat.yaml.
 
-        The base is quantised as it was in training: that is the model the adapter was fitted to, and
-        base and tuned model can be had from one copy of it.
+        Base and tuned model can be had from one copy of the base, in what precision that ever is.
         """
         config = self.config
         filled = fill(template, {"model_path": str(self.local.path), "adapter_path": str(self.run.folder)})
@@ -102,11 +99,7 @@ class TrainPlan:
             filled["model_name_or_path"] = filled.pop("adapter_name_or_path")
         filled["finetuning_type"] = config["finetuning_type"]
         filled["template"] = config["template"]
-        if config.get("quantization_bit"):
-            filled["quantization_bit"] = config["quantization_bit"]
-        if config.get("bf16") or config.get("fp16"):
-            filled["infer_dtype"] = "bfloat16" if config.get("bf16") else "float16"
-        return filled
+        return filled | answering(self.fit.shape, self.fit.hardware, config.get("quantization_bit"))
 
     def base_config(self, template: Config) -> Config:
         """The config that loads the model as it is before training; `template` as for `chat_config`."""
@@ -192,7 +185,7 @@ def plan_train(
     if own:
         why = "own rows are tokenised once"
         settings["tokenized_path"] = Setting("tokenized_path", str(run.tokenized), "data", why)
-    return TrainPlan(tuple(settings.values()), local, identity, datasets, run, replay, start, own, fit)
+    return TrainPlan(tuple(settings.values()), local, identity, datasets, run, fit, replay, start, own)
 
 
 def _origins(datasets: tuple[Dataset, ...], identity: Identity | None, replay: int) -> str:
