@@ -63,7 +63,7 @@ def main() -> None:
         "",
         "Written by `make bench-chat` (bench/chat.py); not by hand.",
         "",
-        f"Ten turns of one conversation with {Path(options.model).name}, greedy, in 4 bits, medians of {ROUNDS} rounds",
+        f"Ten turns of one conversation with {Path(options.model).name}, greedy, medians of {ROUNDS} rounds",
         f"in turn, {platform.machine()}, {device}. *Kept*: keys and values of the turns before are still there.",
         f"*Read anew*: the whole conversation is encoded every turn. The same reply on both sides: {same} of {TURNS}.",
         "",

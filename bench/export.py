@@ -58,15 +58,19 @@ def measure(config: str, workspace: Path) -> tuple[list[str], dict[str, tuple[fl
     planned = plan(Request(identity=IDENTITY, model="nano", config=config, workspace=workspace))
     run(planned, fresh=False)
     tuned = planned.run
-    base_config, assistant = loading.base_config(tuned), loading.load_run(tuned)
-    chat = asked(assistant.reply_all)
+    base_config, chat_config = loading.base_config(tuned), loading.run_config(tuned)
+    chats = {"chat": chat_config}
+    if bits := planned.config.get("quantization_bit"):
+        chats[f"chat in {bits} bits"] = {**chat_config, "quantization_bit": bits}
+    chatted = {title: asked(loading.load(config).reply_all) for title, config in chats.items()}
+    chat = chatted["chat"]
+    assistant = loading.load(chat_config)
     base = AutoModelForCausalLM.from_pretrained(base_config["model_name_or_path"], dtype="auto")
     assistant.model = PeftModel.from_pretrained(base, str(tuned.folder)).eval()
     beside = asked(assistant.reply_all)
     rows = [
-        f"| chat | | {percent(chat.recall())} | {agreement(chat, beside):.3f} | 1.000 | |",
-        f"| base in 16 bits, adapter beside it | | {percent(beside.recall())} | 1.000 "
-        f"| {agreement(beside, chat):.3f} | |",
+        f"| {title} | | {percent(score.recall())} | {agreement(score, beside):.3f} | {agreement(score, chat):.3f} | |"
+        for title, score in (chatted | {"base in 16 bits, adapter beside it": beside}).items()
     ]
     for title, quant in FORMATS.items():
         exporting = plan_export(tuned, base_config, workspace / title, quant, workspace)
@@ -94,9 +98,8 @@ def main() -> None:
         "",
         f"nano, tuned to {IDENTITY.name} by {IDENTITY.author}; {len(questions())} held-out conversations, greedy; "
         f"{platform.machine()}, computed in {'bfloat16' if cpu_has_bf16() else 'float32'}.",
-        "Agreement is the share of replies that are the same word for word. `chat` answers from the base that the run",
-        "was trained on, an export holds the base in 16 bits: after training in 4 bits they differ by that, and not by",
-        "the merge.",
+        "Agreement is the share of replies that are the same word for word. `chat` answers from the base in 16 bits,",
+        "which an export holds, and where memory is short from the base in 4, which the run was trained on.",
     ]
     for config, bits in (("qlora", "4 bits, the default"), ("lora", "16 bits")):
         with tempfile.TemporaryDirectory() as name:

@@ -135,7 +135,7 @@ def main() -> None:
         "",
         "Written by `make bench-serve` (bench/serve.py); not by hand.",
         "",
-        f"{options.requests} requests to nano, tuned, in 4 bits, by clients that each wait for an answer before they "
+        f"{options.requests} requests to nano, tuned, by clients that each wait for an answer before they "
         f"ask again; {options.rounds} rounds in turn, medians. {platform.machine()}, {os.cpu_count()} cores. On "
         "another machine only the ratio holds. LLaMA-Factory's API as it comes: one request at a time.",
         "",

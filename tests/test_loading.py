@@ -132,9 +132,24 @@ def test_large_model_without_a_gpu_is_warned_of(
     assert ("Yi-1.5-6B-Chat answers slowly" in capsys.readouterr().err) == warned
 
 
+@pytest.mark.parametrize(("bits", "told"), [("", True), ("quantization_bit: 4", False)])
+def test_run_that_memory_does_not_hold_may_be_quantised(
+    bits: str, told: bool, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load_assistant(*_: Any) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    monkeypatch.setattr("yi_tune.engine.assistant.load_assistant", load_assistant)
+    run = find(workspace, None, None)
+    run.write("chat.yaml", run.chat_yaml.read_text().replace("quantization_bit: 4", bits))
+    with pytest.raises(YiTuneError, match="out of memory") as caught:
+        loading.load_run(run)
+    assert (f"Add a line 'quantization_bit: 4' to {run.chat_yaml}" in caught.value.hint) == told
+
+
 def test_base_alone_is_that_of_the_newest_finished_run(workspace: Path) -> None:
     tuned = chat_config(workspace, None, None, base=False)
-    # The default model, had there been no run, would be quantised to 4 bits.
+    # The default model, had there been no run, would be quantised to 4 bits at the most.
     chat_yaml = workspace / "saves" / CATALOGUE[NAME].folder / "identity" / "chat.yaml"
     chat_yaml.write_text(chat_yaml.read_text().replace("quantization_bit: 4", "quantization_bit: 8"))
     del tuned["adapter_name_or_path"]

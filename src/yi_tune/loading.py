@@ -114,4 +114,8 @@ def load(config: Config, base: Config | None = None) -> "Assistant":
             raise
         except Exception as error:
             traceback.print_exc()
-            raise YiTuneError(f"The model does not load: {error}", f"The whole story is in {log}") from error
+            hint = f"The whole story is in {log}"
+            adapter = config.get("adapter_name_or_path")
+            if "out of memory" in str(error) and adapter and "quantization_bit" not in config:
+                hint = f"It had more when it was trained. Add a line 'quantization_bit: 4' to {adapter}/chat.yaml."
+            raise YiTuneError(f"The model does not load: {error}", hint) from error
