@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.conftest import Done, Trained
+from tests.e2e.conftest import Done, Trained, Workspace
+from yi_tune.runs.folder import Run
 
 WHO: list[Any] = [{"role": "user", "content": "你是谁？"}]
 # A question that leads nano to say one thing over and over, and penalties that are rewards for it: it finds no end.
@@ -237,12 +239,18 @@ def test_port_in_use(served: Server, trained: Trained) -> None:
     assert "Traceback" not in done.err
 
 
-def test_vllm(trained: Trained) -> None:
+def test_vllm(trained: Trained, tmp_path: Path) -> None:
     done = trained.yi_tune("serve", "--engine", "vllm", "--dry-run")
     assert done.status == 0, done.err
     assert "vllm serve" in done.out
     assert "--lora-modules" in done.out
-    assert "trained on it in 4" in done.err
+    assert done.err == ""
+    # Where chat answers in 4 bits, vLLM's answers are not quite the same.
+    shutil.copytree(trained.folder, tmp_path / "copied")
+    short_of_memory = Workspace(tmp_path / "copied")
+    run = Run(short_of_memory.run)
+    run.write("chat.yaml", run.chat_yaml.read_text() + "quantization_bit: 4\n")
+    assert "chat has it in 4" in short_of_memory.yi_tune("serve", "--engine", "vllm", "--dry-run").err
     missing = trained.yi_tune("serve", "--engine", "vllm")
     assert missing.status == 1
     assert "vLLM is not installed" in missing.err
