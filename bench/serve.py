@@ -1,13 +1,15 @@
 """`yi-tune serve` beside LLaMA-Factory's own API, on the same run: `make bench-serve`.
 
 Both servers are asked the same questions, greedily, by 1, 4 and 16 clients that each wait for one answer before they
-ask the next; the servers run in turn, each alone. Writes docs/bench-serve.md.
+ask the next; the servers run in turn, each alone: with the base in 16 bits, and in 4 as where memory is short. Writes
+docs/bench-serve.md.
 """
 
 import argparse
 import asyncio
 import os
 import platform
+import shutil
 import signal
 import socket
 import statistics
@@ -111,6 +113,11 @@ def measure(name: str, run: Path, requests: int) -> dict[int, Rate]:
             process.wait()
 
 
+def median(rates: list[Rate]) -> Rate:
+    """The median of each figure."""
+    return Rate(*(statistics.median(getattr(rate, field) for rate in rates) for field in vars(rates[0])))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workspace", type=Path, help="with a finished run called bench; else one is trained")
@@ -118,7 +125,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=REQUESTS)
     parser.add_argument("--page", type=Path, default=PAGE)
     options = parser.parse_args()
-    rates: dict[str, list[dict[int, Rate]]] = {OURS: [], THEIRS: []}
+    rates: dict[tuple[str, int], list[dict[int, Rate]]] = {
+        (server, bits): [] for bits in (16, 4) for server in (OURS, THEIRS)
+    }
     with tempfile.TemporaryDirectory() as temporary:
         workspace = options.workspace or Path(temporary)
         run = workspace.absolute() / "saves" / "nano" / "bench"
@@ -126,10 +135,14 @@ def main() -> None:
             train = ["train", "--model", "nano", "--name", "小易", "--author", "李雷", "--run", run.name]
             train += ["--workspace", str(workspace)]
             subprocess.run([sys.executable, "-m", "yi_tune", *train], check=True, capture_output=True)
+        in_4_bits = run.with_name("bench-4")
+        shutil.copytree(run, in_4_bits, dirs_exist_ok=True)
+        with (in_4_bits / "chat.yaml").open("a") as chat_yaml:
+            chat_yaml.write("quantization_bit: 4\n")
         for _ in range(options.rounds):
-            for name, measured in rates.items():
-                measured.append(measure(name, run, options.requests))
-                print(name, measured[-1], flush=True)
+            for (server, bits), measured in rates.items():
+                measured.append(measure(server, run if bits == 16 else in_4_bits, options.requests))
+                print(server, bits, measured[-1], flush=True)
     lines = [
         "# Serving",
         "",
@@ -139,26 +152,27 @@ def main() -> None:
         f"ask again; {options.rounds} rounds in turn, medians. {platform.machine()}, {os.cpu_count()} cores. On "
         "another machine only the ratio holds. LLaMA-Factory's API as it comes: one request at a time.",
         "",
-        f"| clients | {OURS}: requests/s | tokens/s | median s | {THEIRS}: requests/s | tokens/s | median s | ratio "
-        "of requests/s |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| bits | clients | {OURS}: requests/s | tokens/s | median s | {THEIRS}: requests/s | tokens/s | median s "
+        "| ratio of requests/s |",
+        "|---" * 9 + "|",
     ]
-    for clients in CLIENTS:
-        ours, theirs = (
-            Rate(
-                *(
-                    statistics.median(getattr(one[clients], field) for one in rates[name])
-                    for field in vars(rates[name][0][clients])
-                )
+    for bits in (16, 4):
+        for clients in CLIENTS:
+            ours, theirs = (median([one[clients] for one in rates[server, bits]]) for server in (OURS, THEIRS))
+            lines.append(
+                f"| {bits} | {clients} | {ours.requests:.1f} | {ours.tokens:.0f} | {ours.latency:.3f} "
+                f"| {theirs.requests:.1f} | {theirs.tokens:.0f} | {theirs.latency:.3f} "
+                f"| **{ours.requests / theirs.requests:.2f}** |"
             )
-            for name in (OURS, THEIRS)
-        )
-        lines.append(
-            f"| {clients} | {ours.requests:.1f} | {ours.tokens:.0f} | {ours.latency:.3f} | {theirs.requests:.1f} "
-            f"| {theirs.tokens:.0f} | {theirs.latency:.3f} | **{ours.requests / theirs.requests:.2f}** |"
-        )
+    requests = {
+        (bits, clients): median([one[clients] for one in rates[OURS, bits]]).requests
+        for bits in (16, 4)
+        for clients in CLIENTS
+    }
+    ratios = ", ".join(f"{requests[16, each] / requests[4, each]:.1f} with {each}" for each in CLIENTS)
+    lines += ["", f"In 16 bits {OURS} makes so many times the requests that it makes in 4: {ratios}."]
     options.page.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines[-3:]), f"wrote {options.page.name}", sep="\n")
+    print("\n".join(lines), f"wrote {options.page.name}", sep="\n")
 
 
 if __name__ == "__main__":

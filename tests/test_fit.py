@@ -112,11 +112,14 @@ def test_refusal_names_what_would_fit() -> None:
     said = refusal(LARGE, gpu(16), 72)
     assert "it does not fit" in said
     assert "--model yi-1.5-9b-chat;" in said
+    assert "more GPUs" in said
     assert "cutoff" not in said  # a row of one token would not fit either
     assert "--config qlora" not in said
     assert "--config qlora" in refusal(SIX, gpu(10), 72, quantization_bit=None)
     assert "--model nano" in refusal(SIX, gpu(2), 72)
-    assert "--model nano" in refusal(SIX, replace(gpu(6), gpu=None), 72)
+    without_gpu = refusal(SIX, replace(gpu(6), gpu=None), 72)
+    assert "--model nano" in without_gpu
+    assert "more GPUs" not in without_gpu
     little = choose_fit(SIX, QLORA, 72, gpu(2))
     assert "--model" not in refuse(little, "nano").hint
 

@@ -161,6 +161,8 @@ def refuse(fit: Fit, name: str, without_replay: int | None = None) -> YiTuneErro
             best = max(fitting, key=lambda other: smaller[other].parameters, default="nano")
             remedies.append(f"a smaller model, --model {best}")
     remedies.append(f"{decimal(takes.needed)} of free memory")
+    if hardware.gpu:
+        remedies.append("more GPUs, with LLaMA-Factory's own FSDP and QLoRA (yi-tune trains on one)")
     return YiTuneError(
         f"{name} does not fit: training takes about {decimal(takes.total)} at the least, and {hardware.device} has "
         f"{decimal(hardware.free)} free.",

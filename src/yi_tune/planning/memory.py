@@ -67,7 +67,8 @@ def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estim
       counted on nano with torch.autograd.graph.saved_tensors_hooks)
     activations with gradient checkpointing: the layers' inputs 2h, and one layer while it is computed again
     logits: 12 a token and word: log-softmax, its gradient and that of its input, all float32
-    answers: the keys and values of the questions asked after training, where that is more than a step takes
+    answers: the keys and values of the questions asked after training, where that is more than a step takes. Not what a
+      model takes that is loaded anew for them (to_answer), which it only is where there is room
     """
     padded = -(-length // 8) * 8  # as LLaMA-Factory does
     tokens = number(config, "per_device_train_batch_size", 8) * padded
