@@ -269,8 +269,9 @@ def load_assistant(config: Config, base: Config | None = None) -> Assistant:
     model, tokenizer = load_without_adapter(config)
     if adapter is not None:
         try:
-            # In the model's precision, not in float32: casts to and fro would take longer than the adapter itself.
-            model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=False)
+            # In float32 on quantised layers only: beside others the casts to and fro take longer than they save.
+            in_float32 = "quantization_bit" in config
+            model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=in_float32)
         except (RuntimeError, ValueError) as error:
             if "size mismatch" not in str(error) and "not found in the base model" not in str(error):
                 raise
