@@ -35,9 +35,8 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
-# The share of replies that are those of yi-tune itself; with --run it has the base in 4 bits, and vLLM in 16.
-@pytest.mark.parametrize(("what", "as_yi_tune"), [("--exported", 0.95), ("--run", 0.9)])
-def test_vllm_says_who_it_is(what: str, as_yi_tune: float, trained: Trained, exported: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("what", ["--exported", "--run"])
+def test_vllm_says_who_it_is(what: str, trained: Trained, exported: str, tmp_path: Path) -> None:
     port = free_port()
     which = exported if what == "--exported" else "identity"
     path = f"{VLLM}{os.pathsep}{os.environ['PATH']}"
@@ -77,7 +76,7 @@ def test_vllm_says_who_it_is(what: str, as_yi_tune: float, trained: Trained, exp
     print(f"vLLM {what}: recall {recall:.3f}, {same:.3f} of the replies are yi-tune's, {dict(ends)}")
     assert recall is not None
     assert recall >= 0.95
-    assert same >= as_yi_tune
+    assert same >= 0.95
     assert set(ends) == {"stop"}
 
 
