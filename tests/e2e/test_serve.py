@@ -250,7 +250,7 @@ def test_vllm(trained: Trained, tmp_path: Path) -> None:
     short_of_memory = Workspace(tmp_path / "copied")
     run = Run(short_of_memory.run)
     run.write("chat.yaml", run.chat_yaml.read_text() + "quantization_bit: 4\n")
-    assert "chat has it in 4" in short_of_memory.yi_tune("serve", "--engine", "vllm", "--dry-run").err
+    assert "chat in 4" in short_of_memory.yi_tune("serve", "--engine", "vllm", "--dry-run").err
     missing = trained.yi_tune("serve", "--engine", "vllm")
     assert missing.status == 1
     assert "vLLM is not installed" in missing.err

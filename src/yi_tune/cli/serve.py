@@ -77,8 +77,8 @@ def serve(
             config = loading.run_config(run)
             if bits := config.get("quantization_bit"):
                 err.print(
-                    f"Note: vLLM has the base in 16 bits, chat has it in {bits}, for want of memory when this was "
-                    "trained: some answers are other words than chat's.",
+                    f"Note: vLLM has the base in 16 bits, chat in {bits}: some answers are other words than chat's. "
+                    f"Where memory holds 16, take the line quantization_bit out of {run.chat_yaml}.",
                     soft_wrap=True,
                 )
             arguments = vllm.serve_run(config, _names(run), run.folder / "vllm")
