@@ -117,5 +117,5 @@ def load(config: Config, base: Config | None = None) -> "Assistant":
             hint = f"The whole story is in {log}"
             adapter = config.get("adapter_name_or_path")
             if "out of memory" in str(error) and adapter and "quantization_bit" not in config:
-                hint = f"More memory was free when it was trained. Add a line 'quantization_bit: 4' to {adapter}/chat.yaml."
+                hint = f"More memory was free in training. Add a line 'quantization_bit: 4' to {adapter}/chat.yaml."
             raise YiTuneError(f"The model does not load: {error}", hint) from error
