@@ -8,8 +8,10 @@ from safetensors.numpy import save_file
 
 from yi_tune.errors import YiTuneError
 from yi_tune.hubs.origin import sha256
-from yi_tune.models import LocalModel, Model
+from yi_tune.identity import Identity
+from yi_tune.models import LocalModel, Model, find_model
 from yi_tune.planning.adapters import find_start
+from yi_tune.planning.request import Request, plan
 from yi_tune.runs.folder import Run, train_run
 from yi_tune.runs.records import differences, record
 
@@ -55,6 +57,14 @@ def test_start_is_the_adapter_of_a_finished_run(tmp_path: Path, nano: LocalModel
         "additional_target": None,
     }
     assert start.record == {"run": "first", "adapter": sha256(run.folder / "adapter_model.safetensors")}
+
+
+def test_memory_is_estimated_for_the_adapter_that_is_started_from(tmp_path: Path) -> None:
+    finish(tmp_path, "first", find_model("nano", tmp_path), lora_rank=8)
+    request = Request(identity=Identity("N", "A"), model="nano", run="second", from_run="first", workspace=tmp_path)
+    planned = plan(request)
+    assert planned.config["lora_rank"] == planned.fit.config["lora_rank"] == 16
+    assert "additional_target" not in planned.fit.config
 
 
 def test_nothing_starts_from_itself(tmp_path: Path, nano: LocalModel) -> None:

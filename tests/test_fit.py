@@ -5,7 +5,7 @@ import pytest
 
 from yi_tune.config import find_config, read_config
 from yi_tune.models import CATALOGUE
-from yi_tune.planning.fit import EFFECTIVE_BATCH, answering, byte_bound, choose_fit, refuse, smaller
+from yi_tune.planning.fit import EFFECTIVE_BATCH, byte_bound, choose_fit, refuse, smaller
 from yi_tune.planning.hardware import Hardware
 from yi_tune.planning.shapes import Shape
 
@@ -33,27 +33,6 @@ def test_the_more_memory_the_larger_the_steps() -> None:
     fitting = [fit.micro_batch for fit in found if fit.fits]
     assert fitting == sorted(fitting)
     assert {1, 2, 4, 8} == set(fitting)
-
-
-@pytest.mark.parametrize(
-    ("shape", "hardware", "bits", "expected"),
-    [
-        (SIX, gpu(24), 4, {"infer_dtype": "bfloat16"}),
-        (SIX, gpu(16), 4, {"quantization_bit": 4, "infer_dtype": "bfloat16"}),
-        (NINE, gpu(24), 8, {"quantization_bit": 8, "infer_dtype": "bfloat16"}),
-        (NINE, gpu(48), 8, {"infer_dtype": "bfloat16"}),
-        (SIX, replace(gpu(24), bf16=False), 4, {"infer_dtype": "float16"}),
-        (SIX, gpu(8), None, {"infer_dtype": "bfloat16"}),
-        (SIX, Hardware(None, bf16=True, free=24 * GB), 4, {"infer_dtype": "bfloat16"}),
-        (SIX, Hardware(None, bf16=False, free=24 * GB), 4, {"quantization_bit": 4}),
-        (SIX, Hardware(None, bf16=False, free=64 * GB), 4, {"infer_dtype": "float32"}),
-        (None, gpu(140), 4, {"quantization_bit": 4, "infer_dtype": "bfloat16"}),
-    ],
-)
-def test_answers_come_unquantised_where_memory_holds_that(
-    shape: Shape | None, hardware: Hardware, bits: int | None, expected: dict[str, Any]
-) -> None:
-    assert answering(shape, hardware, bits) == expected
 
 
 def test_rows_of_a_step_are_the_tutorials() -> None:

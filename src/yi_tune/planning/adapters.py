@@ -38,6 +38,11 @@ class Start:
         """What run.json says of it."""
         return {"run": self.run, "adapter": self.adapter}
 
+    @property
+    def settings(self) -> Config:
+        """What a config says of the adapter's shape; nothing of what it leaves out."""
+        return {key: value for key, value in self.shape.items() if value is not None}
+
     def clashes(self, config: Config) -> list[str]:
         """What `config` wants otherwise than the adapter is."""
         return [

@@ -16,7 +16,7 @@ from yi_tune.models import CATALOGUE, LocalModel
 from yi_tune.output import engine_output_to, log_folder
 from yi_tune.own.data import OwnData
 from yi_tune.planning.hardware import Hardware
-from yi_tune.planning.memory import Device, Estimate, estimate, number, to_answer
+from yi_tune.planning.memory import Estimate, estimate, number
 from yi_tune.planning.shapes import Shape
 from yi_tune.replay import LONGEST
 
@@ -111,18 +111,6 @@ def choose_fit(shape: Shape | None, config: Config, length: int, hardware: Hardw
     return next((fit for fit in fits if fit.fits), fits[-1])
 
 
-def answering(shape: Shape | None, hardware: Hardware, bits: int | None) -> Config:
-    """The keys of a chat.yaml that are the machine's: in what precision a model answers that is trained in `bits`.
-
-    Unquantised where the free memory holds that, as every other program has it that takes the adapter or an export.
-    A CPU without bf16 then answers in float32, which needs no emulation.
-    """
-    dtype = "bfloat16" if hardware.bf16 else "float16" if hardware.gpu else "float32"
-    if bits and not (shape and to_answer(shape, _device(hardware), 4 if dtype == "float32" else 2) <= hardware.free):
-        return {"quantization_bit": bits} | ({} if dtype == "float32" else {"infer_dtype": dtype})
-    return {"infer_dtype": dtype}
-
-
 def refuse(fit: Fit, name: str, without_replay: int | None = None) -> YiTuneError:
     """Why what does not fit is not trained, and what would fit instead; `without_replay` is how long its longest row
     is without the base's answers, where there would be some.
@@ -171,11 +159,7 @@ def refuse(fit: Fit, name: str, without_replay: int | None = None) -> YiTuneErro
 
 
 def _estimate(shape: Shape, config: Config, length: int, hardware: Hardware) -> Estimate:
-    return estimate(shape, config, length, _device(hardware))
-
-
-def _device(hardware: Hardware) -> Device:
-    return "cuda" if hardware.gpu else "cpu"
+    return estimate(shape, config, length, "cuda" if hardware.gpu else "cpu")
 
 
 def _settled(config: Config, hardware: Hardware) -> Config:

@@ -17,9 +17,7 @@ _BITS = {4: 4 + 8 / 64 + 32 / (64 * 256), 8: 8.0}
 # What is there before anything is loaded, in bytes. A CPU: Python with torch and LLaMA-Factory, of which 0.4 GB are
 # pages of their libraries (docs/memory.md), 0.1 GB more on a CPU with bf16 than on one without. CUDA: its context with
 # the kernels' code, about half of it, cuBLAS' workspaces and what the allocator rounds up; not measured yet.
-_BASELINE: dict[Device, int] = {"cpu": 1_250_000_000, "cuda": 1_000_000_000}
-# `serve` may have as many conversations under way, each as long as Yi-1.5 takes one.
-_CONVERSATIONS, _CONTEXT = 16, 4096
+BASELINE: dict[Device, int] = {"cpu": 1_250_000_000, "cuda": 1_000_000_000}
 # After training heldout.one_of_each asks 18 questions in a batch, each with 256 tokens at most to be answered in.
 _ANSWERS, _ANSWER_TOKENS = 18, 300
 
@@ -68,7 +66,7 @@ def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estim
     activations with gradient checkpointing: the layers' inputs 2h, and one layer while it is computed again
     logits: 12 a token and word: log-softmax, its gradient and that of its input, all float32
     answers: the keys and values of the questions asked after training, where that is more than a step takes. Not what a
-      model takes that is loaded anew for them (to_answer), which it only is where there is room
+      model takes that is loaded anew for them (answering.py), which it only is where there is room
     """
     padded = -(-length // 8) * 8  # as LLaMA-Factory does
     tokens = number(config, "per_device_train_batch_size", 8) * padded
@@ -103,7 +101,7 @@ def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estim
     answers = _ANSWERS * (_ANSWER_TOKENS * shape.layers * 4 * shape.key + 10 * shape.vocab)
     return Estimate(
         {
-            "CUDA" if device == "cuda" else "Python and libraries": _BASELINE[device],
+            "CUDA" if device == "cuda" else "Python and libraries": BASELINE[device],
             "weights": int(shape.linear_parameters * weight_bits / 8),
             # On a CPU the 16-bit weights were read through a mapping of their file, which the head's keeps open.
             "model file": 2 * shape.linear_parameters if device == "cpu" and bits in _BITS and not full else 0,
@@ -116,14 +114,6 @@ def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estim
             "answers": max(0, answers - activations - logits),
         }
     )
-
-
-def to_answer(shape: Shape, device: Device, weight_bytes: int) -> int:
-    """What should be free for the whole model to answer with weights of 2 or 4 bytes, unquantised: these, and a quarter
-    more than the rest, keys and values of as many tokens as `serve` may have under way.
-    """
-    kept = _CONVERSATIONS * _CONTEXT * shape.layers * 2 * weight_bytes * shape.key
-    return shape.parameters * weight_bytes + (_BASELINE[device] + kept) * 5 // 4
 
 
 def number(config: Config, key: str, default: int) -> int:

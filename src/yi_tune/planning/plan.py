@@ -14,7 +14,8 @@ from yi_tune.identity import Identity
 from yi_tune.models import LocalModel
 from yi_tune.own.data import OwnData
 from yi_tune.planning.adapters import Start
-from yi_tune.planning.fit import Fit, answering
+from yi_tune.planning.answering import answering
+from yi_tune.planning.fit import Fit
 from yi_tune.planning.problems import is_trainable
 from yi_tune.runs.folder import Run
 
@@ -176,8 +177,7 @@ def plan_train(
         settings[key] = Setting(key, value, source, why)
     if start:
         why = f"the adapter of the run {start.run} has it"
-        shape = {key: value for key, value in start.shape.items() if value is not None}
-        settings |= {key: Setting(key, value, "run", why) for key, value in shape.items()}
+        settings |= {key: Setting(key, value, "run", why) for key, value in start.settings.items()}
     for key, (value, why) in (options or {}).items():
         settings[key] = Setting(key, value, "flag", why)
     for key, value in overrides.items():

@@ -89,7 +89,7 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         raise YiTuneError("--no-identity leaves nothing to train on.", "Name your own data: --data FILE")
     with err.status("Counting tokens"):
         length = longest_row(local, config, conversations, own, prompts, usable=usable)
-    fit = choose_fit(local.shape, config, length, hardware)
+    fit = choose_fit(local.shape, config | (start.settings if start else {}), length, hardware)
     planned = plan_train(
         template,
         reasons(path),
