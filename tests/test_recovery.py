@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from yi_tune import training
 from yi_tune.config import find_config, read_config
 from yi_tune.errors import YiTuneError
 from yi_tune.identity import Identity
@@ -99,3 +100,16 @@ def test_a_model_that_does_not_load_is_not_tried_again(planned: TrainPlan, monke
     with pytest.raises(YiTuneError, match="while the model was loaded"):
         train_within_memory(planned, None, Progress(Console(quiet=True)))
     assert len(configs) == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB."), MemoryError()])
+def test_memory_that_runs_out_while_it_is_asked(
+    error: Exception, planned: TrainPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def train(config: dict[str, Any]) -> None:
+        raise error
+
+    engine(monkeypatch, train)
+    with pytest.raises(YiTuneError, match="Out of memory while a model was asked") as caught:
+        training.run(planned, fresh=True)
+    assert "type the same command" in caught.value.hint

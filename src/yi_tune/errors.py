@@ -36,3 +36,11 @@ def is_disk_full(error: BaseException, folder: Path) -> bool:
             return True
         reason = reason.__cause__ or reason.__context__
     return shutil.disk_usage(folder).free < _FULL
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` came of too little memory: torch's allocators and bitsandbytes say so in words of their own."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or any(
+        words in said for words in ("out of memory", "allocate memory", "bad_alloc")
+    )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yi_tune.config import Config, fill, find_config, read_config
-from yi_tune.errors import YiTuneError
+from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.hubs.download import use_cached
 from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_model
 from yi_tune.output import engine_output_to, log_folder
@@ -116,6 +116,6 @@ def load(config: Config, base: Config | None = None) -> "Assistant":
             traceback.print_exc()
             hint = f"The whole story is in {log}"
             adapter = config.get("adapter_name_or_path")
-            if "out of memory" in str(error) and adapter and "quantization_bit" not in config:
+            if is_out_of_memory(error) and adapter and "quantization_bit" not in config:
                 hint = f"More memory was free in training. Add a line 'quantization_bit: 4' to {adapter}/chat.yaml."
             raise YiTuneError(f"The model does not load: {error}", hint) from error

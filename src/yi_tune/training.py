@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from yi_tune.config import find_config, read_config
 from yi_tune.dataset import Dataset, write_datasets
-from yi_tune.errors import YiTuneError, is_disk_full
+from yi_tune.errors import YiTuneError, is_disk_full, is_out_of_memory
 from yi_tune.heldout import Score, one_of_each, questions, score
 from yi_tune.output import engine_output_to
 from yi_tune.own.data import mix
@@ -140,5 +140,12 @@ def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:
         return YiTuneError(
             f"The disk of {folder} is full.",
             "Free some space, then type the same command, without --fresh: it goes on where it stopped.",
+        )
+    if is_out_of_memory(error):
+        # Training itself sees to its memory: this is a model that was to answer, before it or after.
+        return YiTuneError(
+            f"Out of memory while a model was asked: {error}",
+            "Free some, then type the same command, without --fresh: it goes on where it stopped, and answers in fewer "
+            "bits where memory is short.",
         )
     return YiTuneError(f"Training failed: {type(error).__name__}: {error}", f"The whole story is in {planned.run.log}")

@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from yi_tune.config import Config
 from yi_tune.engine.assistant import Assistant, load_assistant, load_without_adapter
+from yi_tune.errors import is_out_of_memory
 from yi_tune.progress import Progress
 
 
@@ -135,13 +136,6 @@ def _interruptible(reporter: Reporter) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """CUDA's allocator has an exception of its own; that of the CPU says so in words, as does bitsandbytes."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return any(words in str(error).lower() for words in ("out of memory", "allocate memory", "bad_alloc"))
-
-
 def train(
     config: Config, checkpoint: Path | None, progress: Progress, chat: Config, base: Config | None
 ) -> tuple[Assistant, float | None]:
@@ -165,7 +159,7 @@ def train(
         try:
             run_exp(args, [KeepTrainable(), KeepBest(), reporter])
         except (RuntimeError, MemoryError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             short_of_memory = str(error)
     if reporter.interrupted:  # after the last step, or when memory ran out before the next was done
