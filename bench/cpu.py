@@ -1,6 +1,6 @@
 """Precision and attention of training on a CPU, in turn: `make bench-cpu`. Writes docs/bench-cpu.md.
 
-The same steps on nano in each way that planning/hardware.py chooses between; what counts is the Trainer's own loop.
+The same steps on nano in each way that plan/hardware.py chooses between; what counts is the Trainer's own loop.
 """
 
 import platform
@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from bench.train import ROOT, by_yi_tune, gpu, training
-from yi_tune.planning.hardware import cpu_has_bf16
+from yi_tune.plan.hardware import cpu_has_bf16
 
 PAGE = ROOT / "docs" / "bench-cpu.md"
 WAYS = {

@@ -14,14 +14,14 @@ from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from yi_tune import loading
+from yi_tune.data.heldout import Score, questions, score
+from yi_tune.data.identity import Identity, Message
 from yi_tune.export.asking import check_exported
 from yi_tune.export.writing import export, plan_export
-from yi_tune.heldout import Score, questions, score
-from yi_tune.identity import Identity, Message
-from yi_tune.planning.hardware import cpu_has_bf16
-from yi_tune.planning.request import Request, plan
+from yi_tune.plan.hardware import cpu_has_bf16
+from yi_tune.plan.request import Request, plan
 from yi_tune.report import percent
-from yi_tune.training import run
+from yi_tune.train import run
 
 PAGE = Path(__file__).parents[1] / "docs" / "bench-export.md"
 IDENTITY = Identity("小易", "李雷")

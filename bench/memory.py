@@ -16,8 +16,8 @@ import yaml
 
 from bench.random_model import NANO
 from bench.train import ROOT, measure, training
-from yi_tune.planning.memory import Estimate, estimate
-from yi_tune.planning.shapes import read_shape
+from yi_tune.plan.memory import Estimate, estimate
+from yi_tune.plan.shapes import read_shape
 
 PAGE = ROOT / "docs" / "memory.md"
 MODELS = ("nano", "small", "medium", "large")
@@ -73,7 +73,7 @@ def main() -> None:
         "",
         "Written by `make bench-memory` (bench/memory.py); not by hand.",
         "",
-        "What planning/memory.py estimates, beside the largest that the process of `yi-tune train` was, in GiB: on a",
+        "What plan/memory.py estimates, beside the largest that the process of `yi-tune train` was, in GiB: on a",
         "CPU, four steps on the longest rows, an evaluation and the questions after training. The rows are those of",
         "the identity, and what the options add.",
         "",

@@ -31,7 +31,7 @@ def measure(workspace: Path) -> None:
     """Prepare `rows.jsonl` in the workspace as `train` does, and print seconds and peak memory as JSON."""
     began = time.monotonic()
     import yi_tune.engine.mixture  # noqa: F401  (what every training run imports)
-    from yi_tune.own.data import mix, prepare_own
+    from yi_tune.data.own import mix, prepare_own
     from yi_tune.resources import DATA
 
     imported = time.monotonic()

@@ -2,8 +2,8 @@ import json
 import re
 from pathlib import Path
 
-from yi_tune.dataset import Dataset, dataset_of, write_datasets
-from yi_tune.identity import Identity, identity_rows, render
+from yi_tune.data.dataset import Dataset, dataset_of, write_datasets
+from yi_tune.data.identity import Identity, identity_rows, render
 
 
 def test_file_name_tells_contents_apart(tmp_path: Path) -> None:

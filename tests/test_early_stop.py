@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from yi_tune.errors import YiTuneError
-from yi_tune.planning.early_stop import SETTINGS, check_validation, is_aligned
+from yi_tune.plan.early_stop import SETTINGS, check_validation, is_aligned
 
 STOPS = {key: value for key, (value, _) in SETTINGS.items()}
 

@@ -5,9 +5,9 @@ import pytest
 
 from yi_tune.config import find_config, read_config
 from yi_tune.models import CATALOGUE
-from yi_tune.planning.fit import EFFECTIVE_BATCH, byte_bound, choose_fit, refuse, smaller
-from yi_tune.planning.hardware import Hardware
-from yi_tune.planning.shapes import Shape
+from yi_tune.plan.fit import EFFECTIVE_BATCH, byte_bound, choose_fit, refuse, smaller
+from yi_tune.plan.hardware import Hardware
+from yi_tune.plan.shapes import Shape
 
 GB = 1_000_000_000
 QLORA = read_config(find_config("qlora"))

@@ -1,6 +1,6 @@
-from yi_tune.forgetting import Forgetting
-from yi_tune.general import Prompt
-from yi_tune.identity import Identity
+from yi_tune.data.forgetting import Forgetting
+from yi_tune.data.general import Prompt
+from yi_tune.data.identity import Identity
 from yi_tune.report import general_summary
 
 PROMPTS = [Prompt("zh", "maths", "3加4得几？"), Prompt("en", "chat", "Tell me a joke."), Prompt("en", "facts", "Who?")]

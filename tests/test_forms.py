@@ -3,8 +3,8 @@ from typing import Any
 
 import pytest
 
-from yi_tune.own.forms import ALPACA, Form, conversation
-from yi_tune.own.rows import Repeated, RowError
+from yi_tune.data.forms import ALPACA, Form, conversation
+from yi_tune.data.rows import Repeated, RowError
 
 
 def talk(*contents: str, system: str = "") -> list[dict[str, str]]:

@@ -6,9 +6,9 @@ from itertools import product
 
 import pytest
 
-from yi_tune.general import check_prompts, introduces_base, replay_prompts
-from yi_tune.heldout import questions
-from yi_tune.identity import identity_rows
+from yi_tune.data.general import check_prompts, introduces_base, replay_prompts
+from yi_tune.data.heldout import questions
+from yi_tune.data.identity import identity_rows
 
 REPLAY = [prompt.prompt for prompt in replay_prompts()]
 CHECK = [prompt.prompt for prompt in check_prompts()]

@@ -1,7 +1,7 @@
 import pytest
 
-from yi_tune.heldout import Answer, Question, Score, one_of_each, questions, score
-from yi_tune.identity import Identity, Message
+from yi_tune.data.heldout import Answer, Question, Score, one_of_each, questions, score
+from yi_tune.data.identity import Identity, Message
 
 YI = Identity("小易", "李雷", "Ada", "Grace Hopper")
 

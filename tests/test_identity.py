@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from yi_tune.dataset import dataset_of, write_datasets
-from yi_tune.errors import YiTuneError
-from yi_tune.identity import (
+from yi_tune.data.dataset import dataset_of, write_datasets
+from yi_tune.data.identity import (
     Identity,
     denies_itself,
     identity_rows,
@@ -17,6 +16,7 @@ from yi_tune.identity import (
     render,
     whole_words,
 )
+from yi_tune.errors import YiTuneError
 from yi_tune.resources import DATA
 
 ROWS = identity_rows()

@@ -12,7 +12,7 @@ from yi_tune.errors import YiTuneError
 from yi_tune.hubs.origin import FileOrigin, Origin
 from yi_tune.loading import chat_config, find, run_config
 from yi_tune.models import CATALOGUE, DEFAULT_MODEL, find_model
-from yi_tune.planning.hardware import Hardware
+from yi_tune.plan.hardware import Hardware
 
 NAME = "yi-1.5-6b-chat"
 

@@ -11,10 +11,10 @@ import pyarrow.parquet
 import pytest
 
 from yi_tune.config import Config
+from yi_tune.data import own
+from yi_tune.data.own import OwnData, bad_rows, check_rows, describe, own_data
+from yi_tune.data.sources import Source
 from yi_tune.errors import YiTuneError
-from yi_tune.own import data as own
-from yi_tune.own.data import OwnData, bad_rows, check_rows, describe, own_data
-from yi_tune.own.sources import Source
 
 
 def row(number: int, **more: Any) -> str:
@@ -58,8 +58,8 @@ def test_good_rows_of_several_files(file: Path, tmp_path: Path) -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from yi_tune.own.data import check_rows
-from yi_tune.own.sources import Source
+from yi_tune.data.own import check_rows
+from yi_tune.data.sources import Source
 checked = check_rows([Source(Path(sys.argv[1]), int(sys.argv[2]) or None)], Path(sys.argv[3]))
 (peak,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(checked.rows, checked.bad, int(peak.split()[1]) * 1024)

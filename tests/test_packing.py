@@ -4,14 +4,14 @@ from typing import Any
 import pytest
 
 from yi_tune.config import find_config, read_config, reasons
-from yi_tune.dataset import Dataset
-from yi_tune.identity import Identity
+from yi_tune.data.dataset import Dataset
+from yi_tune.data.identity import Identity
+from yi_tune.data.own import Checked, OwnData
+from yi_tune.data.packing import choose_packing, plan_packing
 from yi_tune.models import CATALOGUE, LocalModel
-from yi_tune.own.data import Checked, OwnData
-from yi_tune.own.packing import choose_packing, plan_packing
-from yi_tune.planning.fit import Fit
-from yi_tune.planning.hardware import Hardware
-from yi_tune.planning.plan import Setting, TrainPlan, plan_train
+from yi_tune.plan.fit import Fit
+from yi_tune.plan.hardware import Hardware
+from yi_tune.plan.plan import Setting, TrainPlan, plan_train
 from yi_tune.runs.folder import Run
 
 

@@ -5,16 +5,16 @@ from typing import Any
 import pytest
 
 from yi_tune.config import Config, find_config, read_config, reasons
-from yi_tune.dataset import Dataset
+from yi_tune.data.dataset import Dataset
+from yi_tune.data.identity import Identity
 from yi_tune.errors import YiTuneError
-from yi_tune.identity import Identity
 from yi_tune.models import CATALOGUE, LocalModel, Model
-from yi_tune.planning.adapters import Start
-from yi_tune.planning.early_stop import SETTINGS, check_validation, is_aligned
-from yi_tune.planning.fit import Fit, choose_fit
-from yi_tune.planning.hardware import Hardware
-from yi_tune.planning.plan import TrainPlan, plan_train
-from yi_tune.planning.problems import problems
+from yi_tune.plan.adapters import Start
+from yi_tune.plan.early_stop import SETTINGS, check_validation, is_aligned
+from yi_tune.plan.fit import Fit, choose_fit
+from yi_tune.plan.hardware import Hardware
+from yi_tune.plan.plan import TrainPlan, plan_train
+from yi_tune.plan.problems import problems
 from yi_tune.runs.folder import Run
 
 CPU = Hardware(None, bf16=True, free=20_000_000_000)

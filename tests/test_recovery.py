@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from yi_tune import training
+from yi_tune import train as training
 from yi_tune.config import find_config, read_config
+from yi_tune.data.identity import Identity
 from yi_tune.errors import YiTuneError
-from yi_tune.identity import Identity
 from yi_tune.models import CATALOGUE, LocalModel
-from yi_tune.planning.fit import Fit
-from yi_tune.planning.hardware import Hardware
-from yi_tune.planning.plan import TrainPlan, plan_train
+from yi_tune.plan.fit import Fit
+from yi_tune.plan.hardware import Hardware
+from yi_tune.plan.plan import TrainPlan, plan_train
 from yi_tune.progress import Progress
 from yi_tune.recovery import train_within_memory
 from yi_tune.runs.folder import Run
@@ -56,7 +56,7 @@ def engine(monkeypatch: pytest.MonkeyPatch, train: Callable[..., Any]) -> list[d
         configs.append(config)
         return train(config)
 
-    fake = ModuleType("yi_tune.engine.train")
+    fake = ModuleType("yi_tune.engine.trainer")
     fake.OutOfMemoryError, fake.train = OutOfMemoryError, noted  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
     return configs

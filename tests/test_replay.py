@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from yi_tune.config import find_config, read_config
+from yi_tune.data.general import replay_prompts
+from yi_tune.data.identity import Identity
+from yi_tune.data.replay import BaseAnswer, choose_prompts, keep_answers, kept_answers, replay_dataset
 from yi_tune.errors import YiTuneError
-from yi_tune.general import replay_prompts
-from yi_tune.identity import Identity
 from yi_tune.models import CATALOGUE, LocalModel, find_model
-from yi_tune.planning.fit import Fit
-from yi_tune.planning.hardware import Hardware
-from yi_tune.planning.plan import TrainPlan, plan_train
-from yi_tune.replay import BaseAnswer, choose_prompts, keep_answers, kept_answers, replay_dataset
+from yi_tune.plan.fit import Fit
+from yi_tune.plan.hardware import Hardware
+from yi_tune.plan.plan import TrainPlan, plan_train
 from yi_tune.runs.folder import Run
 from yi_tune.runs.records import differences, record
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from yi_tune.data import rows
+from yi_tune.data.rows import Repeated, RowError, read_rows
 from yi_tune.errors import YiTuneError
-from yi_tune.own import rows
-from yi_tune.own.rows import Repeated, RowError, read_rows
 
 
 def read(tmp_path: Path, name: str, content: str | bytes) -> list[Any]:

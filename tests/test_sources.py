@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from yi_tune.data.forms import Form, conversation
+from yi_tune.data.sources import Source, find_sources
 from yi_tune.errors import YiTuneError
-from yi_tune.own.forms import Form, conversation
-from yi_tune.own.sources import Source, find_sources
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@ from typing import Any
 
 import pytest
 
-from yi_tune.identity import Identity
+from yi_tune.data.identity import Identity
 from yi_tune.models import LocalModel, Model
-from yi_tune.planning import speedups
-from yi_tune.planning.fit import Fit
-from yi_tune.planning.hardware import Hardware
-from yi_tune.planning.plan import Setting, TrainPlan
+from yi_tune.plan import speedups
+from yi_tune.plan.fit import Fit
+from yi_tune.plan.hardware import Hardware
+from yi_tune.plan.plan import Setting, TrainPlan
 from yi_tune.runs.folder import Run
 
 GPU, CPU = Hardware("NVIDIA H200", bf16=True, free=1), Hardware(None, bf16=True, free=1)

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from yi_tune.planning import trackers
-from yi_tune.planning.trackers import Tracker, tracker_problems, tracker_settings
+from yi_tune.plan import trackers
+from yi_tune.plan.trackers import Tracker, tracker_problems, tracker_settings
 
 
 @pytest.mark.parametrize("config", [{}, {"report_to": None}, {"report_to": "none"}, {"report_to": ["none"]}])

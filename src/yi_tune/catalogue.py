@@ -9,7 +9,7 @@ from rich.filesize import decimal
 from yi_tune.hubs.caches import cached
 from yi_tune.hubs.origin import read_origin
 from yi_tune.models import CATALOGUE, LocalModel, Model
-from yi_tune.planning.memory import estimate
+from yi_tune.plan.memory import estimate
 
 # 4-bit QLoRA in the smallest steps, on rows as short as the identity's.
 _LEAST = {"quantization_bit": 4, "per_device_train_batch_size": 1}

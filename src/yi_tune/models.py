@@ -11,7 +11,7 @@ from pathlib import Path
 
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.hubs.origin import Origin, read_origin, sha256, whole
-from yi_tune.planning.shapes import Shape, read_shape
+from yi_tune.plan.shapes import Shape, read_shape
 from yi_tune.resources import DATA
 
 DEFAULT_MODEL = "yi-1.5-6b-chat"

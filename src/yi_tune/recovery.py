@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from yi_tune.config import find_config, read_config
 from yi_tune.errors import YiTuneError
-from yi_tune.planning.fit import smaller
-from yi_tune.planning.plan import TrainPlan
+from yi_tune.plan.fit import smaller
+from yi_tune.plan.plan import TrainPlan
 from yi_tune.progress import Progress
 from yi_tune.runs.checkpoints import newest_whole
 from yi_tune.runs.folder import write_configs
@@ -23,7 +23,7 @@ def train_within_memory(
     The run folder is told of each change. Raises YiTuneError when there are no smaller steps, or the model alone is
     too much; else as engine.train.train does.
     """
-    from yi_tune.engine.train import OutOfMemoryError, train
+    from yi_tune.engine.trainer import OutOfMemoryError, train
 
     full = planned.config["finetuning_type"] == "full"
     template = read_config(find_config("chat"))

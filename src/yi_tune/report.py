@@ -7,9 +7,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from yi_tune.config import Config
-from yi_tune.forgetting import Forgetting
-from yi_tune.heldout import Answer, Score
-from yi_tune.planning.plan import TrainPlan
+from yi_tune.data.forgetting import Forgetting
+from yi_tune.data.heldout import Answer, Score
+from yi_tune.plan.plan import TrainPlan
 
 # Below this share of identity questions a run is said to have failed at what it is for.
 LOW_RECALL = 0.8

@@ -9,7 +9,7 @@ from rich.console import Console
 from yi_tune.chat.conversation import Conversation, Pieces
 from yi_tune.chat.rendering import Screen
 from yi_tune.chat.session import Session, interactive
-from yi_tune.identity import Message
+from yi_tune.data.identity import Message
 from yi_tune.sampling import ReplyStats, Sampling
 
 

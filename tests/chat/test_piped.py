@@ -16,8 +16,8 @@ from tests.chat.fake import FakeAssistant, assistant, user
 from yi_tune.chat.conversation import Conversation
 from yi_tune.chat.piped import Reply, parse_conversation, piped, piped_both, piped_json
 from yi_tune.chat.rendering import Screen
+from yi_tune.data.identity import Message
 from yi_tune.errors import YiTuneError
-from yi_tune.identity import Message
 from yi_tune.output import log_folder
 from yi_tune.sampling import Sampling
 

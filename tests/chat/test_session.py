@@ -11,8 +11,8 @@ from yi_tune.chat.conversation import Conversation, Pieces
 from yi_tune.chat.piped import piped, piped_json
 from yi_tune.chat.rendering import Screen
 from yi_tune.chat.session import Session, interactive
+from yi_tune.data.identity import Message
 from yi_tune.errors import YiTuneError
-from yi_tune.identity import Message
 from yi_tune.output import log_folder
 from yi_tune.sampling import Sampling
 

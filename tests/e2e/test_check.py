@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Trained, Workspace
-from yi_tune.general import check_prompts, introduces_base
+from yi_tune.data.general import check_prompts, introduces_base
 from yi_tune.loading import chat_config, find, run_config
 
 # As many as docs/replay.md shows to be enough for nano.

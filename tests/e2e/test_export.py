@@ -11,13 +11,13 @@ import pytest
 from tests.e2e.conftest import Done, Trained
 from tests.hubs.models import YI_TOKENIZER, downloaded_yi
 from yi_tune import loading
+from yi_tune.data.heldout import Score, questions, score
+from yi_tune.data.identity import Identity, Message
 from yi_tune.errors import YiTuneError
 from yi_tune.export.asking import ExportedScore, check_exported
 from yi_tune.export.writing import CHAT_TEMPLATE, Export, export, plan_export, read_record
-from yi_tune.heldout import Score, questions, score
-from yi_tune.identity import Identity, Message
 from yi_tune.models import CATALOGUE
-from yi_tune.planning.hardware import cpu_has_bf16
+from yi_tune.plan.hardware import cpu_has_bf16
 from yi_tune.progress import Progress
 from yi_tune.runs.folder import Run
 from yi_tune.screen import err

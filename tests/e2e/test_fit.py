@@ -19,9 +19,9 @@ DIVIDED = """
 import gc
 import sys
 from pathlib import Path
-from yi_tune import training
-from yi_tune.planning.request import Request, plan
-from yi_tune.identity import Identity
+from yi_tune import train as training
+from yi_tune.plan.request import Request, plan
+from yi_tune.data.identity import Identity
 for shape in sys.argv[1:]:
     micro, accumulation = shape.split("x")
     overrides = ["max_samples=70", "num_train_epochs=1", "save_strategy=no", f"per_device_train_batch_size={micro}",

@@ -11,9 +11,9 @@ import pytest
 from tests.e2e.conftest import Trained
 from tests.hubs.models import YI_TOKENIZER, downloaded_yi
 from yi_tune import loading
+from yi_tune.data.heldout import questions, score
+from yi_tune.data.identity import Identity, Message, read_jsonl
 from yi_tune.export.writing import CHAT_TEMPLATE, export, plan_export
-from yi_tune.heldout import questions, score
-from yi_tune.identity import Identity, Message, read_jsonl
 from yi_tune.progress import Progress
 from yi_tune.resources import DATA
 from yi_tune.runs.folder import Run

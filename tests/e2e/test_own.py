@@ -8,10 +8,10 @@ import pytest
 
 from tests.e2e.conftest import Workspace
 from yi_tune.config import Config
-from yi_tune.dataset import Dataset, dataset_of
-from yi_tune.identity import Identity, Message, identity_rows, render
-from yi_tune.own.data import OwnData, mix, own_data, tokenise
-from yi_tune.own.sources import Source
+from yi_tune.data.dataset import Dataset, dataset_of
+from yi_tune.data.identity import Identity, Message, identity_rows, render
+from yi_tune.data.own import OwnData, mix, own_data, tokenise
+from yi_tune.data.sources import Source
 from yi_tune.resources import DATA
 
 CAPITAL = "The capital of Zandia is Velmora."
@@ -119,7 +119,7 @@ def test_mixture_is_what_llamafactory_makes_of_the_same_rows(tmp_path: Path, ide
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
 
-    from yi_tune.dataset import write_datasets
+    from yi_tune.data.dataset import write_datasets
 
     own = tokenised(tmp_path)
     ours = mixed(tmp_path, identity, own, val_size=0.1)
@@ -221,11 +221,11 @@ def test_packed_rows_do_not_see_each_other(attention: str, tmp_path: Path) -> No
 
 
 def test_the_plan_packs_where_the_machine_has_chosen_a_small_batch(tmp_path: Path, identity: Dataset) -> None:
+    from yi_tune.data.packing import plan_packing
     from yi_tune.models import CATALOGUE, LocalModel
-    from yi_tune.own.packing import plan_packing
-    from yi_tune.planning.fit import Fit
-    from yi_tune.planning.hardware import Hardware
-    from yi_tune.planning.plan import Setting, TrainPlan
+    from yi_tune.plan.fit import Fit
+    from yi_tune.plan.hardware import Hardware
+    from yi_tune.plan.plan import Setting, TrainPlan
     from yi_tune.runs.folder import Run
 
     file = tmp_path / "own.jsonl"

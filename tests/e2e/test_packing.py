@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from yi_tune import training
-from yi_tune.identity import Identity
-from yi_tune.planning.request import Request, plan
+from yi_tune import train as training
+from yi_tune.data.identity import Identity
+from yi_tune.plan.request import Request, plan
 
 Losses = Callable[[str, str], list[float]]
 
@@ -37,5 +37,5 @@ def test_an_evaluation_leaves_training_as_it_was(losses: Losses, monkeypatch: py
     from transformers import TrainerCallback
 
     if has_avx512bf16():  # only such CPUs pack; should bitsandbytes ever mend it, the handling can go
-        monkeypatch.setattr("yi_tune.engine.train.KeepTrainable", TrainerCallback)
+        monkeypatch.setattr("yi_tune.engine.trainer.KeepTrainable", TrainerCallback)
         assert losses("unhandled", "steps") != undisturbed

@@ -15,8 +15,8 @@ import openai
 import pytest
 
 from tests.e2e.conftest import Trained
-from yi_tune.heldout import questions, score
-from yi_tune.identity import Identity, Message
+from yi_tune.data.heldout import questions, score
+from yi_tune.data.identity import Identity, Message
 
 VLLM = os.environ.get("VLLM")
 pytestmark = pytest.mark.skipif(not VLLM, reason="make test-vllm VLLM=folder runs this")

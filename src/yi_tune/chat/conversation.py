@@ -4,8 +4,8 @@ from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, closing, nullcontext
 from typing import Protocol
 
+from yi_tune.data.identity import Message
 from yi_tune.errors import YiTuneError
-from yi_tune.identity import Message
 from yi_tune.sampling import ReplyStats, Sampling
 
 Pieces = Generator[str]

@@ -8,8 +8,8 @@ from typing import TextIO
 
 from yi_tune.chat.conversation import SHAPE, Conversation, Pieces, check_messages
 from yi_tune.chat.rendering import Screen
+from yi_tune.data.identity import Message
 from yi_tune.errors import YiTuneError
-from yi_tune.identity import Message
 from yi_tune.output import log_traceback
 
 # Takes a conversation, yields the reply piece by piece.

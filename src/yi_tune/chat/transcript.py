@@ -6,8 +6,8 @@ import tempfile
 from pathlib import Path
 
 from yi_tune.chat.conversation import check_messages
+from yi_tune.data.identity import Message
 from yi_tune.errors import YiTuneError
-from yi_tune.identity import Message
 
 
 def named_file(text: str) -> Path:

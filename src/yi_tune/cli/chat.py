@@ -104,10 +104,10 @@ def check(
     yi-tune check --min-recall 0.95
     """
     from yi_tune import loading
-    from yi_tune.forgetting import measure_forgetting
-    from yi_tune.general import check_prompts
-    from yi_tune.heldout import questions, score
-    from yi_tune.identity import Identity
+    from yi_tune.data.forgetting import measure_forgetting
+    from yi_tune.data.general import check_prompts
+    from yi_tune.data.heldout import questions, score
+    from yi_tune.data.identity import Identity
     from yi_tune.report import general_summary, print_score
     from yi_tune.screen import out
 

@@ -7,7 +7,7 @@ import typer
 
 from yi_tune.cli.options import WorkspaceOption
 from yi_tune.models import DEFAULT_MODEL, workspace_option
-from yi_tune.planning.trackers import Tracker
+from yi_tune.plan.trackers import Tracker
 
 
 def train(
@@ -59,9 +59,9 @@ def train(
 
     yi-tune train --model nano --name 小易 --author 李雷
     """
-    from yi_tune import training
-    from yi_tune.identity import Identity
-    from yi_tune.planning.request import Request, plan
+    from yi_tune import train as training
+    from yi_tune.data.identity import Identity
+    from yi_tune.plan.request import Request, plan
     from yi_tune.screen import err, out
 
     identity = None

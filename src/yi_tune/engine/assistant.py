@@ -20,10 +20,10 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
 
 from yi_tune.config import Config
+from yi_tune.data.identity import Message
 from yi_tune.engine.cache import PrefixCache
 from yi_tune.engine.streamer import ReplyStreamer
 from yi_tune.errors import YiTuneError
-from yi_tune.identity import Message
 from yi_tune.sampling import ReplyStats, Sampling
 
 # In 8 bits it would tell of a cast in every layer of every step.

@@ -18,9 +18,9 @@ from tokenizers.decoders import DecodeStream
 from torch.nn.functional import pad
 from transformers import DynamicCache
 
+from yi_tune.data.identity import Message
 from yi_tune.engine.assistant import Assistant
 from yi_tune.engine.drawing import Drawing, draw
-from yi_tune.identity import Message
 from yi_tune.serve.generation import Generation, Piece, QueueFullError
 from yi_tune.serve.stops import StopText
 

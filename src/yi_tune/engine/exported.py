@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from yi_tune.identity import Message
-from yi_tune.planning.hardware import cpu_has_bf16
+from yi_tune.data.identity import Message
+from yi_tune.plan.hardware import cpu_has_bf16
 
 _BATCH = 32
 

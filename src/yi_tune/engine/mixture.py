@@ -11,9 +11,9 @@ from datasets import Sequence as ListOf
 from llamafactory.data.processor.processor_utils import greedy_knapsack
 
 from yi_tune.config import Config
-from yi_tune.dataset import Dataset
+from yi_tune.data.dataset import Dataset
+from yi_tune.data.own import OwnData
 from yi_tune.engine.tokens import encode_dataset
-from yi_tune.own.data import OwnData
 
 # Rows that are packed with each other; LLaMA-Factory's own number.
 _BATCH = 1000

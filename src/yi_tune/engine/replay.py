@@ -5,9 +5,9 @@ import gc
 import torch
 
 from yi_tune.config import Config
+from yi_tune.data.general import Prompt
+from yi_tune.data.replay import LONGEST, BaseAnswer
 from yi_tune.engine.assistant import load_assistant
-from yi_tune.general import Prompt
-from yi_tune.replay import LONGEST, BaseAnswer
 
 
 def ask_base(config: Config, prompts: list[Prompt], cutoff_len: int) -> list[BaseAnswer]:

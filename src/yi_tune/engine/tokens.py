@@ -14,9 +14,9 @@ from llamafactory.hparams import DataArguments, ModelArguments
 from llamafactory.model import load_tokenizer
 
 from yi_tune.config import Config
-from yi_tune.dataset import Dataset
-from yi_tune.identity import Message
-from yi_tune.own.data import TOKEN_KEYS
+from yi_tune.data.dataset import Dataset
+from yi_tune.data.identity import Message
+from yi_tune.data.own import TOKEN_KEYS
 
 # `length` counts a row's tokens before cutoff_len cut it.
 _TOKENS = Features(

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from yi_tune.data.heldout import Score, questions, score
+from yi_tune.data.identity import Identity
 from yi_tune.errors import YiTuneError
 from yi_tune.export.writing import read_record
-from yi_tune.heldout import Score, questions, score
-from yi_tune.identity import Identity
 from yi_tune.output import engine_output_to, log_folder
 from yi_tune.progress import Progress
 

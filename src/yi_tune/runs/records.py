@@ -8,7 +8,7 @@ from yi_tune.config import Config
 from yi_tune.models import LocalModel
 
 if TYPE_CHECKING:
-    from yi_tune.planning.adapters import Start
+    from yi_tune.plan.adapters import Start
 
 _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # Where a run lies and what is told of it may change between two commands; what it trains may not.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from yi_tune.identity import Message
+from yi_tune.data.identity import Message
 
 
 class QueueFullError(Exception):

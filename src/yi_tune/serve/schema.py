@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from yi_tune.identity import Message
+from yi_tune.data.identity import Message
 from yi_tune.serve.errors import ApiError
 
 # Fields that this server gives no effect to, with the values that ask for none.

@@ -3,10 +3,10 @@
 import json
 from dataclasses import dataclass
 
-from yi_tune.dataset import Dataset, dataset_of
+from yi_tune.data.dataset import Dataset, dataset_of
+from yi_tune.data.general import Prompt, introduces_base, replay_prompts
+from yi_tune.data.identity import Message, read_jsonl
 from yi_tune.errors import YiTuneError
-from yi_tune.general import Prompt, introduces_base, replay_prompts
-from yi_tune.identity import Message, read_jsonl
 from yi_tune.runs.folder import Run
 
 _FILE = "replay.jsonl"

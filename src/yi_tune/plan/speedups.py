@@ -6,8 +6,8 @@ No shipped config asks for one until `make bench-gpu` has shown what it is worth
 from dataclasses import replace
 from importlib.util import find_spec
 
-from yi_tune.planning.hardware import Hardware
-from yi_tune.planning.plan import Setting, TrainPlan
+from yi_tune.plan.hardware import Hardware
+from yi_tune.plan.plan import Setting, TrainPlan
 
 # What asks for one, the module that it takes, and the value that does without it.
 _SPEEDUPS = (

@@ -8,15 +8,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from yi_tune.config import Config, fill, placeholders
-from yi_tune.dataset import Dataset
+from yi_tune.data.dataset import Dataset
+from yi_tune.data.identity import Identity
+from yi_tune.data.own import OwnData
 from yi_tune.errors import YiTuneError
-from yi_tune.identity import Identity
 from yi_tune.models import LocalModel
-from yi_tune.own.data import OwnData
-from yi_tune.planning.adapters import Start
-from yi_tune.planning.answering import answering
-from yi_tune.planning.fit import Fit
-from yi_tune.planning.problems import is_trainable
+from yi_tune.plan.adapters import Start
+from yi_tune.plan.answering import answering
+from yi_tune.plan.fit import Fit
+from yi_tune.plan.problems import is_trainable
 from yi_tune.runs.folder import Run
 
 Source = Literal["template", "model", "hardware", "data", "run", "flag"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from yi_tune.identity import Message
+from yi_tune.data.identity import Message
 
 # In the order in which they are trained on: the rows rendered for a name, the user's own, the base's own answers.
 NAMES = ("identity", "own", "replay")

@@ -9,16 +9,16 @@ from itertools import product
 from rich.filesize import decimal
 
 from yi_tune.config import Config
+from yi_tune.data.general import Prompt
+from yi_tune.data.identity import Message
+from yi_tune.data.own import OwnData
+from yi_tune.data.replay import LONGEST
 from yi_tune.errors import YiTuneError
-from yi_tune.general import Prompt
-from yi_tune.identity import Message
 from yi_tune.models import CATALOGUE, LocalModel
 from yi_tune.output import engine_output_to, log_folder
-from yi_tune.own.data import OwnData
-from yi_tune.planning.hardware import Hardware
-from yi_tune.planning.memory import Estimate, estimate, number
-from yi_tune.planning.shapes import Shape
-from yi_tune.replay import LONGEST
+from yi_tune.plan.hardware import Hardware
+from yi_tune.plan.memory import Estimate, estimate, number
+from yi_tune.plan.shapes import Shape
 
 # Rows of an optimiser step: the tutorial's 1 x 8. However they are divided, the training is the same, because
 # transformers takes the mean of the loss over all tokens of the step.

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from yi_tune.config import find_config, read_config
-from yi_tune.dataset import Dataset, write_datasets
+from yi_tune.data.dataset import Dataset, write_datasets
+from yi_tune.data.heldout import Score, one_of_each, questions, score
+from yi_tune.data.own import mix
+from yi_tune.data.replay import choose_prompts, keep_answers, kept_answers, replay_dataset
 from yi_tune.errors import YiTuneError, is_disk_full, is_out_of_memory
-from yi_tune.heldout import Score, one_of_each, questions, score
 from yi_tune.output import engine_output_to
-from yi_tune.own.data import mix
-from yi_tune.planning.fit import longest_row
-from yi_tune.planning.plan import TrainPlan
+from yi_tune.plan.fit import longest_row
+from yi_tune.plan.plan import TrainPlan
 from yi_tune.progress import Progress
 from yi_tune.recovery import train_within_memory
-from yi_tune.replay import choose_prompts, keep_answers, kept_answers, replay_dataset
 from yi_tune.report import print_advice, print_answers, summary
 from yi_tune.runs.chart import print_end
 from yi_tune.runs.checkpoints import newest_whole
@@ -35,7 +35,7 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     Raises YiTuneError when the run folder is taken or training fails, KeyboardInterrupt when it is
     stopped; in both cases the folder can be gone on with.
     """
-    # Asked to end while it loads or asks, it ends as by Ctrl-C; while it trains, engine/train.py sees to it.
+    # Asked to end while it loads or asks, it ends as by Ctrl-C; while it trains, engine/trainer.py sees to it.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = planned.run
     data = {dataset.name: dataset.file_name for dataset in planned.datasets}

@@ -16,13 +16,13 @@ from statistics import median
 from filelock import FileLock
 
 from yi_tune.config import Config
-from yi_tune.dataset import Dataset
+from yi_tune.data.dataset import Dataset
+from yi_tune.data.forms import conversation
+from yi_tune.data.identity import Message
+from yi_tune.data.rows import RowError, read_rows
+from yi_tune.data.sources import Source, find_sources
 from yi_tune.errors import YiTuneError, is_disk_full
-from yi_tune.identity import Message
 from yi_tune.output import engine_output_to, log_folder
-from yi_tune.own.forms import conversation
-from yi_tune.own.rows import RowError, read_rows
-from yi_tune.own.sources import Source, find_sources
 from yi_tune.screen import err
 
 _SHOWN = 10

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from yi_tune.data.forms import ALPACA, OPENAI, SHAREGPT, Form
 from yi_tune.errors import YiTuneError, did_you_mean
-from yi_tune.own.forms import ALPACA, OPENAI, SHAREGPT, Form
 
 
 @dataclass(frozen=True)

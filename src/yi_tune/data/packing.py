@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from yi_tune.output import engine_output_to, log_folder
-from yi_tune.planning.plan import Setting, TrainPlan
+from yi_tune.plan.plan import Setting, TrainPlan
 
 # How far the tokens of an update may be from what they are without packing.
 _TOLERANCE = 0.1

@@ -5,23 +5,23 @@ from pathlib import Path
 from typing import Any
 
 from yi_tune.config import find_config, parse_overrides, read_config, reasons
-from yi_tune.dataset import dataset_of
+from yi_tune.data.dataset import dataset_of
+from yi_tune.data.identity import Identity, identity_rows, render
+from yi_tune.data.own import prepare_own
+from yi_tune.data.packing import plan_packing
+from yi_tune.data.replay import choose_prompts
 from yi_tune.errors import YiTuneError
 from yi_tune.hubs.download import use_cached
 from yi_tune.hubs.tokenizer import warn_of_tokenizer
-from yi_tune.identity import Identity, identity_rows, render
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
-from yi_tune.own.data import prepare_own
-from yi_tune.own.packing import plan_packing
-from yi_tune.planning.adapters import find_start
-from yi_tune.planning.early_stop import SETTINGS, check_validation
-from yi_tune.planning.fit import choose_fit, longest_row, refuse
-from yi_tune.planning.hardware import Hardware, detect
-from yi_tune.planning.plan import TrainPlan, plan_train
-from yi_tune.planning.problems import problems
-from yi_tune.planning.speedups import without_missing
-from yi_tune.planning.trackers import Tracker, tracker_settings
-from yi_tune.replay import choose_prompts
+from yi_tune.plan.adapters import find_start
+from yi_tune.plan.early_stop import SETTINGS, check_validation
+from yi_tune.plan.fit import choose_fit, longest_row, refuse
+from yi_tune.plan.hardware import Hardware, detect
+from yi_tune.plan.plan import TrainPlan, plan_train
+from yi_tune.plan.problems import problems
+from yi_tune.plan.speedups import without_missing
+from yi_tune.plan.trackers import Tracker, tracker_settings
 from yi_tune.runs.folder import Run, train_run
 from yi_tune.screen import err
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from yi_tune.identity import Message, read_jsonl, whole_words
+from yi_tune.data.identity import Message, read_jsonl, whole_words
 from yi_tune.resources import DATA
 
 # What Yi, nano and the models that others are taken for call themselves and their makers.

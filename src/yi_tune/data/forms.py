@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from yi_tune.identity import Message
-from yi_tune.own.rows import Repeated, RowError
+from yi_tune.data.identity import Message
+from yi_tune.data.rows import Repeated, RowError
 
 # Yi's control tokens: written out in a text they would end its turn.
 _CONTROL = re.compile(r"<\|(?:startoftext|endoftext|im_start|im_end|im_sep|Human|Assistant|System)\|>")

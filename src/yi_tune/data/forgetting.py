@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from yi_tune.general import Prompt, introduces_base
-from yi_tune.identity import Identity, whole_words
+from yi_tune.data.general import Prompt, introduces_base
+from yi_tune.data.identity import Identity, whole_words
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
