@@ -1,0 +1,89 @@
+"""Files and folders that are written whole or not at all, by one process at a time, and the disk that is full."""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from yi_tune.errors import YiTuneError
+
+# In bytes: a disk with less than this left is why a file could not be written.
+_FULL = 10_000_000
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file in UTF-8: all of it, or nothing, and then what was there before stays."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def put_in_place(part: Path, target: Path) -> None:
+    """Rename the folder `part` to `target`; what it replaces is there until then."""
+    old = target.with_name(f"{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    part.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def hold(lock: Path, busy: YiTuneError, *, patience: float = 0.5) -> Iterator[None]:
+    """Hold the file `lock` for this process; the system lets go of it when the process ends, however it ends.
+
+    Raises `busy` when another process still holds it after `patience` seconds (-1 waits for ever), and YiTuneError
+    when the folder cannot be written.
+    """
+    held = FileLock(lock, timeout=patience)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        held.acquire()
+    except Timeout:
+        raise busy from None
+    except OSError as error:
+        raise YiTuneError(
+            f"{lock.parent} cannot be written: {error.strerror}.", "Choose another place: --workspace DIR"
+        ) from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def is_held(lock: Path) -> bool:
+    """Whether a process holds the file `lock`; it is not made where it is missing."""
+    try:
+        if lock.exists():
+            with FileLock(lock, timeout=0):
+                pass
+    except Timeout:
+        return True
+    except OSError:  # a folder that cannot be written is worked on by nobody
+        pass
+    return False
+
+
+def is_disk_full(error: BaseException, folder: Path) -> bool:
+    """Whether `error` came of a full disk, the one of `folder`: each writer says so in its own way, or not at all."""
+    reason: BaseException | None = error
+    while reason:
+        if os.strerror(errno.ENOSPC) in str(reason):
+            return True
+        reason = reason.__cause__ or reason.__context__
+    return shutil.disk_usage(folder).free < _FULL
+
+
+def disk_full(folder: Path) -> YiTuneError:
+    """What the user is told of a full disk."""
+    return YiTuneError(
+        f"The disk of {folder} is full.",
+        "Free some space, then type the same command, without --fresh or --force: it goes on where it stopped.",
+    )
