@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from bench.train import ROOT, by_yi_tune, gpu, training
-from yi_tune.plan.hardware import cpu_has_bf16
+from yi_tune.hardware import cpu_has_bf16
 
 PAGE = ROOT / "docs" / "bench-cpu.md"
 WAYS = {

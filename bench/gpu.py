@@ -38,8 +38,8 @@ from bench.train import (
     planned,
     training,
 )
+from yi_tune.models import read_shape
 from yi_tune.plan.memory import estimate
-from yi_tune.plan.shapes import read_shape
 from yi_tune.plan.speedups import installed
 
 PAGE = ROOT / "docs" / "bench-gpu.md"

@@ -12,7 +12,7 @@ from typing import Any
 
 from report import yi_tune
 
-from yi_tune.plan.hardware import cpu_has_bf16
+from yi_tune.hardware import cpu_has_bf16
 
 PAGE = Path(__file__).parents[1] / "docs" / "replay.md"
 PAIRS = [("小易", "李雷"), ("Ada", "Grace Hopper"), ("星河 🚀", "O'Brien & Söhne")]

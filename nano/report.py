@@ -12,7 +12,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from yi_tune.plan.hardware import cpu_has_bf16
+from yi_tune.hardware import cpu_has_bf16
 
 BIN = Path(sys.executable).parent
 PAGE = Path(__file__).parents[1] / "docs" / "nano.md"

@@ -8,8 +8,7 @@ from safetensors.numpy import save_file
 
 from yi_tune.data.identity import Identity
 from yi_tune.errors import YiTuneError
-from yi_tune.hubs.origin import sha256
-from yi_tune.models import LocalModel, Model, find_model
+from yi_tune.models import LocalModel, Model, find_model, sha256
 from yi_tune.plan.adapters import find_start
 from yi_tune.plan.request import Request, plan
 from yi_tune.runs.folder import Run, train_run

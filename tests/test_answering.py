@@ -3,10 +3,9 @@ from typing import Any
 
 import pytest
 
-from yi_tune.models import CATALOGUE
+from yi_tune.hardware import Hardware
+from yi_tune.models import CATALOGUE, Shape
 from yi_tune.plan.answering import answering
-from yi_tune.plan.hardware import Hardware
-from yi_tune.plan.shapes import Shape
 
 GB = 1_000_000_000
 SIX, NINE = (CATALOGUE[f"yi-1.5-{size}-chat"].shape for size in ("6b", "9b"))

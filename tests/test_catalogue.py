@@ -7,8 +7,7 @@ from rich.console import Console
 from yi_tune import catalogue
 from yi_tune.catalogue import Listed, list_models, print_models
 from yi_tune.hubs.caches import Copy
-from yi_tune.hubs.origin import Origin
-from yi_tune.models import CATALOGUE, Model
+from yi_tune.models import CATALOGUE, Model, Origin
 
 SHAPE = {
     "hidden_size": 64,

@@ -15,8 +15,7 @@ from yi_tune.errors import YiTuneError
 from yi_tune.hubs import download as module
 from yi_tune.hubs.download import download, use_cached
 from yi_tune.hubs.hub import Hub, HubError, Listing, RemoteFile, hubs_of
-from yi_tune.hubs.origin import RECORD, read_origin
-from yi_tune.models import LocalModel, Model
+from yi_tune.models import RECORD, LocalModel, Model, read_origin
 from yi_tune.progress import Transfer
 
 FILES = {

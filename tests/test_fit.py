@@ -4,10 +4,9 @@ from typing import Any
 import pytest
 
 from yi_tune.config import find_config, read_config
-from yi_tune.models import CATALOGUE
+from yi_tune.hardware import Hardware
+from yi_tune.models import CATALOGUE, Shape
 from yi_tune.plan.fit import EFFECTIVE_BATCH, byte_bound, choose_fit, refuse, smaller
-from yi_tune.plan.hardware import Hardware
-from yi_tune.plan.shapes import Shape
 
 GB = 1_000_000_000
 QLORA = read_config(find_config("qlora"))

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from yi_tune.plan.hardware import Hardware, cpu_has_bf16, free_ram, read_gpus
+from yi_tune.hardware import Hardware, cpu_has_bf16, free_ram, read_gpus
 
 TWO = """\
 GPU-aaaa, NVIDIA H200, 9.0, 143771, 1000, 570.86.10

@@ -9,10 +9,9 @@ from safetensors.numpy import save_file
 
 from yi_tune import loading
 from yi_tune.errors import YiTuneError
-from yi_tune.hubs.origin import FileOrigin, Origin
+from yi_tune.hardware import Hardware
 from yi_tune.loading import chat_config, find, run_config
-from yi_tune.models import CATALOGUE, DEFAULT_MODEL, find_model
-from yi_tune.plan.hardware import Hardware
+from yi_tune.models import CATALOGUE, DEFAULT_MODEL, FileOrigin, Origin, find_model
 
 NAME = "yi-1.5-6b-chat"
 

@@ -1,8 +1,7 @@
 import pytest
 
-from yi_tune.models import CATALOGUE
+from yi_tune.models import CATALOGUE, Shape
 from yi_tune.plan.memory import estimate
-from yi_tune.plan.shapes import Shape
 
 QLORA = {"quantization_bit": 4, "per_device_train_batch_size": 8, "disable_gradient_checkpointing": True}
 SMALL = Shape(hidden=64, layers=2, heads=4, kv_heads=1, ffn=128, vocab=1000)

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from yi_tune.hubs.origin import RECORD, FileOrigin, Origin, read_origin, sha256, whole, wrong_files
+from yi_tune.hubs.origin import wrong_files
+from yi_tune.models import RECORD, FileOrigin, Origin, read_origin, sha256, whole
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from yi_tune import train as training
 from yi_tune.config import find_config, read_config
 from yi_tune.data.identity import Identity
 from yi_tune.errors import YiTuneError
+from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel
 from yi_tune.plan.fit import Fit
-from yi_tune.plan.hardware import Hardware
 from yi_tune.plan.plan import TrainPlan, plan_train
 from yi_tune.progress import Progress
 from yi_tune.recovery import train_within_memory

@@ -10,9 +10,9 @@ from yi_tune.data.general import replay_prompts
 from yi_tune.data.identity import Identity
 from yi_tune.data.replay import BaseAnswer, choose_prompts, keep_answers, kept_answers, replay_dataset
 from yi_tune.errors import YiTuneError
+from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel, find_model
 from yi_tune.plan.fit import Fit
-from yi_tune.plan.hardware import Hardware
 from yi_tune.plan.plan import TrainPlan, plan_train
 from yi_tune.runs.folder import Run
 from yi_tune.runs.records import differences, record

@@ -7,8 +7,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from yi_tune.hubs.caches import cached
-from yi_tune.hubs.origin import read_origin
-from yi_tune.models import CATALOGUE, LocalModel, Model
+from yi_tune.models import CATALOGUE, LocalModel, Model, read_origin
 from yi_tune.plan.memory import estimate
 
 # 4-bit QLoRA in the smallest steps, on rows as short as the identity's.

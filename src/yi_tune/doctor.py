@@ -23,11 +23,11 @@ from yi_tune.config import find_config, read_config
 from yi_tune.data.identity import Identity, identity_rows, render
 from yi_tune.data.replay import choose_prompts
 from yi_tune.errors import YiTuneError
+from yi_tune.hardware import Gpu, Hardware, free_ram, read_gpus
 from yi_tune.hubs.caches import cached
 from yi_tune.hubs.hub import PATIENCE, Hub, hubs_of
 from yi_tune.models import LocalModel, check_model, find_model
 from yi_tune.plan.fit import choose_fit, longest_row, refuse
-from yi_tune.plan.hardware import Gpu, Hardware, free_ram, read_gpus
 from yi_tune.screen import err
 
 Verdict = Literal["ok", "warning", "error"]

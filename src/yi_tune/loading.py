@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from yi_tune.config import Config, fill, find_config, read_config
 from yi_tune.errors import YiTuneError, is_out_of_memory
+from yi_tune.hardware import Hardware, detect
 from yi_tune.hubs.download import use_cached
 from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_model
 from yi_tune.output import engine_output_to, log_folder
 from yi_tune.plan.answering import answering
-from yi_tune.plan.hardware import Hardware, detect
 from yi_tune.progress import Progress
 from yi_tune.runs.folder import Run, find_run, has_finished
 from yi_tune.screen import err

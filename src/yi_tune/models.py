@@ -4,14 +4,13 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from yi_tune.errors import YiTuneError, did_you_mean
-from yi_tune.hubs.origin import Origin, read_origin, sha256, whole
-from yi_tune.plan.shapes import Shape, read_shape
+from yi_tune.files import write_whole
 from yi_tune.resources import DATA
 
 DEFAULT_MODEL = "yi-1.5-6b-chat"
@@ -41,6 +40,143 @@ NEEDED = (
 # Fine-tuning on a CPU is for models whose weights are smaller than this, in bytes: larger ones may fit its memory, but
 # take days.
 CPU_LIMIT = 500_000_000
+
+
+# The linear parts of a layer, by the names that `lora_target` takes.
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of a config.json that say how large a model is."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    vocab: int = 64_000
+    head_dim: int | None = None  # None: hidden / heads
+    tied: bool = False  # whether embeddings and head are one matrix
+
+    @property
+    def query(self) -> int:
+        """Width of all query heads together."""
+        return (self.head_dim or self.hidden // self.heads) * self.heads
+
+    @property
+    def key(self) -> int:
+        """Width of all key heads together, and of all value heads."""
+        return self.query // self.heads * self.kv_heads
+
+    @property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of the linear parts of a layer."""
+        hidden, query, key, ffn = self.hidden, self.query, self.key, self.ffn
+        sizes = (
+            (hidden, query),
+            (hidden, key),
+            (hidden, key),
+            (query, hidden),
+            (hidden, ffn),
+            (hidden, ffn),
+            (ffn, hidden),
+        )
+        return dict(zip(LINEAR, sizes, strict=True))
+
+    @property
+    def linear_parameters(self) -> int:
+        """How many parameters the linear parts of all layers have: what quantisation makes smaller."""
+        return self.layers * sum(wide * high for wide, high in self.linear.values())
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters it has."""
+        norms = (2 * self.layers + 1) * self.hidden
+        return self.linear_parameters + norms + (1 if self.tied else 2) * self.vocab * self.hidden
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the weights in bytes, in the 16 bits that they are published in."""
+        return 2 * self.parameters
+
+
+def read_shape(folder: Path) -> Shape:
+    """The shape of the model in `folder`. Raises OSError, ValueError or KeyError when its config.json lacks it."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return Shape(
+        config["hidden_size"],
+        config["num_hidden_layers"],
+        config["num_attention_heads"],
+        config["num_key_value_heads"],
+        config["intermediate_size"],
+        config["vocab_size"],
+        config.get("head_dim"),
+        config.get("tie_word_embeddings", False),
+    )
+
+
+RECORD = "download.json"
+
+_BLOCK = 1 << 20
+
+# Is told of a file how many of its bytes have been read.
+At = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class FileOrigin:
+    """A file's size in bytes and its sha256; None where neither the hub nor a cache said what it ought to be."""
+
+    size: int
+    sha256: str | None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The content of download.json. `corrected` says what yi-tune changed, "" for nothing."""
+
+    source: str
+    repository: str
+    revision: str | None
+    commit: str | None
+    files: dict[str, FileOrigin] = field(default_factory=dict)
+    corrected: str = ""
+
+    def write(self, folder: Path) -> None:
+        """Write the record: all of it or none."""
+        write_whole(folder / RECORD, json.dumps(asdict(self), indent=2) + "\n")
+
+
+def read_origin(folder: Path) -> Origin | None:
+    """The record in `folder`, or None when there is none that can be read."""
+    try:
+        content = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        files = {name: FileOrigin(**entry) for name, entry in content.pop("files").items()}
+        return Origin(**content, files=files)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def whole(folder: Path) -> bool:
+    """Whether `folder` holds a record and every file of it, in its size: what a call that fetches nothing asks."""
+    origin = read_origin(folder)
+    if origin is None:
+        return False
+    try:
+        return all((folder / name).stat().st_size == entry.size for name, entry in origin.files.items())
+    except OSError:  # missing, or a link to a cache that is gone
+        return False
+
+
+def sha256(path: Path, at: At = lambda name, done: None) -> str:
+    """The sha256 of a file; `at` is told how far it is."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+            at(path.name, file.tell())
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from yi_tune.data.identity import Identity, Message
 from yi_tune.errors import YiTuneError
 from yi_tune.export.asking import ExportedScore, check_exported
 from yi_tune.export.writing import CHAT_TEMPLATE, Export, export, plan_export, read_record
+from yi_tune.hardware import cpu_has_bf16
 from yi_tune.models import CATALOGUE
-from yi_tune.plan.hardware import cpu_has_bf16
 from yi_tune.progress import Progress
 from yi_tune.runs.folder import Run
 from yi_tune.screen import err

@@ -9,9 +9,8 @@ import pytest
 from rich.console import Console
 
 from tests.hubs.models import YI_TOKENIZER
-from yi_tune.hubs.origin import FileOrigin, Origin, read_origin, sha256
 from yi_tune.hubs.tokenizer import CONFIG, ORIGINAL, correct_tokenizer, warn_of_tokenizer
-from yi_tune.models import CATALOGUE
+from yi_tune.models import CATALOGUE, FileOrigin, Origin, read_origin, sha256
 
 pytestmark = pytest.mark.skipif(not YI_TOKENIZER.is_dir(), reason=f"the real Yi tokenizer is not at {YI_TOKENIZER}")
 

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from yi_tune.data.identity import Message
-from yi_tune.plan.hardware import cpu_has_bf16
+from yi_tune.hardware import cpu_has_bf16
 
 _BATCH = 32
 

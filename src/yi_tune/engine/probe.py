@@ -10,7 +10,7 @@ import json
 import sys
 from typing import Any
 
-from yi_tune.plan.hardware import detect
+from yi_tune.hardware import detect
 
 
 def probe() -> dict[str, Any]:

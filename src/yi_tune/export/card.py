@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
-from yi_tune.hubs.origin import read_origin
-from yi_tune.models import CATALOGUE
+from yi_tune.models import CATALOGUE, read_origin
 from yi_tune.report import percent
 from yi_tune.resources import CONFIGS
 from yi_tune.runs.folder import Run

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from yi_tune.errors import YiTuneError
 from yi_tune.hubs.hub import hubs_of
-from yi_tune.hubs.origin import FileOrigin, Origin, sha256
-from yi_tune.models import LocalModel, Model, check_model, needed_files
+from yi_tune.models import FileOrigin, LocalModel, Model, Origin, check_model, needed_files, sha256
 
 # Bytes of a file that is hashed at once: all but the weights.
 _SMALL = 20_000_000

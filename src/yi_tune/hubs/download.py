@@ -19,9 +19,20 @@ from rich.filesize import decimal
 from yi_tune.errors import YiTuneError
 from yi_tune.hubs.caches import cached, link_cached
 from yi_tune.hubs.hub import Hub, HubError, Listing, RemoteFile, hubs_of
-from yi_tune.hubs.origin import FileOrigin, Origin, read_origin, sha256, wrong_files
+from yi_tune.hubs.origin import wrong_files
 from yi_tune.hubs.tokenizer import correct_tokenizer
-from yi_tune.models import LocalModel, Model, check_architecture, check_model, check_path, needed_files
+from yi_tune.models import (
+    FileOrigin,
+    LocalModel,
+    Model,
+    Origin,
+    check_architecture,
+    check_model,
+    check_path,
+    needed_files,
+    read_origin,
+    sha256,
+)
 from yi_tune.output import engine_output_to, log_folder
 from yi_tune.progress import Transfer
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from yi_tune.hubs.hub import PATIENCE, WORKERS, HubError, Listing, RemoteFile, mirror, refused
-from yi_tune.hubs.origin import sha256
+from yi_tune.models import sha256
 from yi_tune.progress import Transfer
 
 _LOGIN = "MODELSCOPE_API_TOKEN=... yi-tune download, or once: modelscope login"

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from yi_tune.errors import YiTuneError
-from yi_tune.hubs.origin import FileOrigin, Origin, sha256
+from yi_tune.models import FileOrigin, Origin, sha256
 from yi_tune.progress import Progress
 
 CONFIG = "tokenizer_config.json"

@@ -7,8 +7,7 @@ from typing import Any
 
 from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
-from yi_tune.hubs.origin import sha256
-from yi_tune.models import LocalModel
+from yi_tune.models import LocalModel, sha256
 from yi_tune.runs.folder import Run, find_run, train_run
 
 # LLaMA-Factory's keys that give an adapter its shape, and PEFT's. When it goes on with an adapter, LLaMA-Factory

@@ -1,9 +1,9 @@
 """In what precision a model answers: unquantised where free memory holds that, whatever it was trained in."""
 
 from yi_tune.config import Config
-from yi_tune.plan.hardware import Hardware
+from yi_tune.hardware import Hardware
+from yi_tune.models import Shape
 from yi_tune.plan.memory import BASELINE
-from yi_tune.plan.shapes import Shape
 
 # `serve` may have as many conversations under way, each as long as Yi-1.5 takes one.
 _CONVERSATIONS, _CONTEXT = 16, 4096

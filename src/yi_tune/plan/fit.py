@@ -14,11 +14,10 @@ from yi_tune.data.identity import Message
 from yi_tune.data.own import OwnData
 from yi_tune.data.replay import LONGEST
 from yi_tune.errors import YiTuneError
-from yi_tune.models import CATALOGUE, LocalModel
+from yi_tune.hardware import Hardware
+from yi_tune.models import CATALOGUE, LocalModel, Shape
 from yi_tune.output import engine_output_to, log_folder
-from yi_tune.plan.hardware import Hardware
 from yi_tune.plan.memory import Estimate, estimate, number
-from yi_tune.plan.shapes import Shape
 
 # Rows of an optimiser step: the tutorial's 1 x 8. However they are divided, the training is the same, because
 # transformers takes the mean of the loss over all tokens of the step.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from yi_tune.config import Config
-from yi_tune.plan.shapes import Shape
+from yi_tune.models import Shape
 
 Device = Literal["cuda", "cpu"]
 

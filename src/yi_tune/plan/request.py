@@ -11,13 +11,13 @@ from yi_tune.data.own import prepare_own
 from yi_tune.data.packing import plan_packing
 from yi_tune.data.replay import choose_prompts
 from yi_tune.errors import YiTuneError
+from yi_tune.hardware import Hardware, detect
 from yi_tune.hubs.download import use_cached
 from yi_tune.hubs.tokenizer import warn_of_tokenizer
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.plan.adapters import find_start
 from yi_tune.plan.early_stop import SETTINGS, check_validation
 from yi_tune.plan.fit import choose_fit, longest_row, refuse
-from yi_tune.plan.hardware import Hardware, detect
 from yi_tune.plan.plan import TrainPlan, plan_train
 from yi_tune.plan.problems import problems
 from yi_tune.plan.speedups import without_missing

@@ -6,7 +6,7 @@ No shipped config asks for one until `make bench-gpu` has shown what it is worth
 from dataclasses import replace
 from importlib.util import find_spec
 
-from yi_tune.plan.hardware import Hardware
+from yi_tune.hardware import Hardware
 from yi_tune.plan.plan import Setting, TrainPlan
 
 # What asks for one, the module that it takes, and the value that does without it.
