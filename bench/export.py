@@ -19,8 +19,8 @@ from yi_tune.data.identity import Identity, Message
 from yi_tune.export.asking import check_exported
 from yi_tune.export.writing import export, plan_export
 from yi_tune.hardware import cpu_has_bf16
+from yi_tune.output import percent
 from yi_tune.plan.request import Request, plan
-from yi_tune.report import percent
 from yi_tune.train import run
 
 PAGE = Path(__file__).parents[1] / "docs" / "bench-export.md"

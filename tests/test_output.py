@@ -8,9 +8,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from yi_tune import screen
 from yi_tune.errors import YiTuneError
-from yi_tune.output import engine_output_to, log_folder
+from yi_tune.output import engine_output_to, err, log_folder, out, print_table
 
 # Every way to write there is; `kept` marks what the user is to see.
 TALK = """
@@ -111,7 +110,7 @@ def test_descriptors_are_given_back(tmp_path: Path) -> None:
     assert count() == before
 
 
-@pytest.mark.parametrize("console", [screen.out, screen.err], ids=["out", "err"])
+@pytest.mark.parametrize("console", [out, err], ids=["out", "err"])
 def test_consoles_keep_colons_as_typed(console: Console, capsys: pytest.CaptureFixture[str]) -> None:
     table = Table("name :dog:")
     table.add_row(":cat:")
@@ -159,3 +158,16 @@ def test_question_in_the_log_finds_no_terminal() -> None:
         check=False,
     )
     assert (closed.returncode, closed.stderr) == (0, "")
+
+
+def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[bold]:cat: \\[x]" + " long" * 100
+    out.print(text)
+    assert capsys.readouterr().out == f"{text}\n"
+
+
+def test_columns_are_aligned_in_cells(capsys: pytest.CaptureFixture[str]) -> None:
+    # A Chinese character takes two cells of a terminal, and no cell is cut or wrapped.
+    print_table(out, [("name", "n", "what"), ("小易", "10", "[bold]" + "x" * 200), ("-", "", "")], right=(1,))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["name   n  what", "小易  10  [bold]" + "x" * 200, "-"]

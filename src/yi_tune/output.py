@@ -1,17 +1,55 @@
-"""Keeps what the engine prints out of the user's sight, and in a log."""
+"""Where things are printed: results on stdout, all else on stderr, and the engine's own output in a log."""
 
 import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 
 from yi_tune.errors import YiTuneError
+
+
+class Screen(Console):
+    """A console that prints text as it is, without markup, colons for emoji, or line breaks of its own.
+
+    Tables and the like are laid out as rich does it.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, emoji=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if all(isinstance(printed, str) for printed in objects):
+            options = {"markup": False, "soft_wrap": True, **options}
+        super().print(*objects, **options)
+
+
+out = Screen()
+err = Screen(stderr=True)
+
+
+def print_table(console: Console, rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> None:
+    """Print rows of cells, the first of them the header, a line each however wide the terminal is. Columns are aligned
+    by their width on a terminal, where a Chinese character takes two cells; those in `right` to the right.
+    """
+    rows = list(rows)
+    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        fill = [" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
+        cells = (fill[at] + cell if at in right else cell + fill[at] for at, cell in enumerate(row))
+        console.print("  ".join(cells).rstrip(), markup=False, soft_wrap=True)
+
+
+def percent(share: float | None) -> str:
+    """A share for people: "97.3%", or "-" when nothing was asked."""
+    return "-" if share is None else f"{share:.1%}"
 
 
 def log_folder() -> Path:
@@ -35,30 +73,14 @@ def log_traceback() -> str:
 
 
 @contextmanager
-def _no_input() -> Iterator[None]:
-    """Let whoever asks a question, which only the log would show, find no terminal, and fail instead of wait."""
-    try:
-        saved = os.dup(0)
-    except OSError:  # it is closed
-        yield
-        return
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    try:
-        yield
-    finally:
-        os.dup2(saved, 0)
-        os.close(saved)
-
-
-@contextmanager
-def engine_output_to(log: Path) -> Iterator[Console]:
+def engine_output_to(log: Path) -> Iterator[Screen]:
     """Send all output of this process and its children to `log`; yields a console on the real stderr.
 
-    It acts on the file descriptors: LLaMA-Factory, transformers and bitsandbytes print, log and warn
-    by every way there is. Raises YiTuneError when the log cannot be written.
+    It acts on the file descriptors: LLaMA-Factory, transformers and bitsandbytes print, log and warn by every way there
+    is. A question, which only the log would show, finds no terminal, and fails instead of waiting for an answer.
+    Raises YiTuneError when the log cannot be written.
     """
+    nothing = os.open(os.devnull, os.O_RDONLY)  # this is descriptor 0 itself where stdin is closed
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -66,20 +88,19 @@ def engine_output_to(log: Path) -> Iterator[Console]:
         raise YiTuneError(f"{log} cannot be written: {error.strerror}.", "Free or choose another place.") from None
     sys.stdout.flush()
     sys.stderr.flush()
-    saved = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+    saved = [os.dup(descriptor) for descriptor in range(3)]
     try:
         with os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as terminal:
-            for descriptor in saved:
-                os.dup2(target, descriptor)
-            os.close(target)
-            with _no_input():
-                yield Console(file=terminal, highlight=False, emoji=False)
+            for descriptor, opened in enumerate((nothing, target, target)):
+                os.dup2(opened, descriptor)
+            yield Screen(file=terminal)
     finally:
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()
             except OSError:  # the log's disk is full: what the engine said is lost, the user's output is not
                 pass
-        for descriptor, copy in saved.items():
+        for descriptor, copy in enumerate(saved):
             os.dup2(copy, descriptor)
-            os.close(copy)
+        for opened in (target, *saved, *([nothing] if nothing else [])):
+            os.close(opened)

@@ -9,17 +9,13 @@ from rich.table import Column, Table
 from yi_tune.config import Config
 from yi_tune.data.forgetting import Forgetting
 from yi_tune.data.heldout import Answer, Score
+from yi_tune.output import percent
 from yi_tune.plan.plan import TrainPlan
 
 # Below this share of identity questions a run is said to have failed at what it is for.
 LOW_RECALL = 0.8
 
 _MISSES = 5
-
-
-def percent(share: float | None) -> str:
-    """A share for people: "97.3%", or "-" when nothing was asked."""
-    return "-" if share is None else f"{share:.1%}"
 
 
 def print_changes(plan: TrainPlan, console: Console) -> None:

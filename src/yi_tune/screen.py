@@ -1,6 +1,4 @@
-"""Where things are printed: results on stdout, all else on stderr."""
+"""The consoles, for who has not yet moved to output.py."""
 
-from rich.console import Console
-
-out = Console(highlight=False, emoji=False)
-err = Console(stderr=True, highlight=False, emoji=False)
+from yi_tune.output import err as err
+from yi_tune.output import out as out

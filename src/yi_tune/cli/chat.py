@@ -157,7 +157,7 @@ def _check_exported(folder: Path, min_recall: float, *, as_json: bool) -> None:
 
 def _require(min_recall: float, recall: float | None) -> None:
     """Exit 1 for a recall that is too low."""
-    from yi_tune.report import percent
+    from yi_tune.output import percent
     from yi_tune.screen import err
 
     if recall is not None and recall < min_recall:

@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Template
 
 from yi_tune.models import CATALOGUE, read_origin
-from yi_tune.report import percent
+from yi_tune.output import percent
 from yi_tune.resources import CONFIGS
 from yi_tune.runs.folder import Run
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 
 from yi_tune.errors import YiTuneError
-from yi_tune.report import percent
+from yi_tune.output import percent, print_table
 from yi_tune.runs.folder import Run
 from yi_tune.runs.history import read_history
 
@@ -101,11 +100,7 @@ def print_runs(runs: list[ListedRun], console: Console) -> None:
         loss, eval_loss = ("-" if loss is None else f"{loss:.4f}" for loss in (run.loss, run.eval_loss))
         figures = (step, loss, eval_loss, percent(run.recall))
         lines.append((run.run, run.model, run.name or "-", run.state, *figures, _when(run)))
-    # Chinese characters are two cells wide.
-    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
-    for line in lines:
-        cells = (set_cell_size(text, width) for text, width in zip(line, widths, strict=True))
-        console.print("  ".join(cells).rstrip(), markup=False, soft_wrap=True)
+    print_table(console, lines)
     for run in runs:
         if run.why:
             console.print(f"{run.run}: {run.why}", markup=False, soft_wrap=True)
