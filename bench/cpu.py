@@ -1,6 +1,6 @@
 """Precision and attention of training on a CPU, in turn: `make bench-cpu`. Writes docs/bench-cpu.md.
 
-The same steps on nano in each way that plan/hardware.py chooses between; what counts is the Trainer's own loop.
+The same steps on nano in each way that hardware.py chooses between; what counts is the Trainer's own loop.
 """
 
 import platform

@@ -13,7 +13,7 @@ from yi_tune.data.dataset import Dataset
 from yi_tune.data.identity import Identity
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel
-from yi_tune.plan.fit import Fit
+from yi_tune.plan.memory import Fit
 from yi_tune.plan.plan import TrainPlan, plan_train
 from yi_tune.plan.problems import problems
 from yi_tune.runs.folder import Run

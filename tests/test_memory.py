@@ -1,20 +1,50 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from yi_tune.models import CATALOGUE, Shape
-from yi_tune.plan.memory import estimate
+from yi_tune.config import find_config, read_config
+from yi_tune.data.general import Prompt
+from yi_tune.errors import YiTuneError
+from yi_tune.hardware import Hardware
+from yi_tune.models import CATALOGUE, LocalModel, Model, Shape, find_model
+from yi_tune.plan.memory import (
+    ACCUMULATION,
+    EFFECTIVE_BATCH,
+    EVAL,
+    MICRO,
+    NO_CHECKPOINTING,
+    answering,
+    choose_fit,
+    estimate,
+    longest_row,
+    refuse,
+    smaller,
+)
 
-QLORA = {"quantization_bit": 4, "per_device_train_batch_size": 8, "disable_gradient_checkpointing": True}
+GB = 1_000_000_000
+FOUR_BIT = {"quantization_bit": 4, MICRO: 8, NO_CHECKPOINTING: True}
+QLORA = read_config(find_config("qlora"))
 SMALL = Shape(hidden=64, layers=2, heads=4, kv_heads=1, ffn=128, vocab=1000)
 
 
 def yi(size: str) -> Shape:
     shape = CATALOGUE[f"yi-1.5-{size}-chat"].shape
-    assert shape is not None
+    assert shape
     return shape
 
 
+SIX, NINE, LARGE = yi("6b"), yi("9b"), yi("34b")
+
+
+def gpu(gigabytes: float) -> Hardware:
+    return Hardware("NVIDIA GPU", bf16=True, free=int(gigabytes * GB))
+
+
 def test_by_hand() -> None:
-    parts = estimate(SMALL, QLORA, 30, "cuda").parts
+    parts = estimate(SMALL, FOUR_BIT, 30, "cuda").parts
     # A row of 30 tokens is padded to 32. q is 64 wide, k and v 16.
     tokens, linear = 8 * 32, 2 * (2 * 64 * 64 + 2 * 64 * 16 + 3 * 64 * 128)
     rank = 8 * 2 * ((64 + 64) * 2 + (64 + 16) * 2 + 3 * (64 + 128))
@@ -27,19 +57,19 @@ def test_by_hand() -> None:
     assert parts["model file"] == 0
 
 
-def test_of_the_config() -> None:
-    base = estimate(SMALL, QLORA, 30, "cuda")
-    for change, part, factor in (
+@pytest.mark.parametrize(
+    ("change", "part", "factor"),
+    [
         ({"lora_rank": 16}, "adapter", 2),
-        ({"per_device_train_batch_size": 4}, "logits", 0.5),
+        ({MICRO: 4}, "logits", 0.5),
         ({"quantization_bit": 8}, "weights", 8 / 4.126953125),
         ({"quantization_bit": None}, "weights", 16 / 4.126953125),
         ({"lora_target": "gate_proj, up_proj, down_proj"}, "gradients", 3 * 192 / (128 * 2 + 80 * 2 + 3 * 192)),
-    ):
-        changed = estimate(SMALL, QLORA | change, 30, "cuda")
-        assert changed.parts[part] == pytest.approx(base.parts[part] * factor, rel=1e-4), change
-    full = estimate(SMALL, {"finetuning_type": "full"}, 30, "cuda").parts
-    assert (full["adapter"], full["gradients"]) == (0, 4 * SMALL.parameters)
+    ],
+)
+def test_of_the_config(change: dict[str, Any], part: str, factor: float) -> None:
+    base, changed = (estimate(SMALL, config, 30, "cuda").parts for config in (FOUR_BIT, FOUR_BIT | change))
+    assert changed[part] == pytest.approx(base[part] * factor, rel=1e-4)
 
 
 def test_a_cpus_activations_by_precision() -> None:
@@ -50,42 +80,165 @@ def test_a_cpus_activations_by_precision() -> None:
         ({"bf16": True, "flash_attn": "disabled"}, 18 * h + 10 * q + 8 * f + scores),
         ({"flash_attn": "disabled"}, 28 * h + 10 * q + 10 * f + scores),
     ):
-        parts = estimate(SMALL, QLORA | config, 30, "cpu").parts
+        parts = estimate(SMALL, FOUR_BIT | config, 30, "cpu").parts
         assert parts["activations"] == tokens * (2 * layer + 4 * h)
 
 
-def test_checkpointing_keeps_less() -> None:
-    for size in ("6b", "9b", "34b"):
-        without, with_it = (
-            estimate(yi(size), QLORA | {"disable_gradient_checkpointing": off}, 72, "cuda") for off in (True, False)
-        )
-        assert with_it.parts["activations"] < without.parts["activations"] / 10
-
-
-def test_grows_with_the_model_and_lies_between_4_and_16_bits() -> None:
-    totals = [estimate(yi(size), QLORA, 72, "cuda").total for size in ("6b", "9b", "34b")]
-    assert totals == sorted(totals)
-    for size, total in zip(("6b", "9b", "34b"), totals, strict=True):
-        assert yi(size).weight_bytes / 4 < total < yi(size).weight_bytes
+@pytest.mark.parametrize("shape", [SIX, NINE, LARGE])
+def test_of_yi(shape: Shape) -> None:
+    kept, again = (
+        estimate(shape, FOUR_BIT | {NO_CHECKPOINTING: off}, 72, "cuda").parts["activations"] for off in (True, False)
+    )
+    assert again < kept / 10
+    assert shape.weight_bytes / 4 < estimate(shape, FOUR_BIT, 72, "cuda").total < shape.weight_bytes
 
 
 def test_answers_count_where_a_step_takes_less() -> None:
-    small_steps = QLORA | {"per_device_train_batch_size": 1, "disable_gradient_checkpointing": False}
-    assert estimate(yi("34b"), small_steps, 72, "cuda").parts["answers"] > 500_000_000
-    assert estimate(yi("34b"), QLORA, 72, "cuda").parts["answers"] == 0
+    small_steps = FOUR_BIT | {MICRO: 1, NO_CHECKPOINTING: False}
+    assert estimate(LARGE, small_steps, 72, "cuda").parts["answers"] > 500_000_000
+    assert estimate(LARGE, FOUR_BIT, 72, "cuda").parts["answers"] == 0
 
 
-def test_what_should_be_free_is_more_than_the_estimate_but_for_the_weights() -> None:
-    estimated = estimate(yi("6b"), QLORA, 72, "cuda")
+def test_free_should_be_more_than_the_estimate_but_for_the_weights() -> None:
+    estimated = estimate(SIX, FOUR_BIT, 72, "cuda")
     weights = estimated.parts["weights"] + estimated.parts["embeddings and head"]
     assert estimated.needed - weights == pytest.approx(1.25 * (estimated.total - weights))
     # Pages of a file do not count.
-    on_cpu = estimate(yi("6b"), QLORA, 72, "cpu")
-    assert on_cpu.parts["model file"] > 10_000_000_000
+    on_cpu = estimate(SIX, FOUR_BIT, 72, "cpu")
+    assert on_cpu.parts["model file"] > 10 * GB
     assert on_cpu.needed < 1.25 * (on_cpu.total - on_cpu.parts["model file"])
 
 
-@pytest.mark.parametrize("value", ["long", 0, -1, None, 1.5])
+@pytest.mark.parametrize("value", ["many", 0, -1, None, 2.5])
 def test_values_that_are_none_are_left_to_be_reported(value: object) -> None:
-    wrong = QLORA | {"per_device_train_batch_size": value, "lora_rank": value}
-    assert estimate(SMALL, wrong, 30, "cuda") == estimate(SMALL, QLORA, 30, "cuda")
+    wrong = FOUR_BIT | {MICRO: value, "lora_rank": value}
+    assert estimate(SMALL, wrong, 30, "cuda") == estimate(SMALL, FOUR_BIT, 30, "cuda")
+    choose_fit(SIX, QLORA | {MICRO: value, ACCUMULATION: value, NO_CHECKPOINTING: value}, 72, gpu(80))
+
+
+def division(shape: Shape | None, gigabytes: float, length: int = 72, **config: Any) -> tuple[int, int, bool]:
+    fit = choose_fit(shape, QLORA | config, length, gpu(gigabytes))
+    return fit.micro_batch, fit.accumulation, fit.checkpointing
+
+
+def test_the_more_memory_the_larger_the_steps() -> None:
+    assert division(SIX, 80) == (8, 1, False)
+    assert division(SIX, 8) == (8, 1, True)
+    assert division(SIX, 16, length=1024) == (4, 2, True)
+    found = [choose_fit(SIX, QLORA, 1024, gpu(size)) for size in range(6, 80)]
+    assert {fit.micro_batch * fit.accumulation for fit in found} == {8}
+    assert all(fit.estimate and fit.fits == (fit.estimate.needed <= fit.hardware.free) for fit in found)
+    fitting = [fit.micro_batch for fit in found if fit.fits]
+    assert fitting == sorted(fitting)
+    assert {1, 2, 4, 8} == set(fitting)
+    assert found[10].for_rows_of(72) == choose_fit(SIX, QLORA, 72, gpu(16))
+
+
+def test_a_users_values_are_obeyed() -> None:
+    assert division(SIX, 80, **{MICRO: 2}) == (2, 4, False)
+    assert division(SIX, 80, **{MICRO: 16}) == (16, 1, False)
+    assert division(SIX, 80, **{MICRO: 2, ACCUMULATION: 1}) == (2, 1, False)
+    assert division(SIX, 80, **{ACCUMULATION: 4}) == (2, 4, False)
+    assert division(SIX, 80, **{NO_CHECKPOINTING: False}) == (8, 1, True)
+    # The tutorial's file leaves nothing open.
+    tutorial = read_config(find_config("tutorial"))
+    assert tutorial[MICRO] * tutorial[ACCUMULATION] == EFFECTIVE_BATCH
+    fit = choose_fit(SIX, tutorial, 72, gpu(80))
+    assert (fit.micro_batch, fit.accumulation, fit.checkpointing) == (1, 8, True)
+    assert not choose_fit(LARGE, QLORA | {MICRO: 8}, 4096, gpu(20)).fits
+
+
+def test_without_a_shape_nothing_is_estimated() -> None:
+    fit = choose_fit(None, QLORA, 72, gpu(1))
+    assert (fit.micro_batch, fit.accumulation, fit.fits) == (8, 1, True)
+    assert "not estimated" in fit.summary
+
+
+def test_summary() -> None:
+    summary = choose_fit(SIX, QLORA, 72, gpu(24)).summary
+    for part in ("CUDA 1.0 GB", "weights 2.9 GB", "optimiser", "logits", "24.0 GB of GPU memory free"):
+        assert part in summary
+    assert "model file" not in summary
+
+
+def test_precision_is_estimated_as_the_machines() -> None:
+    with_it, without = (
+        choose_fit(SIX, QLORA, 72, Hardware(None, bf16=bf16, free=64 * GB)).estimate for bf16 in (True, False)
+    )
+    assert with_it
+    assert without
+    assert without.parts["activations"] > with_it.parts["activations"]
+
+
+@pytest.mark.parametrize(
+    ("config", "replay", "name", "device", "listed", "not_listed"),
+    [
+        ({}, True, "it", "GPU", "--replay 0, cutoff_len=, --model, more GPUs", f"--config qlora, {MICRO}=1"),
+        ({MICRO: 64}, False, "it", "GPU", f"--set {MICRO}=1;", "--replay"),
+        ({NO_CHECKPOINTING: True}, False, "it", "GPU", f"--set {NO_CHECKPOINTING}=false", "--replay"),
+        ({"quantization_bit": None}, False, "nano", None, "--config qlora, of free memory", "--model, more GPUs"),
+    ],
+)
+def test_refusal_lists_the_remedies(
+    config: dict[str, Any], replay: bool, name: str, device: str | None, listed: str, not_listed: str
+) -> None:
+    fit = choose_fit(SIX, QLORA | config, 4000, replace(gpu(3), gpu=device))
+    assert not fit.fits
+    error = refuse(fit, name, replay=replay)
+    assert f"{name} does not fit: " in error.message
+    assert "3.0 GB free" in error.message
+    for remedy in listed.split(", "):
+        assert remedy in error.hint
+    for remedy in not_listed.split(", "):
+        assert remedy not in error.hint
+
+
+def test_smaller_steps_down_to_one_row() -> None:
+    config = {MICRO: 6, ACCUMULATION: 2, EVAL: 6, NO_CHECKPOINTING: True}
+    sizes = []
+    while changes := smaller(config):
+        config |= changes
+        sizes.append((config[MICRO], config[ACCUMULATION], config[NO_CHECKPOINTING]))
+    assert sizes == [(3, 4, True), (1, 12, True), (1, 12, False)]
+    assert config[EVAL] == 1
+    assert smaller({MICRO: 1, EVAL: 8, NO_CHECKPOINTING: True}) == {EVAL: 1}
+
+
+def test_longest_row(tmp_path: Path) -> None:
+    nano, unknown = find_model("nano", tmp_path), find_model("yi-1.5-6b-chat", tmp_path)
+    short, long = ([{"role": "user", "content": text}] for text in ("你好", "你好吗？" * 20))
+    prompts = [Prompt("en", "fact", "Why?")]
+    found = longest_row(nano, {}, [short, long], None, [])
+    assert longest_row(nano, {}, [short], None, []) < found < len("你好吗？".encode()) * 20
+    # Without a tokenizer there are bytes, and more of them; the base's answers may be long.
+    assert longest_row(unknown, {}, [short, long], None, []) > found
+    assert longest_row(nano, {}, [short, long], None, prompts) > 512
+    assert longest_row(nano, {"cutoff_len": 10}, [long], None, []) == 10
+    assert longest_row(nano, {"cutoff_len": 100, "packing": True}, [short], None, []) == 100
+
+
+def test_tokenizer_that_does_not_load(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
+    with pytest.raises(YiTuneError, match="does not load"):
+        longest_row(LocalModel(Model("it", "it"), tmp_path), {}, [[{"role": "user", "content": "a"}]], None, [])
+
+
+@pytest.mark.parametrize(
+    ("shape", "hardware", "bits", "expected"),
+    [
+        (SIX, gpu(24), 4, {"infer_dtype": "bfloat16"}),
+        (SIX, gpu(16), 4, {"quantization_bit": 4, "infer_dtype": "bfloat16"}),
+        (NINE, gpu(24), 8, {"quantization_bit": 8, "infer_dtype": "bfloat16"}),
+        (NINE, gpu(48), 8, {"infer_dtype": "bfloat16"}),
+        (SIX, replace(gpu(24), bf16=False), 4, {"infer_dtype": "float16"}),
+        (SIX, gpu(8), None, {"infer_dtype": "bfloat16"}),
+        (SIX, Hardware(None, bf16=True, free=24 * GB), 4, {"infer_dtype": "bfloat16"}),
+        (SIX, Hardware(None, bf16=False, free=24 * GB), 4, {"quantization_bit": 4}),
+        (SIX, Hardware(None, bf16=False, free=64 * GB), 4, {"infer_dtype": "float32"}),
+        (None, gpu(140), 4, {"quantization_bit": 4, "infer_dtype": "bfloat16"}),
+    ],
+)
+def test_answers_come_unquantised_where_memory_holds_that(
+    shape: Shape | None, hardware: Hardware, bits: int | None, expected: dict[str, Any]
+) -> None:
+    assert answering(shape, hardware, bits) == expected

@@ -10,7 +10,7 @@ from yi_tune.data.own import Checked, OwnData
 from yi_tune.data.packing import choose_packing, plan_packing
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel
-from yi_tune.plan.fit import Fit
+from yi_tune.plan.memory import Fit
 from yi_tune.plan.plan import Setting, TrainPlan, plan_train
 from yi_tune.runs.folder import Run
 

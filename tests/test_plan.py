@@ -12,7 +12,7 @@ from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel, Model
 from yi_tune.plan.adapters import Start
 from yi_tune.plan.early_stop import SETTINGS, check_validation, is_aligned
-from yi_tune.plan.fit import Fit, choose_fit
+from yi_tune.plan.memory import Fit, choose_fit
 from yi_tune.plan.plan import TrainPlan, plan_train
 from yi_tune.plan.problems import problems
 from yi_tune.runs.folder import Run

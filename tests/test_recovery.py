@@ -16,7 +16,7 @@ from yi_tune.data.identity import Identity
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel
-from yi_tune.plan.fit import Fit
+from yi_tune.plan.memory import Fit
 from yi_tune.plan.plan import TrainPlan, plan_train
 from yi_tune.progress import Progress
 from yi_tune.recovery import train_within_memory

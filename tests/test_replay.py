@@ -12,7 +12,7 @@ from yi_tune.data.replay import BaseAnswer, choose_prompts, keep_answers, kept_a
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel, find_model
-from yi_tune.plan.fit import Fit
+from yi_tune.plan.memory import Fit
 from yi_tune.plan.plan import TrainPlan, plan_train
 from yi_tune.runs.folder import Run
 from yi_tune.runs.records import differences, record

@@ -12,7 +12,7 @@ from yi_tune.data.identity import Identity
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel
 from yi_tune.output import percent
-from yi_tune.plan.fit import Fit
+from yi_tune.plan.memory import Fit
 from yi_tune.plan.plan import plan_train
 from yi_tune.report import LOW_RECALL, print_advice, print_answers, print_changes, print_score, summary
 from yi_tune.runs.folder import Run

@@ -7,7 +7,7 @@ from yi_tune.data.identity import Identity
 from yi_tune.hardware import Hardware
 from yi_tune.models import LocalModel, Model
 from yi_tune.plan import speedups
-from yi_tune.plan.fit import Fit
+from yi_tune.plan.memory import Fit
 from yi_tune.plan.plan import Setting, TrainPlan
 from yi_tune.runs.folder import Run
 

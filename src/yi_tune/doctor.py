@@ -27,7 +27,7 @@ from yi_tune.hardware import Gpu, Hardware, free_ram, read_gpus
 from yi_tune.hubs.caches import cached
 from yi_tune.hubs.hub import PATIENCE, Hub, hubs_of
 from yi_tune.models import LocalModel, check_model, find_model
-from yi_tune.plan.fit import choose_fit, longest_row, refuse
+from yi_tune.plan.memory import choose_fit, longest_row, refuse
 from yi_tune.screen import err
 
 Verdict = Literal["ok", "warning", "error"]
@@ -195,10 +195,10 @@ def _memory(local: LocalModel, hardware: Hardware) -> Check:
     """Whether the default config fits, on the identity rows and the base's own answers."""
     config = read_config(find_config("qlora"))
     rows, prompts = render(identity_rows(), Identity("Yi-tune", "yi-tune")), choose_prompts(local.model.replay)
-    length = longest_row(local, config, rows, None, prompts, usable=False)
+    length = longest_row(local, config, rows, None, prompts)
     fit = choose_fit(local.shape, config, length, hardware)
     if not fit.fits:
-        error = refuse(fit, local.model.name)
+        error = refuse(fit, local.model.name, replay=bool(prompts))
         return Check("memory", "error", error.message, error.hint)
     return Check("memory", "ok", f"{fit.summary} Micro-batch {fit.micro_batch} x {fit.accumulation}.")
 

@@ -10,7 +10,7 @@ from yi_tune.hardware import Hardware, detect
 from yi_tune.hubs.download import use_cached
 from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_model
 from yi_tune.output import engine_output_to, log_folder
-from yi_tune.plan.answering import answering
+from yi_tune.plan.memory import answering
 from yi_tune.progress import Progress
 from yi_tune.runs.folder import Run, find_run, has_finished
 from yi_tune.screen import err

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from yi_tune.config import find_config, read_config
 from yi_tune.errors import YiTuneError
-from yi_tune.plan.fit import smaller
+from yi_tune.plan.memory import smaller
 from yi_tune.plan.plan import TrainPlan
 from yi_tune.progress import Progress
 from yi_tune.runs.checkpoints import newest_whole

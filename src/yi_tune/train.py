@@ -13,7 +13,7 @@ from yi_tune.data.own import mix
 from yi_tune.data.replay import choose_prompts, keep_answers, kept_answers, replay_dataset
 from yi_tune.errors import YiTuneError, is_disk_full, is_out_of_memory
 from yi_tune.output import engine_output_to
-from yi_tune.plan.fit import longest_row
+from yi_tune.plan.memory import longest_row
 from yi_tune.plan.plan import TrainPlan
 from yi_tune.progress import Progress
 from yi_tune.recovery import train_within_memory
@@ -125,7 +125,7 @@ def _replay(planned: TrainPlan, progress: Progress) -> Dataset:
 def _fit_to_answers(planned: TrainPlan, datasets: Sequence[Dataset], progress: Progress) -> TrainPlan:
     """The plan for rows as long as they are; before the base had answered, its answers counted as long as may be."""
     rows = [row for dataset in datasets if dataset.name != "own" for row in dataset.conversations()]
-    planned = planned.fitted(longest_row(planned.local, planned.config, rows, planned.own, [], usable=True))
+    planned = planned.fitted(longest_row(planned.local, planned.config, rows, planned.own, []))
     if planned.fit.estimate:
         progress.say(planned.fit.summary)
     return planned

@@ -224,7 +224,7 @@ def test_the_plan_packs_where_the_machine_has_chosen_a_small_batch(tmp_path: Pat
     from yi_tune.data.packing import plan_packing
     from yi_tune.hardware import Hardware
     from yi_tune.models import CATALOGUE, LocalModel
-    from yi_tune.plan.fit import Fit
+    from yi_tune.plan.memory import Fit
     from yi_tune.plan.plan import Setting, TrainPlan
     from yi_tune.runs.folder import Run
 

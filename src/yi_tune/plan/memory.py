@@ -1,25 +1,41 @@
-"""How much memory a training run takes, from the model's shape and the config: a formula, held against measurements.
+"""The memory that a run takes, how its steps are divided for the memory that is free, and how precisely it answers.
 
-docs/memory.md has estimate beside measurement on a CPU (bench/memory.py). Not measured yet on a GPU.
+The formula is held against measurements on a CPU in docs/memory.md (bench/memory.py); none on a GPU yet.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from rich.filesize import decimal
 
 from yi_tune.config import Config
-from yi_tune.models import Shape
+from yi_tune.data.general import Prompt
+from yi_tune.data.identity import Message
+from yi_tune.data.own import OwnData
+from yi_tune.data.replay import LONGEST
+from yi_tune.errors import YiTuneError
+from yi_tune.hardware import Hardware
+from yi_tune.models import LocalModel, Shape
 
 Device = Literal["cuda", "cpu"]
 
+MICRO, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
+EVAL, NO_CHECKPOINTING = "per_device_eval_batch_size", "disable_gradient_checkpointing"
+# Rows of an optimiser step: the tutorial's 1 x 8. Their division does not change the training, because transformers
+# takes the mean of the loss over all tokens of the step.
+EFFECTIVE_BATCH = 8
 # Bits of a quantised weight. 4: with double quantisation an 8-bit scale for 64 weights, and a 32-bit scale for 256
 # of these scales (QLoRA, arXiv 2305.14314, section 3; bitsandbytes' block sizes). 8: LLM.int8's scale is one a row.
 _BITS = {4: 4 + 8 / 64 + 32 / (64 * 256), 8: 8.0}
-# What is there before anything is loaded, in bytes. A CPU: Python with torch and LLaMA-Factory, of which 0.4 GB are
-# pages of their libraries (docs/memory.md), 0.1 GB more on a CPU with bf16 than on one without. CUDA: its context with
-# the kernels' code, about half of it, cuBLAS' workspaces and what the allocator rounds up; not measured yet.
+# Bytes before anything is loaded. CPU: Python with torch and LLaMA-Factory (docs/memory.md). CUDA: its context with the
+# kernels' code, cuBLAS' workspaces and what the allocator rounds up; not measured yet.
 BASELINE: dict[Device, int] = {"cpu": 1_250_000_000, "cuda": 1_000_000_000}
 # After training heldout.one_of_each asks 18 questions in a batch, each with 256 tokens at most to be answered in.
 _ANSWERS, _ANSWER_TOKENS = 18, 300
+# `serve` may have as many conversations under way, each as long as Yi-1.5 takes one.
+_CONVERSATIONS, _CONTEXT = 16, 4096
 
 
 @dataclass(frozen=True)
@@ -34,11 +50,8 @@ class Estimate:
 
     @property
     def needed(self) -> int:
-        """What should be free: a quarter more of all but the weights, and none for the model's file.
-
-        Pages of a file are given back when memory is short. Weights are arithmetic. The rest is a model of code that
-        may change, and allocators lose some memory between blocks of different sizes (docs.pytorch.org, "CUDA
-        semantics", on fragmentation).
+        """How much should be free: the weights, which are arithmetic, and a quarter more than the rest, for code that
+        may change and allocators that lose memory between blocks. The system takes back a file's pages by itself.
         """
         weights = self.parts["weights"] + self.parts["embeddings and head"]
         return weights + (self.total - weights - self.parts["model file"]) * 5 // 4
@@ -47,39 +60,27 @@ class Estimate:
 def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estimate:
     """The peak of a run with this config whose longest row has `length` tokens.
 
-    Reads per_device_train_batch_size, disable_gradient_checkpointing, quantization_bit, finetuning_type, lora_rank,
-    lora_target, flash_attn, bf16, fp16 and pure_bf16. With h, q and f for the widths of hidden state, queries and FFN,
-    in bytes:
+    With h, q and f for the widths of hidden state, queries and FFN, in bytes:
 
-    weights: the layers' linear parts in 4.127 or 8 bits, or 16; trained in full, in 32 and a 16-bit copy for autocast
+    weights: the layers' linear parts in 4.127 or 8 bits, or 16; embeddings and head: 16 bits
     model file: on a CPU the linear parts' 16 bits too, pages of the file that stay mapped (seen in RssFile)
-    embeddings and head: 16 bits
-    trainable: float32, that is 4 for the weight, 4 for its gradient, 8 for Adam's two moments
-    activations of a layer, kept for the backward pass, for each token of a micro-batch (padded to its longest row):
-      two norms in float32 8h; the inputs of q, k, v and of gate, up 4h; q, k, v (repeated to q's width) and the
-      attention's output 8q; SiLU's input and output, up, and their product 8f. After Korthikanti et al., arXiv
-      2205.05198, section 4, less what frozen weights, SDPA and no dropout save. PEFT casts to float32 on a CPU, and
-      for unquantised weights, so that each linear part keeps an input of its own: 6h + 2q more. Where a CPU trains in
-      neither bf16 nor fp16 the casts of autocast go, but none is shared: 28h + 10q + 10f in all. Without SDPA
-      (flash_attn: disabled) each head keeps its weights for each token of the row, before and after their cast: 6 (all
-      counted on nano with torch.autograd.graph.saved_tensors_hooks)
-    activations with gradient checkpointing: the layers' inputs 2h, and one layer while it is computed again
+    adapter: float32, that is 4 for a weight, 4 for its gradient, 8 for Adam's two moments
+    activations that a layer keeps of each token for the backward pass: two norms in float32 8h; the inputs of q, k, v
+      and of gate, up 4h; q, k, v (repeated to q's width) and the attention's output 8q; SiLU's input and output, up,
+      and their product 8f (Korthikanti et al., arXiv 2205.05198, section 4, less what frozen weights, SDPA and no
+      dropout save). PEFT casts to float32 on a CPU, and for unquantised weights, so that each linear part keeps an
+      input of its own: 6h + 2q more. On a CPU in neither bf16 nor fp16 autocast does not cast, but nothing is shared:
+      28h + 10q + 10f in all. Without SDPA each head keeps its weights for each token of the row, before and after their
+      cast: 6 (counted on nano with torch.autograd.graph.saved_tensors_hooks)
+    with gradient checkpointing: the layers' inputs 2h, and one layer while it is computed again
     logits: 12 a token and word: log-softmax, its gradient and that of its input, all float32
-    answers: the keys and values of the questions asked after training, where that is more than a step takes. Not what a
-      model takes that is loaded anew for them (answering.py), which it only is where there is room
+    answers: keys and values of the questions asked after training, where they take more than a step
     """
     padded = -(-length // 8) * 8  # as LLaMA-Factory does
-    tokens = number(config, "per_device_train_batch_size", 8) * padded
-    bits, full = config.get("quantization_bit"), config.get("finetuning_type") == "full"
-    rest = shape.parameters - shape.linear_parameters
-    if full:
-        trained = shape.parameters
-        weight_bits = 16.0 if config.get("pure_bf16") else 16.0 + 32
-    else:
-        trained = _adapter_parameters(shape, config)
-        weight_bits = _BITS.get(bits or 0, 16.0)
-    numbers = 2 if config.get("pure_bf16") else 4
-
+    tokens = number(config, MICRO, 8) * padded
+    bits = config.get("quantization_bit") or 0
+    linear, rest = shape.linear_parameters, shape.parameters - shape.linear_parameters
+    trained = _adapter_parameters(shape, config) * (2 if config.get("pure_bf16") else 4)
     h, q, f = shape.hidden, shape.query, shape.ffn
     if device == "cpu" and not any(config.get(key) for key in ("bf16", "fp16", "pure_bf16")):
         token = 28 * h + 10 * q + 10 * f
@@ -90,25 +91,23 @@ def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estim
     layer = tokens * token
     # While a layer goes backward: its gradients, about as much as it kept, and a matrix in 16 bits.
     backward = layer + 2 * h * f
-    if config.get("disable_gradient_checkpointing"):
+    if config.get(NO_CHECKPOINTING):
         kept = shape.layers * layer
     else:
         kept = shape.layers * tokens * 2 * h
         backward += layer
-    kept += tokens * 4 * h
     logits = tokens * shape.vocab * 12
-    activations = kept + max(0, backward - logits)
+    activations = kept + tokens * 4 * h + max(0, backward - logits)
     answers = _ANSWERS * (_ANSWER_TOKENS * shape.layers * 4 * shape.key + 10 * shape.vocab)
     return Estimate(
         {
             "CUDA" if device == "cuda" else "Python and libraries": BASELINE[device],
-            "weights": int(shape.linear_parameters * weight_bits / 8),
-            # On a CPU the 16-bit weights were read through a mapping of their file, which the head's keeps open.
-            "model file": 2 * shape.linear_parameters if device == "cpu" and bits in _BITS and not full else 0,
-            "embeddings and head": int(rest * weight_bits / 8) if full else 2 * rest,
-            "adapter": 0 if full else trained * numbers,
-            "gradients": trained * numbers,
-            "optimiser": 2 * trained * numbers,
+            "weights": int(linear * _BITS.get(bits, 16.0) / 8),
+            "model file": 2 * linear if device == "cpu" and bits in _BITS else 0,
+            "embeddings and head": 2 * rest,
+            "adapter": trained,
+            "gradients": trained,
+            "optimiser": 2 * trained,
             "activations": activations,
             "logits": logits,
             "answers": max(0, answers - activations - logits),
@@ -117,14 +116,192 @@ def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estim
 
 
 def number(config: Config, key: str, default: int) -> int:
-    """A whole number of the config, or LLaMA-Factory's default; what is none is for problems() to report."""
+    """A whole number of the config, or LLaMA-Factory's default; the checks of the config report any other value."""
     value = config.get(key)
     return value if isinstance(value, int) and value > 0 else default
 
 
 def _adapter_parameters(shape: Shape, config: Config) -> int:
-    """A LoRA adapter of rank r has r x (inputs + outputs) parameters a linear part."""
+    """A LoRA adapter of rank r has r x (inputs + outputs) parameters a linear part; the margin covers a head's."""
     rank, target = number(config, "lora_rank", 8), config.get("lora_target", "all")
     names = shape.linear if target == "all" else [name.strip() for name in str(target).split(",")]
-    # What is no linear part of a layer (a head, say) is left to the margin.
     return shape.layers * rank * sum(sum(shape.linear[name]) for name in names if name in shape.linear)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the rows of a step are divided, for a model of this shape, a config that may leave some of it open, and
+    rows of at most `length` tokens.
+    """
+
+    micro_batch: int
+    accumulation: int
+    checkpointing: bool
+    hardware: Hardware
+    shape: Shape | None = None
+    config: Config = field(default_factory=dict)
+    length: int = 0
+
+    @cached_property
+    def estimate(self) -> Estimate | None:
+        """The memory that it takes; None for a model whose shape is not known."""
+        if self.shape is None:
+            return None
+        machine = {key: value for key, (value, _) in self.hardware.settings.items() if _left_open(self.config, key)}
+        config = self.config | machine | self.division
+        return estimate(self.shape, config, self.length, "cuda" if self.hardware.gpu else "cpu")
+
+    @property
+    def fits(self) -> bool:
+        return self.estimate is None or self.estimate.needed <= self.hardware.free
+
+    @property
+    def settings(self) -> dict[str, tuple[Any, str]]:
+        """The keys of a config that say it: values, and why."""
+        batch = f"the largest of 8, 4, 2, 1 that fits {self._free}" if self.shape else "the model's shape is not known"
+        return {
+            MICRO: (self.micro_batch, batch),
+            ACCUMULATION: (self.accumulation, f"{self.micro_batch} x {self.accumulation} rows a step"),
+            EVAL: (self.micro_batch, "as many as in training: it takes no more memory"),
+            NO_CHECKPOINTING: (False, f"memory is short: {self._free}")
+            if self.checkpointing
+            else (True, "memory suffices without"),
+        }
+
+    @property
+    def division(self) -> Config:
+        """The values of `settings`."""
+        return {key: value for key, (value, _) in self.settings.items()}
+
+    def for_rows_of(self, length: int) -> "Fit":
+        """The choice for rows of another length."""
+        return choose_fit(self.shape, self.config, length, self.hardware)
+
+    @property
+    def _free(self) -> str:
+        return f"{decimal(self.hardware.free)} of {'GPU memory' if self.hardware.gpu else 'RAM'} free"
+
+    @property
+    def summary(self) -> str:
+        """The memory that it takes and the memory that is free, in a line."""
+        if self.estimate is None:
+            return f"Memory: not estimated, the model's shape is not known; {self._free}."
+        parts = ", ".join(f"{name} {decimal(size)}" for name, size in self.estimate.parts.items() if size >= 1_000_000)
+        return f"Memory: {decimal(self.estimate.total)} estimated ({parts}); {self._free}."
+
+
+def choose_fit(shape: Shape | None, config: Config, length: int, hardware: Hardware) -> Fit:
+    """The largest micro-batch that fits the free memory, without gradient checkpointing where that fits too; the
+    smallest where nothing fits.
+
+    Values of `config` are obeyed; a key that it leaves open (a `${...}`) is chosen. `length` is that of the longest
+    row in tokens.
+    """
+    micro, accumulation = (None if _left_open(config, key) else key for key in (MICRO, ACCUMULATION))
+    if micro:
+        size = number(config, MICRO, 8)
+        follows = max(1, round(EFFECTIVE_BATCH / size))
+        batches = [(size, number(config, ACCUMULATION, 1) if accumulation else follows)]
+    elif accumulation:
+        steps = number(config, ACCUMULATION, 1)
+        batches = [(max(1, EFFECTIVE_BATCH // steps), steps)]
+    else:
+        batches = [(size, EFFECTIVE_BATCH // size) for size in (8, 4, 2, 1)]
+    checkpointing = (False, True) if _left_open(config, NO_CHECKPOINTING) else (not config.get(NO_CHECKPOINTING),)
+    fits = [Fit(*batch, again, hardware, shape, config, length) for batch in batches for again in checkpointing]
+    return next((fit for fit in fits if fit.fits), fits[-1])
+
+
+def _left_open(config: Config, key: str) -> bool:
+    return str(config.get(key, "")).startswith("${")
+
+
+def refuse(fit: Fit, name: str, *, replay: bool = False) -> YiTuneError:
+    """Why a run that does not fit is not trained, and what may help; `replay`: some rows are the base's answers.
+
+    Raises ValueError for a fit without a shape.
+    """
+    if fit.estimate is None:
+        raise ValueError("without a shape everything fits")
+    remedies = {
+        f"smaller steps, --set {MICRO}=1": fit.micro_batch > 1,
+        f"gradient checkpointing, --set {NO_CHECKPOINTING}=false": not fit.checkpointing,
+        "no answers of the base, --replay 0": replay,
+        f"a shorter cutoff, --set cutoff_len=... (the longest row has {fit.length} tokens)": True,
+        "4-bit QLoRA, --config qlora": fit.config.get("quantization_bit") != 4,
+        "a smaller model of those that yi-tune models lists, down to --model nano": name != "nano",
+        f"{decimal(fit.estimate.needed)} of free memory": True,
+        "more GPUs, with LLaMA-Factory's own FSDP and QLoRA (yi-tune trains on one)": fit.hardware.gpu is not None,
+    }
+    return YiTuneError(
+        f"{name} does not fit: training takes about {decimal(fit.estimate.total)} at the least, and "
+        f"{fit.hardware.device} has {decimal(fit.hardware.free)} free.",
+        f"What may help: {'; '.join(remedy for remedy, applies in remedies.items() if applies)}.",
+    )
+
+
+def smaller(config: Config) -> Config | None:
+    """The changes for the same training in smaller steps, after memory ran out; None below one row."""
+    micro = number(config, MICRO, 8)
+    if micro > 1:
+        half = max(size for size in range(1, micro // 2 + 1) if micro % size == 0)
+        return {
+            MICRO: half,
+            ACCUMULATION: number(config, ACCUMULATION, 1) * (micro // half),
+            EVAL: min(number(config, EVAL, 8), half),
+        }
+    if number(config, EVAL, 8) > 1:  # it may have been an evaluation
+        return {EVAL: 1}
+    return {NO_CHECKPOINTING: False} if config.get(NO_CHECKPOINTING) else None
+
+
+def longest_row(
+    local: LocalModel, config: Config, rows: Sequence[list[Message]], own: OwnData | None, prompts: list[Prompt]
+) -> int:
+    """Tokens of the longest row that is trained on, to which a micro-batch is padded.
+
+    Beside `rows` there are the user's `own`, and the base's answers to `prompts`, counted as long as they may become.
+    Raises YiTuneError for a tokenizer that does not load.
+    """
+    cutoff = number(config, "cutoff_len", 2048)
+    if config.get("packing") or config.get("neat_packing") is True or (own and not own.lengths):
+        return cutoff
+    asked = [[*prompt.messages, Message(role="assistant", content="")] for prompt in prompts]
+    answered = [length + LONGEST for length in _tokens(local, asked)]
+    return min(cutoff, max([*_tokens(local, rows), *answered, *(own.lengths if own else ())], default=cutoff))
+
+
+def _tokens(local: LocalModel, conversations: Sequence[list[Message]]) -> list[int]:
+    """Tokens of each conversation in Yi's format; bytes, which are more, where there is no tokenizer to count with."""
+    texts = [
+        "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)
+        for messages in conversations
+    ]
+    file = local.path / "tokenizer.json"
+    if not file.is_file():
+        return [len(text.encode()) for text in texts]
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises nothing more precise
+        raise YiTuneError(f"The tokenizer {file} does not load: {error}", "Fetch or copy that file anew.") from error
+    return [len(encoding) for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+
+
+def answering(shape: Shape | None, hardware: Hardware, bits: int | None) -> Config:
+    """The keys of a chat.yaml that are the machine's, for a model that is trained in `bits` (None: unquantised).
+
+    It answers unquantised, as every other program has it that takes the adapter or an export, where free memory holds
+    that: the weights, and a quarter more than the rest, with keys and values of as many tokens as `serve` may have
+    under way. A CPU without bf16 answers so in float32, which needs no emulation. A model of unknown shape answers as
+    it was trained.
+    """
+    dtype = "bfloat16" if hardware.bf16 else "float16" if hardware.gpu else "float32"
+    size = 4 if dtype == "float32" else 2
+    if bits:
+        kept = _CONVERSATIONS * _CONTEXT * shape.layers * 2 * size * shape.key if shape else 0
+        rest = (BASELINE["cuda" if hardware.gpu else "cpu"] + kept) * 5 // 4
+        if shape is None or shape.parameters * size + rest > hardware.free:
+            return {"quantization_bit": bits} | ({} if dtype == "float32" else {"infer_dtype": dtype})
+    return {"infer_dtype": dtype}

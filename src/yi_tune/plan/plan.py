@@ -14,8 +14,7 @@ from yi_tune.data.own import OwnData
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel
 from yi_tune.plan.adapters import Start
-from yi_tune.plan.answering import answering
-from yi_tune.plan.fit import Fit
+from yi_tune.plan.memory import Fit, answering
 from yi_tune.plan.problems import is_trainable
 from yi_tune.runs.folder import Run
 
@@ -139,11 +138,7 @@ def plan_train(
         "output_dir": (str(run.folder), "run", "the run folder"),
         "learning_rate": (model.learning_rate, "model", f"{model.name}'s own"),
         "num_train_epochs": (model.num_train_epochs, "model", f"{model.name}'s own"),
-        "per_device_train_batch_size": (fit.micro_batch, "hardware", fit.why_batch),
-        "gradient_accumulation_steps": (fit.accumulation, "hardware", fit.why_accumulation),
-        "per_device_eval_batch_size": (fit.micro_batch, "hardware", "as many as in training: it takes no more memory"),
-        "disable_gradient_checkpointing": (not fit.checkpointing, "hardware", fit.why_checkpointing),
-        **{key: (value, "hardware", why) for key, (value, why) in hardware.settings.items()},
+        **{key: (value, "hardware", why) for key, (value, why) in (fit.settings | hardware.settings).items()},
         "neat_packing": (False, "data", "identity rows are never packed"),
         "use_cpu": (hardware.gpu is None, "hardware", f"training is on {hardware.device}"),
     }

@@ -17,7 +17,7 @@ from yi_tune.hubs.tokenizer import warn_of_tokenizer
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.plan.adapters import find_start
 from yi_tune.plan.early_stop import SETTINGS, check_validation
-from yi_tune.plan.fit import choose_fit, longest_row, refuse
+from yi_tune.plan.memory import choose_fit, longest_row, refuse
 from yi_tune.plan.plan import TrainPlan, plan_train
 from yi_tune.plan.problems import problems
 from yi_tune.plan.speedups import without_missing
@@ -88,7 +88,7 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     if not datasets:
         raise YiTuneError("--no-identity leaves nothing to train on.", "Name your own data: --data FILE")
     with err.status("Counting tokens"):
-        length = longest_row(local, config, conversations, own, prompts, usable=usable)
+        length = longest_row(local, config, conversations, own, prompts)
     fit = choose_fit(local.shape, config | (start.settings if start else {}), length, hardware)
     planned = plan_train(
         template,
@@ -117,8 +117,7 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
     check_validation(planned.config, [dataset.rows for dataset in datasets])
     if not fit.fits:
-        rest = longest_row(local, config, conversations, own, [], usable=usable) if prompts else None
-        error = refuse(fit, local.model.name, rest)
+        error = refuse(fit, local.model.name, replay=bool(prompts))
         if not (dry_run or "per_device_train_batch_size" in flags):
             raise YiTuneError(
                 error.message, f"{error.hint} To try all the same: --set per_device_train_batch_size={fit.micro_batch}"
