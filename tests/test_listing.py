@@ -1,13 +1,14 @@
 import io
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
+from yi_tune.output import Screen
 from yi_tune.runs.folder import Run, all_runs
-from yi_tune.runs.listing import list_runs, print_runs
+from yi_tune.runs.listing import History, list_runs, print_runs, read_history
 
 IDENTITY = {"name": "小易", "author": "李雷", "name_en": "小易", "author_en": "李雷"}
 
@@ -36,6 +37,11 @@ def log(run: Run, best: int | None = None, **evaluations: float) -> None:
     run.write("trainer_state.json", json.dumps({"global_step": 4, "max_steps": 8} | history))
 
 
+def listed(workspace: Path) -> dict[str, dict[str, Any]]:
+    """The rows of the list by the run's name."""
+    return {row["run"]: row for row in list_runs(all_runs(workspace))}
+
+
 def test_states(tmp_path: Path) -> None:
     make(tmp_path, "interrupted", created=1)
     make(tmp_path, "failed", created=2).record_failure("The GPU is out of memory.")
@@ -45,47 +51,40 @@ def test_states(tmp_path: Path) -> None:
     broken = make(tmp_path, "broken", created=5)
     broken.write("run.json", '{"model": "na')
     with running.lock():
-        listed = {run.run: run for run in list_runs(all_runs(tmp_path))}
-    assert {name: run.state for name, run in listed.items()} == {name: name for name in listed}
-    assert len(listed) == 5
-    assert listed["failed"].why == "The GPU is out of memory."
-    assert "no readable run.json" in listed["broken"].why
-    assert listed["finished"].recall == 0.975
-    assert listed["finished"].ended
-    assert listed["interrupted"].recall is None
+        rows = listed(tmp_path)
+    assert {name: row["state"] for name, row in rows.items()} == {name: name for name in rows}
+    assert len(rows) == 5
+    assert rows["failed"]["why"] == "The GPU is out of memory."
+    assert "no readable run.json" in rows["broken"]["why"]
+    assert rows["finished"]["recall"] == 0.975
+    assert rows["finished"]["ended"]
+    assert rows["interrupted"]["recall"] is None
 
 
 def test_figures(tmp_path: Path) -> None:
-    last = make(tmp_path, "last")
-    log(last, s2=0.5, s4=0.75)
+    log(make(tmp_path, "last"), s2=0.5, s4=0.75)
     log(make(tmp_path, "best"), best=2, s2=0.5, s4=0.75)
-    listed = {run.run: run for run in list_runs(all_runs(tmp_path))}
-    assert (listed["last"].step, listed["last"].steps, listed["last"].eval_loss) == (4, 8, 0.75)
-    assert listed["best"].eval_loss == 0.5
-    assert listed["last"].loss == pytest.approx(1.1, abs=0.1)
+    rows = listed(tmp_path)
+    assert (rows["last"]["step"], rows["last"]["steps"], rows["last"]["eval_loss"]) == (4, 8, 0.75)
+    assert rows["best"]["eval_loss"] == 0.5
 
 
 def test_newest_is_last(tmp_path: Path) -> None:
+    assert list_runs(all_runs(tmp_path)) == []
     for name, created in (("a", 3), ("b", 1), ("c", 2)):
         make(tmp_path, name, created=created)
-    assert [run.run for run in list_runs(all_runs(tmp_path))] == ["b", "c", "a"]
-
-
-def test_no_runs(tmp_path: Path) -> None:
-    assert list_runs(all_runs(tmp_path)) == []
+    assert list(listed(tmp_path)) == ["b", "c", "a"]
 
 
 @pytest.mark.parametrize("report", ["", "{", "[]", "null"])
 def test_broken_report(tmp_path: Path, report: str) -> None:
     make(tmp_path, "a").write("report.json", report)
-    (listed,) = list_runs(all_runs(tmp_path))
-    assert listed.recall is None
+    assert listed(tmp_path)["a"]["recall"] is None
 
 
 def test_keys_are_stable(tmp_path: Path) -> None:
     make(tmp_path, "a")
-    (listed,) = list_runs(all_runs(tmp_path))
-    assert list(json.loads(json.dumps(vars(listed)))) == [
+    assert list(json.loads(json.dumps(listed(tmp_path)["a"]))) == [
         *("run", "model", "name", "author", "state", "why", "step", "steps"),
         *("loss", "eval_loss", "recall", "created", "ended", "folder"),
     ]
@@ -93,25 +92,73 @@ def test_keys_are_stable(tmp_path: Path) -> None:
 
 def test_printed(tmp_path: Path) -> None:
     log(make(tmp_path, "identity"), s4=0.75)
-    make(tmp_path, "b", model="Yi-1.5-6B-Chat", created=2, identity=IDENTITY | {"name": "[bold]Ada"}).record_failure(
-        "The disk is full."
-    )
+    ada = IDENTITY | {"name": "[bold]Ada"}
+    make(tmp_path, "b", model="Yi-1.5-6B-Chat", created=2, identity=ada).record_failure("The disk is full.")
     file = io.StringIO()
-    print_runs(list_runs(all_runs(tmp_path)), Console(file=file, width=40))
+    print_runs(list_runs(all_runs(tmp_path)), Screen(file=file, width=40))
     header, first, second, why = file.getvalue().splitlines()
     assert header.split() == ["run", "model", "name", "state", "step", "loss", "eval_loss", "recall", "when"]
-    assert first.split()[:7] == ["identity", "nano", "小易", "interrupted", "4/8", first.split()[5], "0.7500"]
+    assert first.split()[:7] == ["identity", "nano", "小易", "interrupted", "4/8", "2.0833", "0.7500"]
     assert second.split()[:5] == ["b", "Yi-1.5-6B-Chat", "[bold]Ada", "failed", "-"]
-    # Columns are aligned in cells, of which a Chinese character takes two.
-    assert header.index("state") == second.index("failed") == first.index("interrupted") + 2
     assert why == "b: The disk is full."
 
 
 @pytest.mark.parametrize("odd", [{"identity": []}, {"config": None}, {"created": "yesterday"}, {"created": None}])
 def test_odd_record_is_listed(tmp_path: Path, odd: dict[str, Any]) -> None:
     make(tmp_path, "a", **odd)
-    (listed,) = list_runs(all_runs(tmp_path))
-    assert listed.state == ("interrupted" if "created" in odd else "broken")
+    row = listed(tmp_path)["a"]
+    assert row["state"] == ("interrupted" if "created" in odd else "broken")
     file = io.StringIO()
-    print_runs([listed], Console(file=file, width=200))
+    print_runs([row], Screen(file=file))
     assert file.getvalue().splitlines()[1].startswith("a ")
+
+
+# The history
+
+LOG = [
+    {"current_steps": 1, "total_steps": 4, "loss": 3.0, "lr": 1e-3},
+    {"current_steps": 2, "total_steps": 4, "loss": 2.0, "lr": 1e-3},
+    {"current_steps": 2, "total_steps": 4, "eval_loss": 2.5},
+]
+LOGGED = History(2, 4, loss=2.5, eval_loss=2.5, best=None)
+
+
+def write_log(folder: Path, end: str = "") -> None:
+    """LLaMA-Factory's log of a run that trains."""
+    (folder / "trainer_log.jsonl").write_text("".join(f"{json.dumps(log)}\n" for log in LOG) + end)
+
+
+def test_history_of_a_run_that_trains(tmp_path: Path) -> None:
+    assert read_history(tmp_path) is None
+    (tmp_path / "trainer_log.jsonl").write_bytes(b"\xff\xfe")
+    assert read_history(tmp_path) is None
+    write_log(tmp_path)
+    assert read_history(tmp_path) == LOGGED
+
+
+@pytest.mark.parametrize("best", [None, 2, 1])
+def test_history_of_a_run_that_has_trained(tmp_path: Path, best: int | None) -> None:
+    write_log(tmp_path)
+    losses = [{"step": step, "loss": float(step)} for step in range(1, 21)]
+    evals = [{"step": 2, "eval_loss": 0.25}, {"step": 20, "eval_loss": 0.5}, {"step": 20, "train_loss": 2.0}]
+    state = {"global_step": 20, "max_steps": 40, "log_history": [*losses, *evals], "best_global_step": best}
+    (tmp_path / "trainer_state.json").write_text(json.dumps(state))
+    history = read_history(tmp_path)
+    # Of the last ten losses the mean; of the evaluations that of the adapter that is kept.
+    kept = (0.25, 2) if best == 2 else (0.5, None)
+    assert history == History(20, 40, 15.5, *kept)
+    said = "stopped early, after step 20 of 40: kept is step 2, eval_loss 0.2500"
+    assert history.early_stop == (said if best == 2 else "")
+
+
+@pytest.mark.parametrize("state", ["", "{", "[]", '{"global_step": 1}', "\xff"])
+@pytest.mark.parametrize("end", ['{"current_st', "[]", "3", "\x00\x00", '{"loss": 1}'])
+def test_half_written_history(tmp_path: Path, state: str, end: str) -> None:
+    (tmp_path / "trainer_state.json").write_bytes(state.encode("latin-1"))
+    write_log(tmp_path, end)
+    assert read_history(tmp_path) == LOGGED
+
+
+def test_losses_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+    write_log(tmp_path, json.dumps({"current_steps": 2, "total_steps": 4, "loss": math.nan, "eval_loss": math.inf}))
+    assert read_history(tmp_path) == LOGGED

@@ -6,17 +6,16 @@ import pytest
 from rich.console import Console
 
 from yi_tune.progress import Progress, Transfer
-from yi_tune.runs.history import smooth
 
 
 def train(console: Console, steps: int, first: int = 0, evaluate: int = 25) -> None:
     """What a training run tells its progress."""
     with Progress(console) as progress:
         progress.stage("Loading")
-        progress.start(steps, first, [4.0] * first, steps)
+        progress.begin(steps, first)
         for step in range(first + 1, steps + 1):
             progress.step(step)
-            progress.log(4.0, 1e-3, 1234.5, 1_300_000_000)
+            progress.figures(4.0, 1e-3, 1234.5, 1_300_000_000)
             if step % evaluate == 0:
                 progress.eval_loss(0.5)
         progress.stage("Asking who it is")
@@ -60,8 +59,8 @@ def test_terminal_has_one_live_line() -> None:
     console = Console(file=file, width=100, force_terminal=True, color_system=None)
     with Progress(console) as progress:
         progress.stage("Loading")
-        progress.start(20, 7, [], 20)
-        progress.log(0.5, 1e-3, None, 1_300_000_000)
+        progress.begin(20, 7)
+        progress.figures(0.5, 1e-3, None, 1_300_000_000)
         time.sleep(0.3)  # it is drawn ten times a second
     assert "Loading" in file.getvalue()
     assert "step 7/20 loss 0.5000 lr 1.0e-03 1.3 GB" in file.getvalue()
@@ -71,21 +70,15 @@ def test_terminal_has_one_live_line() -> None:
     assert file.getvalue().rpartition("\x1b[2K")[2].strip() == ""
 
 
-def test_loss_is_smoothed_as_in_the_plot_also_after_a_resume() -> None:
-    losses = [4 / step for step in range(1, 41)]
-    shown = []
-    for first in (0, 25):
-        file = io.StringIO()
-        with Progress(Console(file=file, width=20)) as progress:
-            progress.start(40, first, losses[:first], 40)
-            for step in range(first + 1, 41):
-                progress.step(step)
-                progress.log(losses[step - 1], 1e-3, None, 1)
-        shown += [line.split("  ")[:2] for line in file.getvalue().splitlines()]
-    assert len(shown) == 14
-    for step, loss in shown:
-        at = int(step.removeprefix("step ").partition("/")[0])
-        assert loss == f"loss {smooth(losses)[at - 1]:.4f}"
+def test_loss_is_the_mean_of_the_last_ten() -> None:
+    file = io.StringIO()
+    with Progress(Console(file=file)) as progress:
+        progress.begin(40, 0)
+        for step in range(1, 41):
+            progress.step(step)
+            progress.figures(float(step), 1e-3, None, 1)
+    shown = [line.split()[1:4] for line in file.getvalue().splitlines()]
+    assert shown[1::3] == [["8/40", "loss", "4.5000"], ["20/40", "loss", "15.5000"], ["32/40", "loss", "27.5000"]]
 
 
 @pytest.mark.parametrize("width", [40, 80, 100, 120])
@@ -93,9 +86,9 @@ def test_line_on_a_terminal_never_wraps(width: int) -> None:
     file = io.StringIO()
     console = Console(file=file, width=width, force_terminal=True, color_system=None)
     with Progress(console) as progress:
-        progress.start(1800, 0, [], 1800)
+        progress.begin(1800, 0)
         progress.step(1234)
-        progress.log(2.5, 1e-3, 12345, 10_300_000_000)
+        progress.figures(2.5, 1e-3, 12345, 10_300_000_000)
         progress.eval_loss(0.5)
         time.sleep(0.3)
     frames = [frame for frame in file.getvalue().split("\x1b[2K") if "step 1234" in frame]
@@ -114,9 +107,9 @@ def test_stage_after_training_has_no_end_in_sight() -> None:
     console = Console(file=file, width=100, force_terminal=True, color_system=None)
     with Progress(console) as progress:
         progress.stage("Loading")
-        progress.start(20, 0, [], 20)
+        progress.begin(20, 0)
         progress.step(20)
-        progress.log(0.5, 1e-3, None, 1_300_000_000)
+        progress.figures(0.5, 1e-3, None, 1_300_000_000)
         time.sleep(0.3)
         trained = len(file.getvalue())
         progress.stage("Asking who it is")

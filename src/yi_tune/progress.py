@@ -2,6 +2,8 @@
 
 import threading
 import time
+from collections import deque
+from statistics import fmean
 from types import TracebackType
 from typing import Self
 
@@ -9,22 +11,18 @@ from rich import progress as bars
 from rich.console import Console
 from rich.filesize import decimal
 
-from yi_tune.runs.history import smoothing
-
 # Below this many columns the figures alone fill a line.
 _WIDE = 110
 
 
-class Progress:
+class Progress(bars.Progress):
     """A training run's progress on `console`; used as a context manager."""
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        bar = [bars.BarColumn(bar_width=20)] if console.width >= _WIDE else []
-        self._bar = bars.Progress(
+        super().__init__(
             bars.SpinnerColumn(),
             bars.TextColumn("{task.description}"),
-            *bar,
+            *([bars.BarColumn(bar_width=20)] if console.width >= _WIDE else []),
             bars.TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=console,
             redirect_stdout=False,
@@ -32,75 +30,56 @@ class Progress:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=None)
+        self._task = self.add_task("", total=None)
         self._began = 0.0
         self._total = self._first = self._printed = 0
-        self._weight = 0.0
-        self._loss: float | None = None
+        self._losses: deque[float] = deque(maxlen=10)
         self._figures: dict[str, str] = {}
 
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
     def stage(self, what: str) -> None:
-        """Say what is going on now, for which there is no telling how long it takes."""
-        self._bar.remove_task(self._task)
-        self._task = self._bar.add_task(what, total=None)
-        if not self._console.is_terminal:
-            self._console.print(f"{what} ...")
+        """Name the work that begins now, of which nobody knows how long it takes."""
+        self.remove_task(self._task)
+        self._task = self.add_task(what, total=None)
+        if not self.console.is_terminal:
+            self.say(f"{what} ...")
 
     def say(self, text: str) -> None:
-        """A line that stays."""
-        self._console.print(text, markup=False, soft_wrap=True)
+        """Print a line that stays."""
+        self.console.print(text, markup=False, soft_wrap=True)
 
-    def start(self, total: int, done: int, losses: list[float], logs: int) -> None:
-        """Training begins: `done` of `total` steps are behind it, which had these `losses`; in the end there will be
-        as many as `logs`.
-        """
+    def begin(self, total: int, done: int) -> None:
+        """Training begins, with `done` of `total` steps behind it."""
         self._total, self._first, self._began = total, done, time.monotonic()
-        self._weight = smoothing(logs)
-        for loss in losses:
-            self._smooth(loss)
-        self._bar.reset(self._task, total=total, description="Training")
-        self._bar.update(self._task, completed=done)
+        self.reset(self._task, total=total, completed=done, description="Training")
 
     def step(self, done: int) -> None:
         """A step has ended."""
-        self._bar.update(self._task, completed=done)
+        self.update(self._task, completed=done)
 
-    def log(self, loss: float, learning_rate: float, tokens_per_second: float | None, memory: int) -> None:
-        """The training loss of the last steps, the learning rate, the speed since training began, and the memory
-        in use, in bytes.
+    def figures(self, loss: float, learning_rate: float, tokens_per_second: float | None, memory: int) -> None:
+        """Show the training loss, as the mean of the last ten, the learning rate, the speed since training began, and
+        the memory in use, in bytes.
         """
+        self._losses.append(loss)
         speed = {} if tokens_per_second is None else {"speed": f"{tokens_per_second:.0f} tok/s"}
-        self._show(loss=f"loss {self._smooth(loss):.4f}", lr=f"lr {learning_rate:.1e}", **speed, memory=decimal(memory))
+        loss = fmean(self._losses)
+        self._show(loss=f"loss {loss:.4f}", lr=f"lr {learning_rate:.1e}", **speed, memory=decimal(memory))
 
     def eval_loss(self, loss: float) -> None:
-        """The loss on the validation rows."""
+        """Show the loss on the validation rows."""
         self._show(eval_loss=f"eval {loss:.4f}")
-
-    def _smooth(self, loss: float) -> float:
-        # In steps what history.smooth() does to the whole.
-        self._loss = loss if self._loss is None else self._weight * self._loss + (1 - self._weight) * loss
-        return self._loss
 
     def _show(self, **figures: str) -> None:
         self._figures.update(figures)
-        done = int(self._bar.tasks[0].completed)
+        done = int(self.tasks[0].completed)
         text = [f"step {done}/{self._total}", *self._figures.values()]
-        self._bar.update(self._task, description=" ".join(text))
+        self.update(self._task, description=" ".join(text))
         # About ten plain lines a run; an evaluation gets one too, but not twice, as after the last step.
         due = done >= self._printed + self._total / 10 or ("eval_loss" in figures and done > self._printed)
-        if not self._console.is_terminal and due:
+        if not self.console.is_terminal and due:
             self._printed = done
             left = (time.monotonic() - self._began) / max(done - self._first, 1) * (self._total - done)
-            self._console.print("  ".join((*text, f"{left:.0f} s left")), soft_wrap=True)
+            self.say("  ".join((*text, f"{left:.0f} s left")))
 
 
 class Transfer:

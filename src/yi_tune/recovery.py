@@ -8,8 +8,7 @@ from yi_tune.errors import YiTuneError
 from yi_tune.plan.memory import smaller
 from yi_tune.plan.plan import TrainPlan
 from yi_tune.progress import Progress
-from yi_tune.runs.checkpoints import newest_whole
-from yi_tune.runs.folder import write_configs
+from yi_tune.runs.folder import newest_whole, write_configs
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant

@@ -18,10 +18,8 @@ from yi_tune.plan.plan import TrainPlan
 from yi_tune.progress import Progress
 from yi_tune.recovery import train_within_memory
 from yi_tune.report import print_advice, print_answers, summary
-from yi_tune.runs.chart import print_end
-from yi_tune.runs.checkpoints import newest_whole
-from yi_tune.runs.folder import prepare, write_configs
-from yi_tune.runs.history import read_history
+from yi_tune.runs.folder import newest_whole, prepare, write_configs
+from yi_tune.runs.listing import read_history
 from yi_tune.runs.records import record
 from yi_tune.screen import out
 
@@ -51,7 +49,6 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
         with folder.lock():
             try:
                 prepare(folder, new, fresh=fresh)
-                folder.expect_failure()
             except OSError as error:
                 raise _explain(error, planned) from error
             try:
@@ -63,7 +60,6 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
                 failed = _explain(error, planned)
                 folder.record_failure(failed.message)
                 raise failed from error
-            folder.forget_failure()
     finally:
         signal.signal(signal.SIGTERM, before)
     print_advice(scored, planned.config, out)
@@ -71,8 +67,8 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     out.print(summary(scored), markup=False, soft_wrap=True)
     if loss is not None:
         out.print(f"\nmean training loss: {loss:.4f}", markup=False)
-    if history := read_history(folder.folder):
-        print_end(history, out)
+    if (history := read_history(folder.folder)) and history.early_stop:
+        out.print(history.early_stop)
     if (plot := folder.folder / "training_loss.png").exists():
         out.print(f"loss plot:      {plot}", markup=False, soft_wrap=True)
     return assistant

@@ -87,14 +87,13 @@ class Reporter(TrainerCallback):
     ) -> None:
         self.model = kwargs["model"]
         self.tokenizer = kwargs["processing_class"]
-        losses = [log["loss"] for log in state.log_history if "loss" in log]
-        self._progress.start(state.max_steps, state.global_step, losses, state.max_steps // state.logging_steps)
+        self._progress.begin(state.max_steps, state.global_step)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         logs = kwargs["logs"]
         if "loss" in logs:
             speed = logs.get("train_tokens_per_second")
-            self._progress.log(logs["loss"], logs["learning_rate"], speed, _memory(args.device))
+            self._progress.figures(logs["loss"], logs["learning_rate"], speed, _memory(args.device))
         if "eval_loss" in logs:
             self._progress.eval_loss(logs["eval_loss"])
 

@@ -1,24 +1,27 @@
-"""Run folders: `saves/<model>/<run>/` holds all that a later chat or check needs."""
+"""Run folders: `saves/<model>/<run>/` holds all that a resume, and a later chat or check, needs."""
 
 import json
 import re
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import zipfile
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from yi_tune import files
 from yi_tune.config import Config, dump_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, check_path, workspace_option
 from yi_tune.runs.records import differences
 
-_RECORD = ("model", "model_path", "weights", "from_run", "identity", "data", "replay", "config", "created", "versions")
-_FAILURE = "failure.txt"
-_FAILURE_BYTES = 4096
+_REQUIRED = ("model", "model_path", "identity", "data", "config")
+# What old runs did not record.
+_OLD: dict[str, Any] = {"weights": "", "from_run": None, "replay": 0, "created": None, "versions": {}}
+# What the Trainer writes into a checkpoint, in this order, and needs to go on as if nothing had happened. Without the
+# optimizer's state it would go on too, but from another point, and say nothing.
+_NEEDED = ("*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
 
 
 @dataclass(frozen=True)
@@ -61,55 +64,29 @@ class Run:
     @property
     def running(self) -> bool:
         """Whether a process holds the run."""
-        lock = self.folder / ".lock"
-        try:
-            if lock.exists():  # it is not ours to make
-                with FileLock(lock, timeout=0):
-                    pass
-        except Timeout:
-            return True
-        except OSError:  # a folder that cannot be written is trained in by nobody
-            pass
-        return False
+        return files.is_held(self.folder / ".lock")
 
     @property
     def failure(self) -> str:
-        """What the last training failed of; empty if it did not, or had no time to say."""
+        """What the last training failed of; empty if it did not, or could not say."""
         try:
-            return (self.folder / _FAILURE).read_text(encoding="utf-8", errors="ignore")
+            return (self.folder / "failure.txt").read_text(encoding="utf-8", errors="ignore")
         except OSError:
             return ""
 
-    def forget_failure(self) -> None:
-        """Forget what an earlier training failed of, and what was kept in case this one would."""
-        for name in (_FAILURE, f"{_FAILURE}.part"):
-            (self.folder / name).unlink(missing_ok=True)
-
-    def expect_failure(self) -> None:
-        """Take the room that `record_failure` needs, which a full disk would not have."""
-        (self.folder / f"{_FAILURE}.part").write_text(" " * _FAILURE_BYTES, encoding="utf-8")
-
     def record_failure(self, message: str) -> None:
-        """Keep what training failed of, in the room that `expect_failure` has taken, or that there is."""
-        part = self.folder / f"{_FAILURE}.part"
-        try:
-            with part.open("r+b" if part.exists() else "wb") as file:
-                file.write(message.encode()[:_FAILURE_BYTES])
-                file.truncate()
-            part.replace(self.folder / _FAILURE)
-        except OSError:  # a file system that writes nothing in place, or the folder has gone
-            pass
+        """Keep what training failed of, until the run goes on; on a full disk it may be lost."""
+        with suppress(OSError):
+            self.write("failure.txt", message)
 
     @property
     def record(self) -> dict[str, Any]:
         """run.json: what was trained, from what, with which versions. Raises YiTuneError if it is broken."""
         try:
-            content = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+            content: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
             if not (isinstance(content["identity"], dict) and isinstance(content["config"], dict)):
                 raise TypeError("of another kind")
-            # Old runs did not record all of it.
-            missing: dict[str, Any] = {"weights": "", "from_run": None, "replay": 0, "created": None, "versions": {}}
-            return {key: (missing | content)[key] for key in _RECORD}
+            return _OLD | {key: content[key] for key in _REQUIRED} | content
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise YiTuneError(
                 f"{self.folder} holds no readable run.json ({error}).", "Use another --run, or train it anew: --fresh"
@@ -117,9 +94,7 @@ class Run:
 
     def write(self, file: str, content: str) -> None:
         """Write a text file of the run: all of it or none."""
-        part = self.folder / f"{file}.part"
-        part.write_text(content, encoding="utf-8")
-        part.replace(self.folder / file)
+        files.write_whole(self.folder / file, content)
 
     @property
     def busy(self) -> YiTuneError:
@@ -128,27 +103,9 @@ class Run:
             f"Another process is working on the run {self.name!r}.", "Wait for it, or use another --run."
         )
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for this process; the system lets go of it when the process ends, however it ends.
-
-        Raises YiTuneError when another process holds it, or the folder cannot be written.
-        """
-        try:
-            # Not 0: `yi-tune runs` holds it for a moment, to see whether anybody does.
-            lock = FileLock(self.folder / ".lock", timeout=0.5)
-            lock.acquire()
-        except Timeout:
-            raise self.busy from None
-        except OSError as error:
-            raise YiTuneError(
-                f"{self.folder} cannot be written: {error.strerror}.",
-                "Free or choose another place: --workspace DIR",
-            ) from None
-        try:
-            yield
-        finally:
-            lock.release()
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the run for this process. Raises YiTuneError when another holds it, or the folder cannot be written."""
+        return files.hold(self.folder / ".lock", self.busy)
 
 
 def train_run(workspace: Path, local: LocalModel, name: str) -> Run:
@@ -190,7 +147,7 @@ def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
                 f"Talk to it: yi-tune chat --run {run.name}{where}   Or train it anew with --fresh.",
             )
         if not changed:
-            run.forget_failure()
+            (run.folder / "failure.txt").unlink(missing_ok=True)
             return
     _delete(content)
     run.write("run.json", json.dumps(new, ensure_ascii=False, indent=2))
@@ -213,6 +170,59 @@ def remove(run: Run) -> None:
 def all_runs(workspace: Path) -> list[Run]:
     """The runs of a workspace, finished or not."""
     return [Run(file.parent) for file in sorted((workspace / "saves").glob("*/*/run.json"))]
+
+
+def newest_whole(run: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint in the folder of a (locked) run. Broken ones are named, by `say`, and removed.
+
+    Removed, because they take room on a disk that may be full, and because the Trainer counts them when it deletes
+    the oldest. Raises OSError, and removes nothing more, for a file that may be whole but cannot be read.
+    """
+    whole = {}
+    for folder in run.glob("checkpoint-*"):
+        step = folder.name.partition("-")[2]
+        if not step.isdecimal():
+            continue
+        if fault := find_fault(folder):
+            shutil.rmtree(folder)
+            say(f"{folder.name} is broken ({fault}), and removed.")
+        else:
+            whole[int(step)] = folder
+    return whole[max(whole)] if whole else None
+
+
+def find_fault(checkpoint: Path) -> str | None:
+    """What a checkpoint lacks: a file that is missing or cut short. None when it is whole.
+
+    Contents are not read: a header and a length (safetensors), or the directory at the end (torch writes zip files),
+    tell a file that was cut short.
+    """
+    for pattern in _NEEDED:
+        found = sorted(checkpoint.glob(pattern))
+        if not found:
+            return f"{pattern.replace('*', '')} is missing"
+        for file in found:
+            if not _is_whole(file):
+                return f"{file.name} is cut short"
+    return None
+
+
+def _is_whole(file: Path) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        match file.suffix:
+            case ".safetensors":
+                with safe_open(file, framework="numpy"):
+                    pass
+            case ".json":
+                json.loads(file.read_bytes())
+            case _:
+                with file.open("rb") as opened:  # this raises where it cannot be read; is_zipfile(path) says no
+                    return zipfile.is_zipfile(opened)
+    except (ValueError, SafetensorError):
+        return False
+    return True
 
 
 def _called(workspace: Path, name: str | None, model: LocalModel | None) -> list[Run]:
