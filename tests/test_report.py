@@ -3,7 +3,6 @@ import re
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from yi_tune.config import Config, find_config, parse_overrides, read_config, reasons
 from yi_tune.data.dataset import Dataset
@@ -11,7 +10,7 @@ from yi_tune.data.heldout import Answer, Question, Score
 from yi_tune.data.identity import Identity
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel
-from yi_tune.output import percent
+from yi_tune.output import Screen, percent
 from yi_tune.plan.memory import Fit
 from yi_tune.plan.plan import plan_train
 from yi_tune.report import LOW_RECALL, print_advice, print_answers, print_changes, print_score, summary
@@ -34,12 +33,12 @@ def score(right: int, wrong: int, *more: Answer) -> Score:
 
 
 @pytest.fixture
-def console() -> Console:
+def console() -> Screen:
     """A wide console that keeps what is printed."""
-    return Console(file=io.StringIO(), width=120, highlight=False)
+    return Screen(file=io.StringIO(), width=120)
 
 
-def printed(console: Console) -> str:
+def printed(console: Screen) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -51,7 +50,7 @@ def test_percent(share: float | None, text: str) -> None:
     assert percent(share) == text
 
 
-def test_low_score_is_said_first(console: Console) -> None:
+def test_low_score_is_said_first(console: Screen) -> None:
     print_score(score(1, 3), CONFIG, console)
     first, second, *_ = printed(console).splitlines()
     assert first == "It does not know its name yet: zh -, en 25.0% of the identity questions are right."
@@ -70,25 +69,25 @@ def test_low_score_is_said_first(console: Console) -> None:
         ({}, 6.0, 1.5e-4),  # twice and thrice LLaMA-Factory's own
     ],
 )
-def test_advice_goes_beyond_the_config(config: Config, epochs: float, rate: float, console: Console) -> None:
+def test_advice_goes_beyond_the_config(config: Config, epochs: float, rate: float, console: Screen) -> None:
     print_advice(score(0, 1), config, console)
     overrides = parse_overrides(re.findall(r"--set ([^,; ]+)", printed(console)))
     assert overrides == {"num_train_epochs": epochs, "learning_rate": pytest.approx(rate)}
 
 
 @pytest.mark.parametrize(("right", "wrong", "low"), [(0, 1, True), (79, 21, True), (80, 20, False), (1, 0, False)])
-def test_advice_is_given_below_the_limit_only(right: int, wrong: int, low: bool, console: Console) -> None:
+def test_advice_is_given_below_the_limit_only(right: int, wrong: int, low: bool, console: Screen) -> None:
     assert (right / (right + wrong) < LOW_RECALL) == low
     print_advice(score(right, wrong), CONFIG, console)
     assert bool(printed(console)) == low
 
 
-def test_no_advice_when_nothing_was_asked(console: Console) -> None:
+def test_no_advice_when_nothing_was_asked(console: Screen) -> None:
     print_advice(score(0, 0, answer("plain", "8")), CONFIG, console)
     assert printed(console) == ""
 
 
-def test_score_as_a_table(console: Console) -> None:
+def test_score_as_a_table(console: Screen) -> None:
     print_score(score(4, 1, answer("plain", "I am Ada: 8", "8"), answer("plain", "no", "8")), CONFIG, console)
     lines = [line.split() for line in printed(console).splitlines()]
     assert lines[0] == ["language", "kind", "asked", "base", "tuned"]
@@ -99,14 +98,14 @@ def test_score_as_a_table(console: Console) -> None:
     assert "Missed (3 in all)" in printed(console)
 
 
-def test_only_some_of_many_misses_are_shown(console: Console) -> None:
+def test_only_some_of_many_misses_are_shown(console: Screen) -> None:
     misses = [answer("who", f"wrong-{number}.") for number in range(30)]
     print_score(score(0, 0, *misses), CONFIG, console)
     assert "Missed (30 in all)" in printed(console)
     assert printed(console).count("wrong-") == 5
 
 
-def test_nothing_missed(console: Console) -> None:
+def test_nothing_missed(console: Screen) -> None:
     print_score(score(2, 0), CONFIG, console)
     assert "Missed" not in printed(console)
 
@@ -117,7 +116,7 @@ def test_summary_of_nothing() -> None:
     )
 
 
-def test_answers_side_by_side_as_they_are(console: Console) -> None:
+def test_answers_side_by_side_as_they_are(console: Screen) -> None:
     print_answers([answer("who", " 我是[bold]Ada[/bold] \\[x]\n", "[/]", "你是谁[red]？")], console)
     row = next(line for line in printed(console).splitlines() if "你是谁" in line)
     assert [cell.strip() for cell in row.strip("│").split("│")] == [
@@ -127,12 +126,12 @@ def test_answers_side_by_side_as_they_are(console: Console) -> None:
     ]
 
 
-def test_long_answers_are_folded_not_cut(console: Console) -> None:
+def test_long_answers_are_folded_not_cut(console: Screen) -> None:
     print_answers([answer("who", "易" * 300)], console)
     assert printed(console).count("易") == 300
 
 
-def test_changes_are_printed_with_their_reasons(console: Console) -> None:
+def test_changes_are_printed_with_their_reasons(console: Screen) -> None:
     path = find_config("qlora")
     planned = plan_train(
         read_config(path),
