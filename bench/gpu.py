@@ -38,9 +38,9 @@ from bench.train import (
     planned,
     training,
 )
-from yi_tune.models import read_shape
 from yi_tune.plan.memory import estimate
 from yi_tune.plan.speedups import installed
+from yi_tune.shapes import read_shape
 
 PAGE = ROOT / "docs" / "bench-gpu.md"
 MICRO_BATCHES = (8, 4, 1)

@@ -16,8 +16,8 @@ import yaml
 
 from bench.random_model import NANO
 from bench.train import ROOT, measure, training
-from yi_tune.models import read_shape
 from yi_tune.plan.memory import Estimate, estimate
+from yi_tune.shapes import read_shape
 
 PAGE = ROOT / "docs" / "memory.md"
 MODELS = ("nano", "small", "medium", "large")

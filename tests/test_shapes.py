@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from yi_tune.models import CATALOGUE, Shape, read_shape
+from yi_tune.models import CATALOGUE
+from yi_tune.shapes import Shape, read_shape
 
 
 # Counted from the models' config.json.

@@ -12,113 +12,28 @@ from pathlib import Path
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.files import write_whole
 from yi_tune.resources import DATA
+from yi_tune.shapes import Shape, read_shape
 
 DEFAULT_MODEL = "yi-1.5-6b-chat"
 
+RECORD = "download.json"
 INDEX = "model.safetensors.index.json"
-# What of a model's folder makes its tokenizer.
+# The files of a model that make its tokenizer.
 TOKENIZER = (
     "tokenizer.json",
     "tokenizer.model",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
 )
-# What of a repository a load may need.
+# The files of a repository that a load may need.
 NEEDED = (
-    "config.json",
-    "generation_config.json",
+    *("config.json", "generation_config.json", "chat_template.*"),
+    *("model.safetensors", INDEX, "model-?????-of-?????.safetensors"),
     *TOKENIZER,
-    "chat_template.*",
-    "model.safetensors",
-    INDEX,
-    "model-?????-of-?????.safetensors",
 )
-
-# Fine-tuning on a CPU is for models whose weights are smaller than this, in bytes: larger ones may fit its memory, but
-# take days.
+# Bytes of weights: a CPU may hold a larger model in memory, but trains it for days.
 CPU_LIMIT = 500_000_000
-
-
-# The linear parts of a layer, by the names that `lora_target` takes.
-LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The numbers of a config.json that say how large a model is."""
-
-    hidden: int
-    layers: int
-    heads: int
-    kv_heads: int
-    ffn: int
-    vocab: int = 64_000
-    head_dim: int | None = None  # None: hidden / heads
-    tied: bool = False  # whether embeddings and head are one matrix
-
-    @property
-    def query(self) -> int:
-        """Width of all query heads together."""
-        return (self.head_dim or self.hidden // self.heads) * self.heads
-
-    @property
-    def key(self) -> int:
-        """Width of all key heads together, and of all value heads."""
-        return self.query // self.heads * self.kv_heads
-
-    @property
-    def linear(self) -> dict[str, tuple[int, int]]:
-        """Inputs and outputs of the linear parts of a layer."""
-        hidden, query, key, ffn = self.hidden, self.query, self.key, self.ffn
-        sizes = (
-            (hidden, query),
-            (hidden, key),
-            (hidden, key),
-            (query, hidden),
-            (hidden, ffn),
-            (hidden, ffn),
-            (ffn, hidden),
-        )
-        return dict(zip(LINEAR, sizes, strict=True))
-
-    @property
-    def linear_parameters(self) -> int:
-        """How many parameters the linear parts of all layers have: what quantisation makes smaller."""
-        return self.layers * sum(wide * high for wide, high in self.linear.values())
-
-    @property
-    def parameters(self) -> int:
-        """How many parameters it has."""
-        norms = (2 * self.layers + 1) * self.hidden
-        return self.linear_parameters + norms + (1 if self.tied else 2) * self.vocab * self.hidden
-
-    @property
-    def weight_bytes(self) -> int:
-        """Size of the weights in bytes, in the 16 bits that they are published in."""
-        return 2 * self.parameters
-
-
-def read_shape(folder: Path) -> Shape:
-    """The shape of the model in `folder`. Raises OSError, ValueError or KeyError when its config.json lacks it."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return Shape(
-        config["hidden_size"],
-        config["num_hidden_layers"],
-        config["num_attention_heads"],
-        config["num_key_value_heads"],
-        config["intermediate_size"],
-        config["vocab_size"],
-        config.get("head_dim"),
-        config.get("tie_word_embeddings", False),
-    )
-
-
-RECORD = "download.json"
-
-_BLOCK = 1 << 20
 
 # Is told of a file how many of its bytes have been read.
 At = Callable[[str, int], None]
@@ -126,7 +41,7 @@ At = Callable[[str, int], None]
 
 @dataclass(frozen=True)
 class FileOrigin:
-    """A file's size in bytes and its sha256; None where neither the hub nor a cache said what it ought to be."""
+    """A file's size in bytes and its sha256; None where neither the hub nor a cache told it."""
 
     size: int
     sha256: str | None
@@ -134,7 +49,10 @@ class FileOrigin:
 
 @dataclass(frozen=True)
 class Origin:
-    """The content of download.json. `corrected` says what yi-tune changed, "" for nothing."""
+    """The content of download.json: where a model's folder came from and its files. It is written last.
+
+    `corrected` says which change yi-tune made, "" for none.
+    """
 
     source: str
     repository: str
@@ -159,21 +77,21 @@ def read_origin(folder: Path) -> Origin | None:
 
 
 def whole(folder: Path) -> bool:
-    """Whether `folder` holds a record and every file of it, in its size: what a call that fetches nothing asks."""
+    """Whether `folder` holds a record and every file of it in its size."""
     origin = read_origin(folder)
-    if origin is None:
-        return False
     try:
-        return all((folder / name).stat().st_size == entry.size for name, entry in origin.files.items())
+        return origin is not None and all(
+            (folder / name).stat().st_size == it.size for name, it in origin.files.items()
+        )
     except OSError:  # missing, or a link to a cache that is gone
         return False
 
 
 def sha256(path: Path, at: At = lambda name, done: None) -> str:
-    """The sha256 of a file; `at` is told how far it is."""
+    """The sha256 of a file; `at` is told of the progress."""
     digest = hashlib.sha256()
     with path.open("rb", buffering=0) as file:
-        while block := file.read(_BLOCK):
+        while block := file.read(1 << 20):
             digest.update(block)
             at(path.name, file.tell())
     return digest.hexdigest()
@@ -236,7 +154,7 @@ class LocalModel:
 
     @property
     def downloaded(self) -> bool:
-        """Whether it is here: what `yi-tune download` brought, whole; or nano, or a folder of the user's own."""
+        """Whether it is here: as `yi-tune download` brought it, whole; or nano, or a folder of the user's own."""
         origin = read_origin(self.path)
         if self.model.huggingface is None and origin is None:
             return self.path.is_dir()
@@ -258,16 +176,15 @@ class LocalModel:
         large folder of the user's own, or a copy in ModelScope's cache.
         """
         files = sorted(self.path.glob("*.safetensors"))
-        origin = read_origin(self.path)
-        if origin is None:
-            digests = [sha256(file) for file in files] if self.weight_bytes <= CPU_LIMIT else []
-        else:
+        if origin := read_origin(self.path):
             digests = [origin.files[file.name].sha256 or "" for file in files if file.name in origin.files]
+        else:
+            digests = [sha256(file) for file in files] if self.weight_bytes <= CPU_LIMIT else []
         return hashlib.sha256("".join(digests).encode()).hexdigest() if digests and all(digests) else ""
 
     @property
     def shape(self) -> Shape | None:
-        """Its shape; None where that is not known before it is here."""
+        """Its shape; None where only its folder tells, and that is not here."""
         try:
             return self.model.shape or read_shape(self.path)
         except (OSError, ValueError, KeyError, TypeError):
@@ -279,10 +196,7 @@ class LocalModel:
 
 
 def find_model(name: str, workspace: Path) -> LocalModel:
-    """The model called `name`: a catalogue name, a hub id or a folder.
-
-    Raises YiTuneError for a name that is none of these.
-    """
+    """The model called `name`: a catalogue name, a hub id or a folder. Raises YiTuneError for any other name."""
     for model in CATALOGUE.values():
         if name.lower() in [known.lower() for known in (model.name, model.huggingface, model.modelscope) if known]:
             return LocalModel(model, model.path(workspace))
@@ -296,7 +210,7 @@ def find_model(name: str, workspace: Path) -> LocalModel:
 
 
 def workspace_option(workspace: Path) -> str:
-    """What to add to a command shown to the user, for it to find `workspace`: nothing in the current folder."""
+    """The option that makes a command shown to the user find `workspace`: "" in the current folder."""
     return "" if workspace == Path.cwd() else f" --workspace {shlex.quote(str(workspace))}"
 
 
@@ -307,7 +221,7 @@ def check_path(path: Path) -> None:
 
 
 def needed_files(names: Iterable[str], what: str) -> list[str]:
-    """Of the files of the repository `what`, those that a load needs: weights in one format only, and no code.
+    """The files of the repository `what` that a load needs: weights in one format only, and no code.
 
     Raises YiTuneError when there is no config.json, or there are no weights in safetensors.
     """
@@ -319,8 +233,7 @@ def needed_files(names: Iterable[str], what: str) -> list[str]:
     if INDEX not in needed:
         raise YiTuneError(
             f"{what} has no weights in safetensors.",
-            "Those in .bin or .pt are pickles, which can run code when they are read. Choose a repository with "
-            "safetensors.",
+            "Weights in .bin or .pt are pickles, which can run code. Choose a repository with safetensors.",
         )
     return needed
 
@@ -338,49 +251,51 @@ def check_architecture(path: Path, name: str, remedy: str) -> None:
         )
 
 
+def read_header(file: Path) -> None:
+    """Read the header of a file in safetensors. Raises ValueError when it is broken, or the file is cut short."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
+
+
 def check_model(local: LocalModel) -> None:
     """Read the headers of every file a load will need; raise YiTuneError for the first that is wrong.
 
     A load finds the same faults only after half a minute of imports, under a page of traceback.
     """
-    path = local.path
-    remedy = (
-        f"Fetch it: yi-tune download {local.model.name}{workspace_option(path.parents[1])}"
-        if local.model.huggingface
-        else f"Copy {path} anew from where it came from."
-    )
+    path, name = local.path, local.model.name
+    remedy = f"Copy {path} anew from where it came from."
+    if local.model.huggingface:
+        remedy = f"Fetch it: yi-tune download {name}{workspace_option(path.parents[1])}"
     if not local.downloaded:
-        raise YiTuneError(f"{local.model.name} is not downloaded (looked in {path}).", remedy)
+        raise YiTuneError(f"{name} is not downloaded (looked in {path}).", remedy)
     if not (path / "config.json").is_file():
         raise YiTuneError(f"{path} is no model: it has no config.json.", "Give the folder that holds config.json.")
     check_architecture(path, str(path), remedy)
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
         raise YiTuneError(f"{path} has no tokenizer (tokenizer.json or tokenizer.model).", remedy)
-    _check_weights(path, remedy)
-
-
-def _check_weights(path: Path, remedy: str) -> None:
-    from safetensors import SafetensorError, safe_open
-
-    index = path / INDEX
-    if index.is_file():
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            shards = sorted({str(shard) for shard in weight_map.values()})
-            if not shards or any("/" in shard or "\\" in shard for shard in shards):
-                raise ValueError("it names no shard, or one that is elsewhere")
-        except (ValueError, KeyError, AttributeError, TypeError):
-            raise YiTuneError(f"{index} is broken.", remedy) from None
-    else:
-        shards = ["model.safetensors"]
-    for shard in shards:
+    for shard in _shards(path, remedy):
         if not (path / shard).is_file():
             raise YiTuneError(f"The weights are not whole: {path / shard} is missing.", remedy)
         try:
-            with safe_open(path / shard, framework="numpy"):
-                pass
-        except SafetensorError as error:
-            raise YiTuneError(
-                f"The weights in {path / shard} are broken or cut short ({error}).",
-                f"Delete that file. {remedy}",
-            ) from None
+            read_header(path / shard)
+        except ValueError as error:
+            why = f"The weights in {path / shard} are broken or cut short ({error})."
+            raise YiTuneError(why, f"Delete that file. {remedy}") from None
+
+
+def _shards(path: Path, remedy: str) -> list[str]:
+    index = path / INDEX
+    if not index.is_file():
+        return ["model.safetensors"]
+    try:
+        shards = sorted({str(shard) for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
+        if not shards or any("/" in shard or "\\" in shard for shard in shards):
+            raise ValueError("it names no shard, or one that is elsewhere")
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise YiTuneError(f"{index} is broken.", remedy) from None
+    return shards

@@ -19,11 +19,11 @@ from rich.filesize import decimal
 from yi_tune.config import Config
 from yi_tune.errors import YiTuneError, is_disk_full
 from yi_tune.export.card import write_card, write_modelfile
-from yi_tune.models import read_shape
 from yi_tune.output import engine_output_to, log_folder
 from yi_tune.progress import Progress
 from yi_tune.resources import DATA
 from yi_tune.runs.folder import Run
+from yi_tune.shapes import read_shape
 
 Quant = Literal["f16", "q8_0", "q4_0"]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
-from yi_tune.models import LocalModel, sha256
+from yi_tune.models import LocalModel, read_header, sha256
 from yi_tune.runs.folder import Run, find_run, train_run
 
 # LLaMA-Factory's keys that give an adapter its shape, and PEFT's. When it goes on with an adapter, LLaMA-Factory
@@ -89,16 +89,14 @@ def find_start(workspace: Path, name: str, local: LocalModel, target: Run) -> St
 
 def _read(folder: Path) -> tuple[str, dict[str, Any]]:
     """The sha256 of the adapter's weights, and its adapter_config.json."""
-    from safetensors import SafetensorError, safe_open
-
     weights = folder / "adapter_model.safetensors"
     try:
-        with safe_open(weights, framework="numpy"):
-            digest = sha256(weights)
+        read_header(weights)
+        digest = sha256(weights)
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         if missing := _SHAPE.values() - config.keys():
             raise ValueError(f"adapter_config.json lacks {', '.join(sorted(missing))}")
-    except (OSError, SafetensorError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise YiTuneError(
             f"The adapter in {folder} is missing or broken ({error}).", "Train that run anew first, with --fresh."
         ) from None

@@ -17,7 +17,8 @@ from yi_tune.data.own import OwnData
 from yi_tune.data.replay import LONGEST
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
-from yi_tune.models import LocalModel, Shape
+from yi_tune.models import LocalModel
+from yi_tune.shapes import Shape
 
 Device = Literal["cuda", "cpu"]
 

@@ -6,9 +6,9 @@ from typing import Any
 from yi_tune.config import Config, placeholders
 from yi_tune.data.dataset import NAMES
 from yi_tune.errors import did_you_mean
-from yi_tune.models import LINEAR
 from yi_tune.plan.early_stop import is_aligned
 from yi_tune.plan.trackers import tracker_problems
+from yi_tune.shapes import LINEAR
 
 _AT_LEAST_1 = ("per_device_train_batch_size", "gradient_accumulation_steps", "cutoff_len", "lora_rank")
 _ABOVE_0 = ("learning_rate", "num_train_epochs")
