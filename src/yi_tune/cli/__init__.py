@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from yi_tune.cli import chat, config, doctor, export, models, runs, serve, train
+from yi_tune.cli import chat, doctor, export, models, runs, serve, train
 from yi_tune.errors import YiTuneError
 
 app = typer.Typer(
@@ -34,8 +34,8 @@ for command in (
     doctor.doctor,
 ):
     app.command()(command)
-app.add_typer(config.app, name="config")
-app.add_typer(runs.app, name="runs")
+app.add_typer(runs.config_app, name="config")
+app.add_typer(runs.runs_app, name="runs")
 
 
 def _version(wanted: bool) -> None:
@@ -63,33 +63,25 @@ def main() -> None:
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         app()
-    except YiTuneError as error:
-        if debug:
-            raise
-        _complain(error.message, error.hint)
-    except OSError as error:
-        if debug:
-            raise
-        _complain(str(error), f"The system said that. Where it happened is in {_traceback_file()}")
     except Exception as error:
         if debug:
             raise
-        what = f"{type(error).__name__}: {error}"
-        _complain(what, f"That is a fault of yi-tune's. The whole of it is in {_traceback_file()}")
+        _complain(error)
 
 
-def _traceback_file() -> str:
-    from yi_tune.output import log_traceback
+def _complain(error: Exception) -> NoReturn:
+    from yi_tune.output import err, log_traceback
 
-    return log_traceback()
-
-
-def _complain(what: str, remedy: str) -> NoReturn:
-    from rich.text import Text
-
-    from yi_tune.screen import err
-
-    err.print(Text.assemble(("Error: ", "bold red"), what), soft_wrap=True)
+    match error:
+        case YiTuneError():
+            said, remedy = error.message, error.hint
+        case OSError():
+            said, remedy = str(error), f"The system refused that. The traceback is in {log_traceback()}"
+        case _:
+            said = f"{type(error).__name__}: {error}"
+            remedy = f"That is a fault of yi-tune's. The traceback is in {log_traceback()}"
+    err.print("Error: ", style="bold red", end="")
+    err.print(said)
     if remedy:
-        err.print(Text(remedy), soft_wrap=True)
+        err.print(remedy)
     sys.exit(1)

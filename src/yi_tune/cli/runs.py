@@ -1,4 +1,4 @@
-"""`yi-tune runs`."""
+"""`yi-tune runs` and `yi-tune config`: what was trained, and the configs to train by."""
 
 import json
 from pathlib import Path
@@ -7,11 +7,14 @@ from typing import Annotated
 import typer
 
 from yi_tune.cli.options import ModelOption, WorkspaceOption
+from yi_tune.errors import YiTuneError
 
-app = typer.Typer(rich_markup_mode=None)
+runs_app = typer.Typer(rich_markup_mode=None)
+config_app = typer.Typer(help="The shipped LLaMA-Factory configs.", no_args_is_help=True, rich_markup_mode=None)
+_ConfigArgument = Annotated[str, typer.Argument(help="A name from yi-tune config ls.")]
 
 
-@app.callback(invoke_without_command=True)
+@runs_app.callback(invoke_without_command=True)
 def runs(
     context: typer.Context,
     *,
@@ -25,20 +28,20 @@ def runs(
     context.obj = workspace
     if context.invoked_subcommand:
         return
+    from yi_tune.output import err, out
     from yi_tune.runs.folder import all_runs
     from yi_tune.runs.listing import list_runs, print_runs
-    from yi_tune.screen import err, out
 
-    listed = list_runs(all_runs(workspace.absolute()))
+    rows = list_runs(all_runs(workspace.absolute()))
     if as_json:
-        print(json.dumps([vars(run) for run in listed], ensure_ascii=False))
-    elif listed:
-        print_runs(listed, out)
+        print(json.dumps(rows, ensure_ascii=False))
+    elif rows:
+        print_runs(rows, out)
     else:
-        err.print(f"There is no run in {workspace.absolute() / 'saves'}.", markup=False, soft_wrap=True)
+        err.print(f"There is no run in {workspace.absolute() / 'saves'}.")
 
 
-@app.command("rm")
+@runs_app.command("rm")
 def runs_rm(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="The run's name.")],
@@ -62,3 +65,42 @@ def runs_rm(
         typer.confirm(f"Delete {run.folder} ({size / 1e6:.1f} MB)?", abort=True, err=True)
     remove(run)
     print(f"{run.folder} is deleted.")
+
+
+@config_app.command("ls")
+def config_ls() -> None:
+    """List the shipped configs."""
+    from yi_tune.config import shipped
+    from yi_tune.output import out, print_table
+
+    first_lines = {name: path.read_text(encoding="utf-8").splitlines()[0] for name, path in shipped().items()}
+    print_table(out, [(name, line.lstrip("# ")) for name, line in first_lines.items()])
+
+
+@config_app.command("show")
+def config_show(name: _ConfigArgument) -> None:
+    """Print a shipped config."""
+    from yi_tune.config import find_config, read_text
+
+    print(read_text(find_config(name)), end="")
+
+
+@config_app.command("copy")
+def config_copy(
+    name: _ConfigArgument,
+    to: Annotated[Path | None, typer.Argument(help="The new file.", show_default="NAME.yaml")] = None,
+) -> None:
+    """Copy a shipped config, to be edited and given to `train --config`."""
+    from yi_tune.config import find_config, read_text
+
+    source = find_config(name)
+    text = read_text(source)
+    target = to or Path(source.name)
+    try:
+        with target.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise YiTuneError(f"{target} is there already.", "Give another file: yi-tune config copy NAME FILE") from None
+    except OSError as error:
+        raise YiTuneError(f"{target} cannot be written: {error.strerror}.", "Give another file.") from None
+    print(target)
