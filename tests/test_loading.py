@@ -80,27 +80,20 @@ def test_other_weights_than_the_run_was_trained_on_are_told_of(
         assert ("has other weights now" in capsys.readouterr().err) == told
 
 
-def test_full_run_is_its_own_model_and_its_base_lies_beside_it(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_run_is_refused(workspace: Path) -> None:
     run = find(workspace, None, None)
     run.chat_yaml.write_text(f"model_name_or_path: {run.folder}\ntemplate: yi\nfinetuning_type: full\n")
-    rest = {"template": "yi", "finetuning_type": "full"}
-    tuned = {"model_name_or_path": str(run.folder), **rest}
-    base = {"model_name_or_path": str(workspace / "models" / "Yi-1.5-6B-Chat"), **rest}
-    assert chat_config(workspace, None, None, base=False) == tuned
-    assert chat_config(workspace, None, None, base=True) == base
-    loaded: list[Any] = []
-    monkeypatch.setattr(loading, "load", lambda *configs: loaded.append(configs))
-    loading.load_run(run)
-    assert loaded == [(tuned, base)]
+    for base in (False, True):
+        with pytest.raises(YiTuneError, match="--config full") as caught:
+            chat_config(workspace, None, None, base=base)
+        assert str(run.folder) in caught.value.hint
 
 
 def test_base_of_an_adapter_is_in_the_same_model(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[Any] = []
     monkeypatch.setattr(loading, "load", lambda *configs: loaded.append(configs))
     loading.load_run(run := find(workspace, None, None))
-    assert loaded == [(run_config(run), None)]
+    assert loaded == [(run_config(run),)]
 
 
 def test_base_of_a_run(workspace: Path) -> None:

@@ -29,47 +29,42 @@ def run_config(run: Run) -> Config:
 
     Raises YiTuneError when the base model is gone or broken.
     """
-    return _tuned(run, base_config(run))
-
-
-def _tuned(run: Run, base: Config) -> Config:
-    full = base.get("finetuning_type") == "full"
-    return {**base, "model_name_or_path" if full else "adapter_name_or_path": str(run.folder)}
+    return {**base_config(run), "adapter_name_or_path": str(run.folder)}
 
 
 def base_config(run: Run) -> Config:
-    """What to load for the base of a run.
+    """The config that loads the base of a run.
 
-    Raises YiTuneError when the base model is gone or broken.
+    Raises YiTuneError when the base model is gone or broken, or the run has no adapter to it.
     """
-    config = read_config(run.chat_yaml)
-    record = run.record
+    config, record = read_config(run.chat_yaml), run.record
+    if config.get("finetuning_type") == "full":
+        raise YiTuneError(
+            f"The run {run.name!r} was trained with --config full, which yi-tune has no more.",
+            f"Its folder is a model: yi-tune chat --base --model {run.folder}",
+        )
     path = Path(record["model_path"])
-    # run -> model -> saves -> workspace
     local = LocalModel(Model(record["model"], path.name), path)
     if not local.downloaded:
+        # run -> model -> saves -> workspace
         local = find_model(record["model"], run.folder.parents[2])
         use_cached(local, err)
     check_model(local)
     if "" not in (now := local.weights_digest, record["weights"]) and now != record["weights"]:
-        note = f"Note: {record['model']} has other weights now than when this run was trained: train it anew, --fresh."
-        err.print(note, markup=False, soft_wrap=True)
+        err.print(f"Note: {record['model']} has other weights now than in this run's training: train anew, --fresh.")
     config.pop("adapter_name_or_path", None)
     return {**config, "model_name_or_path": str(local.path)}
 
 
 def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bool, both: bool = False) -> Config:
-    """What to load for a chat: the run found, and with `base` that run's base; with `both` its adapter too.
+    """The config of a chat with the run found, or with `base` with that run's base; with `both` its adapter too.
 
     With `base` and no run asked for, that is `model`, or the default one where there is no finished run.
     Raises YiTuneError when there is no such run or model, or it is broken.
     """
     if not base or run or (model is None and has_finished(workspace)):
         found = find(workspace, run, model)
-        alone = base_config(found)
-        tuned = _tuned(found, alone)
-        # An adapter comes along for nothing; a second whole model does not.
-        return alone if base and not (both and "adapter_name_or_path" in tuned) else tuned
+        return base_config(found) if base and not both else run_config(found)
     local = find_model(DEFAULT_MODEL if model is None else model, workspace)
     use_cached(local, err)
     check_model(local)
@@ -85,23 +80,18 @@ def _hardware() -> Hardware:
 
 
 def load_run(run: Run) -> "Assistant":
-    """Load a run so that its base answers too. Raises YiTuneError when that fails."""
-    base = base_config(run)
-    tuned = _tuned(run, base)
-    return load(tuned, None if "adapter_name_or_path" in tuned else base)
+    """Load a run, with its base in the same model. Raises YiTuneError when that fails."""
+    return load(run_config(run))
 
 
-def load(config: Config, base: Config | None = None) -> "Assistant":
-    """Load the model, and a `base` that is not in it, the engine's talk going to a log; a large one without a GPU
-    is warned of.
+def load(config: Config) -> "Assistant":
+    """Load a model, the engine's talk going to a log; a note tells of a large one without a GPU.
 
     Raises YiTuneError with the log's path when that fails.
     """
-    hardware = _hardware()
     local = find_model(config["model_name_or_path"], Path())
-    if local.needs_gpu and hardware.gpu is None:
-        note = f"Note: torch sees no CUDA GPU, and on the CPU {local.path.name} answers slowly."
-        err.print(note, markup=False, soft_wrap=True)
+    if _hardware().gpu is None and local.needs_gpu:
+        err.print(f"Note: torch sees no CUDA GPU, and on the CPU {local.path.name} answers slowly.")
     log = log_folder() / "load.log"
     log.unlink(missing_ok=True)
     with engine_output_to(log) as console, Progress(console) as progress:
@@ -109,7 +99,7 @@ def load(config: Config, base: Config | None = None) -> "Assistant":
         try:
             from yi_tune.engine.assistant import load_assistant
 
-            return load_assistant(config, base)
+            return load_assistant(config)
         except YiTuneError:
             raise
         except Exception as error:
