@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 
 def chat(
+    context: typer.Context,
     *,
     run_name: RunOption = None,
     model: Annotated[str | None, typer.Option(help="Only runs of this model; with --base, that model.")] = None,
@@ -30,6 +31,13 @@ def chat(
     repetition_penalty: Annotated[float, typer.Option(help="Above 1, repeating itself is unlikelier.")] = 1.0,
     max_new_tokens: Annotated[int, typer.Option(help="The longest answer, in tokens.")] = 1024,
     seed: Annotated[int | None, typer.Option(help="Makes drawing repeatable.")] = None,
+    engine: Annotated[
+        Literal["yi-tune", "llamafactory"],
+        typer.Option(
+            help="llamafactory: LLaMA-Factory's own chat. yi-tune's adds commands, an editor, base beside tuned, JSON, "
+            "and Ctrl-C stops an answer."
+        ),
+    ] = "yi-tune",
     workspace: WorkspaceOption = Path(),
 ) -> None:
     """Talk to the tuned model.
@@ -43,6 +51,14 @@ def chat(
     if prompt is not None and not prompt.strip():
         raise typer.BadParameter("it is empty.", param_hint="--prompt")
     from yi_tune import loading
+
+    if engine == "llamafactory":
+        _refuse_beside_engine(context)
+        run = loading.find(workspace.absolute(), run_name, model)
+        config = loading.run_config(run)
+        from yi_tune.engine.chat import chat as llamafactory_chat
+
+        return llamafactory_chat(run.chat_yaml, config)
     from yi_tune.chat import piped
     from yi_tune.chat.conversation import Conversation, Pieces
     from yi_tune.chat.rendering import Screen
@@ -74,6 +90,17 @@ def chat(
         piped.piped_both(conversation, lines, Screen(out, err))
     else:
         piped.piped(conversation, lines, sys.stdout)
+
+
+def _refuse_beside_engine(context: typer.Context) -> None:
+    """Refuse the options that LLaMA-Factory's chat does not take."""
+    given = [
+        option.opts[0]
+        for option in context.command.params
+        if (source := context.get_parameter_source(str(option.name))) and source.name == "COMMANDLINE"
+    ]
+    if others := set(given) - {"--engine", "--run", "--model", "--workspace"}:
+        raise typer.BadParameter(f"LLaMA-Factory's chat takes no {', '.join(sorted(others))}.", param_hint="--engine")
 
 
 def converse(conversation: "Conversation", *, both: bool = False) -> None:
