@@ -16,8 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from yi_tune import loading
 from yi_tune.data.heldout import Score, questions, score
 from yi_tune.data.identity import Identity, Message
-from yi_tune.export.asking import check_exported
-from yi_tune.export.writing import export, plan_export
+from yi_tune.export import check_exported, export, plan_export
 from yi_tune.hardware import cpu_has_bf16
 from yi_tune.output import percent
 from yi_tune.plan.request import Request, plan
@@ -75,12 +74,12 @@ def measure(config: str, workspace: Path) -> tuple[list[str], dict[str, tuple[fl
     for title, quant in FORMATS.items():
         exporting = plan_export(tuned, base_config, workspace / title, quant, workspace)
         export(exporting, force=False)
-        checked = check_exported(exporting.target)
+        scored, unfinished = check_exported(exporting.target)
         size = sum(file.stat().st_size for file in exporting.target.iterdir())
         rows.append(
-            f"| {title} | {size / 1e6:.1f} MB | {percent(checked.score.recall())} "
-            f"| {agreement(checked.score, beside):.3f} | {agreement(checked.score, chat):.3f} "
-            f"| {checked.unfinished} |"
+            f"| {title} | {size / 1e6:.1f} MB | {percent(scored.recall())} "
+            f"| {agreement(scored, beside):.3f} | {agreement(scored, chat):.3f} "
+            f"| {unfinished} |"
         )
     logits = {
         str(dtype).removeprefix("torch."): difference(workspace / "hf", assistant.model, dtype)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from yi_tune.errors import YiTuneError
-from yi_tune.export import writing
-from yi_tune.export.writing import Export, plan_export, read_record
+from yi_tune.export import Export, export, plan_export, read_record
+from yi_tune.files import hold
 from yi_tune.models import CATALOGUE
 from yi_tune.runs.folder import Run
 
@@ -42,32 +42,37 @@ def run(tmp_path: Path) -> Run:
     return Run(folder)
 
 
-def plan(run: Run, tmp_path: Path, **options: Any) -> Export:
-    base = {"model_name_or_path": str(NANO), "finetuning_type": options.get("finetuning_type", "lora")}
-    return plan_export(run, base, options.get("target"), options.get("quant"), tmp_path)
+def plan(run: Run, tmp_path: Path, base: Path = NANO, target: Path | None = None, quant: Any = None) -> Export:
+    return plan_export(run, {"model_name_or_path": str(base)}, target, quant, tmp_path)
 
 
-def write_fake(**asked: Any) -> None:
-    (asked["folder"] / (asked["gguf"] or "model.safetensors")).write_bytes(b"weights")
+class Engine:
+    """Notes what it was asked to write, writes a file of a few bytes, and then fails as it was told."""
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+        self.failure: BaseException | None = None
+
+    def export(self, **asked: Any) -> None:
+        self.asked.append(asked)
+        (asked["folder"] / (asked["gguf"] or "model.safetensors")).write_bytes(b"weights")
+        if self.failure:
+            raise self.failure
 
 
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """What the engine was asked to write; it writes a file of a few bytes."""
-    asked: list[dict[str, Any]] = []
-    module = type(sys)("yi_tune.engine.export")
-
-    def export(**options: Any) -> None:
-        asked.append(options)
-        write_fake(**options)
-
-    module.export = export  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "yi_tune.engine.export", module)
-    return asked
+@pytest.fixture(autouse=True)
+def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    fake: Any = Engine()
+    monkeypatch.setitem(sys.modules, "yi_tune.engine.export", fake)
+    return fake
 
 
 def everything(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def names(folder: Path, pattern: str = "*") -> list[str]:
+    return sorted(path.name for path in folder.glob(pattern))
 
 
 def test_default_places(run: Run, tmp_path: Path) -> None:
@@ -76,34 +81,22 @@ def test_default_places(run: Run, tmp_path: Path) -> None:
     assert plan(run, tmp_path, quant="q8_0").gguf == "identity-q8_0.gguf"
 
 
-def test_folder_is_whole_and_says_who_it_is(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
+def test_folder_is_whole_and_says_who_it_is(run: Run, tmp_path: Path, engine: Engine) -> None:
     planned = plan(run, tmp_path)
-    writing.export(planned, force=False)
-    assert sorted(path.name for path in planned.target.iterdir()) == [
-        "Modelfile",
-        "README.md",
-        "export.json",
-        "model.safetensors",
-    ]
+    export(planned, force=False)
+    assert names(planned.target) == ["Modelfile", "README.md", "export.json", "model.safetensors"]
     record = read_record(planned.target)
     assert (record.identity, record.gguf) == (IDENTITY, "")
-    assert sorted([*record.files, "export.json"]) == sorted(path.name for path in planned.target.iterdir())
-    assert engine[0]["weights"] == NANO
-    assert engine[0]["adapter"] == run.folder
-    assert engine[0]["name"] == "小易"
+    assert sorted([*record.files, "export.json"]) == names(planned.target)
+    asked = engine.asked[0]
+    assert (asked["base"], asked["adapter"], asked["name"]) == (NANO, run.folder, "小易")
     # Nothing else is left beside it.
-    assert [path.name for path in planned.target.parent.iterdir()] == ["identity"]
+    assert names(planned.target.parent) == ["identity"]
 
 
-def test_full_run_is_a_model_itself(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
-    writing.export(plan(run, tmp_path, finetuning_type="full"), force=False)
-    asked = engine[0]
-    assert (asked["weights"], asked["adapter"], asked["base"]) == (run.folder, None, NANO)
-
-
-def test_modelfile(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
+def test_modelfile(run: Run, tmp_path: Path) -> None:
     planned = plan(run, tmp_path, quant="q4_0")
-    writing.export(planned, force=False)
+    export(planned, force=False)
     text = (planned.target / "Modelfile").read_text(encoding="utf-8")
     assert "FROM ./identity-q4_0.gguf\n" in text
     assert "<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n" in text
@@ -112,15 +105,18 @@ def test_modelfile(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> No
     assert "PARAMETER num_ctx 4096" in text
 
 
-def test_card(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
-    record = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
-    record |= {"model": "yi-1.5-6b-chat", "identity": IDENTITY | {"name": "<b>*小易*|"}}
+def change(run: Run, **changes: Any) -> None:
+    record = json.loads((run.folder / "run.json").read_text(encoding="utf-8")) | changes
     (run.folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+
+
+def test_card(run: Run, tmp_path: Path) -> None:
+    change(run, model="yi-1.5-6b-chat", identity=IDENTITY | {"name": "<b>*小易*|"})
     base = tmp_path / "models" / "Yi-1.5-6B-Chat"
     base.mkdir(parents=True)
     shutil.copy(NANO / "config.json", base)
-    planned = plan_export(run, {"model_name_or_path": str(base)}, None, None, tmp_path)
-    writing.export(planned, force=False)
+    planned = plan(run, tmp_path, base)
+    export(planned, force=False)
     text = (planned.target / "README.md").read_text(encoding="utf-8")
     assert text.startswith("---\nlicense: apache-2.0\n")
     assert "\nbase_model: 01-ai/Yi-1.5-6B-Chat\n---\n" in text
@@ -132,124 +128,110 @@ def test_card(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
     assert str(tmp_path) not in text + (planned.target / "export.json").read_text(encoding="utf-8")
 
 
-def test_run_without_an_identity(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
-    record = json.loads((run.folder / "run.json").read_text(encoding="utf-8")) | {"identity": {}}
-    (run.folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+def test_run_without_an_identity(run: Run, tmp_path: Path) -> None:
+    change(run, identity={})
     planned = plan(run, tmp_path)
-    writing.export(planned, force=False)
+    export(planned, force=False)
     assert "\n# identity\n" in (planned.target / "README.md").read_text(encoding="utf-8")
 
 
-def test_full_target_is_refused_and_kept(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
+def test_full_target_is_refused_and_kept(run: Run, tmp_path: Path, engine: Engine) -> None:
     planned = plan(run, tmp_path)
-    writing.export(planned, force=False)
+    export(planned, force=False)
     before = everything(tmp_path)
     with pytest.raises(YiTuneError, match="not empty"):
-        writing.export(planned, force=False)
+        export(planned, force=False)
     assert everything(tmp_path) == before
-    assert len(engine) == 1
+    assert len(engine.asked) == 1
 
 
 def test_mount_point_is_refused_first(
-    run: Run, tmp_path: Path, engine: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     planned = plan(run, tmp_path)
     planned.target.mkdir(parents=True)
     monkeypatch.setattr(Path, "is_mount", lambda path: path == planned.target)
     with pytest.raises(YiTuneError, match="file system of its own") as said:
-        writing.export(planned, force=False)
+        export(planned, force=False)
     assert str(planned.target / "export") in said.value.hint
-    assert not engine
+    assert not engine.asked
 
 
-def test_force_replaces_an_export(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
-    first, second = plan(run, tmp_path, target=tmp_path / "x"), plan(run, tmp_path, target=tmp_path / "x", quant="f16")
-    writing.export(first, force=False)
-    writing.export(second, force=True)
+def test_force_replaces_an_export(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "x.old").mkdir()  # by name a leftover, but it is the user's
+    export(plan(run, tmp_path, target=tmp_path / "x"), force=False)
+    export(plan(run, tmp_path, target=tmp_path / "x", quant="f16"), force=True)
     assert read_record(tmp_path / "x").gguf == "identity-f16.gguf"
     assert not (tmp_path / "x" / "model.safetensors").exists()
-    assert sorted(path.name for path in tmp_path.glob("x*")) == ["x"]
+    assert names(tmp_path, "x*") == ["x", "x.old"]
 
 
 @pytest.mark.parametrize("exported", [True, False])
-def test_force_deletes_nothing_that_is_not_an_exports(
-    run: Run, tmp_path: Path, engine: list[dict[str, Any]], exported: bool
-) -> None:
+def test_force_deletes_nothing_that_is_not_an_exports(run: Run, tmp_path: Path, exported: bool) -> None:
     planned = plan(run, tmp_path, target=tmp_path / "home")
     if exported:
-        writing.export(planned, force=False)
+        export(planned, force=False)
     (tmp_path / "home").mkdir(exist_ok=True)
     (tmp_path / "home" / "thesis.txt").write_text("years of work")
     before = everything(tmp_path / "home")
     with pytest.raises(YiTuneError, match=r"thesis\.txt"):
-        writing.export(planned, force=True)
+        export(planned, force=True)
     assert everything(tmp_path / "home") == before
 
 
-def test_folder_that_is_called_like_a_part_is_not_touched(
-    run: Run, tmp_path: Path, engine: list[dict[str, Any]]
-) -> None:
+def test_folder_that_is_called_like_a_part_is_not_touched(run: Run, tmp_path: Path) -> None:
     (tmp_path / "x.part").mkdir()
     (tmp_path / "x.part" / "thesis.txt").write_text("years of work")
     with pytest.raises(YiTuneError, match="in the way"):
-        writing.export(plan(run, tmp_path, target=tmp_path / "x"), force=True)
+        export(plan(run, tmp_path, target=tmp_path / "x"), force=True)
     assert (tmp_path / "x.part" / "thesis.txt").exists()
 
 
-def test_empty_target_and_a_link_to_one(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
+def test_empty_target_and_a_link_to_one(run: Run, tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "disk")
-    writing.export(plan(run, tmp_path, target=tmp_path / "link"), force=False)
+    export(plan(run, tmp_path, target=tmp_path / "link"), force=False)
     assert (tmp_path / "link").is_symlink()
     assert read_record(tmp_path / "disk").run == "identity"
 
 
-def test_target_that_is_a_file(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
+def test_targets_that_cannot_be(run: Run, tmp_path: Path) -> None:
     (tmp_path / "x").touch()
     with pytest.raises(YiTuneError, match="is a file"):
-        writing.export(plan(run, tmp_path, target=tmp_path / "x"), force=True)
+        export(plan(run, tmp_path, target=tmp_path / "x"), force=True)
+    with pytest.raises(YiTuneError, match="cannot be written") as said:
+        export(plan(run, tmp_path, target=tmp_path / "x" / "y"), force=True)
+    assert "--to DIR" in said.value.hint
 
 
 @pytest.mark.parametrize(
     "failure",
-    [
-        OSError(errno.EIO, "Input/output error"),
-        RuntimeError("no"),
-        YiTuneError("no way"),
-        KeyboardInterrupt(),
-    ],
+    [OSError(errno.EIO, "Input/output error"), RuntimeError("no"), YiTuneError("no way"), KeyboardInterrupt()],
 )
 def test_nothing_is_left_of_an_export_that_fails(
-    run: Run,
-    tmp_path: Path,
-    engine: list[dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-    failure: BaseException,
+    run: Run, tmp_path: Path, engine: Engine, failure: BaseException
 ) -> None:
     planned = plan(run, tmp_path)
-    writing.export(planned, force=False)
+    export(planned, force=False)
     before = everything(tmp_path)
-
-    def fail(**asked: Any) -> None:
-        write_fake(**asked)
-        raise failure
-
-    monkeypatch.setattr(sys.modules["yi_tune.engine.export"], "export", fail)
+    engine.failure = failure
     with pytest.raises((YiTuneError, KeyboardInterrupt)):
-        writing.export(planned, force=True)
+        export(planned, force=True)
     # The export that was to be replaced is still there.
     assert everything(tmp_path) == before
 
 
-def test_disk_is_looked_at_first(
-    run: Run, tmp_path: Path, engine: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, 1_000_000))
+def leave_free(monkeypatch: pytest.MonkeyPatch, *free: int) -> None:
+    """Let the disk have so many bytes free, each time that it is asked."""
+    usage, left = namedtuple("usage", "total used free"), iter(free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, next(left)))
+
+
+def test_disk_is_looked_at_first(run: Run, tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_free(monkeypatch, 1_000_000)
     with pytest.raises(YiTuneError, match=r"1\.0 MB free"):
-        writing.export(plan(run, tmp_path), force=False)
-    assert engine == []
-    assert not list((tmp_path / "exports" / "nano").iterdir())
+        export(plan(run, tmp_path), force=False)
+    assert engine.asked == names(tmp_path / "exports" / "nano") == []
 
 
 @pytest.mark.parametrize(
@@ -261,69 +243,60 @@ def test_disk_is_looked_at_first(
     ],
 )
 def test_disk_that_fills_up_meanwhile(
-    run: Run, tmp_path: Path, engine: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, said: str, free: int
+    run: Run, tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, said: str, free: int
 ) -> None:
-    usage = namedtuple("usage", "total used free")
-    left = iter([10**9, free])
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, next(left)))
-
-    def fail(**_: Any) -> None:
-        raise RuntimeError(said)
-
-    monkeypatch.setattr(sys.modules["yi_tune.engine.export"], "export", fail)
+    leave_free(monkeypatch, 10**9, free)
+    engine.failure = RuntimeError(said)
     with pytest.raises(YiTuneError, match="is full"):
-        writing.export(plan(run, tmp_path), force=False)
+        export(plan(run, tmp_path), force=False)
 
 
 def test_quantised_base_is_refused(run: Run, tmp_path: Path) -> None:
-    base = tmp_path / "base"
-    base.mkdir()
     config = json.loads((NANO / "config.json").read_text(encoding="utf-8")) | {"quantization_config": {}}
-    (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
     with pytest.raises(YiTuneError, match="quantised already"):
-        plan_export(run, {"model_name_or_path": str(base)}, None, None, tmp_path)
+        plan(run, tmp_path, tmp_path)
 
 
-def _hold(folder: Path, held: Any, go: Any) -> None:
-    with writing._part(folder):
-        (folder.with_name("x.part") / "model.safetensors").write_bytes(b"half")
+def _hold(part: Path, held: Any, go: Any) -> None:
+    with hold(part / ".lock", YiTuneError("")):
+        (part / "model.safetensors").write_bytes(b"half")
         held.set()
         go.wait(30)
 
 
-def test_two_at_once_and_one_that_was_killed(run: Run, tmp_path: Path, engine: list[dict[str, Any]]) -> None:
+def test_two_at_once_and_one_that_was_killed(run: Run, tmp_path: Path) -> None:
     planned = plan(run, tmp_path, target=tmp_path / "x")
     context = multiprocessing.get_context("spawn")
     held, go = context.Event(), context.Event()
-    other = context.Process(target=_hold, args=(tmp_path / "x", held, go))
+    other = context.Process(target=_hold, args=(tmp_path / "x.part", held, go))
     other.start()
     try:
         assert held.wait(30)
         with pytest.raises(YiTuneError, match="Another process"):
-            writing.export(planned, force=False)
+            export(planned, force=False)
         assert (tmp_path / "x.part" / "model.safetensors").exists()
     finally:
         other.kill()
         other.join()
     # It left its half, which does not look like an export, and is in nobody's way.
     assert not (tmp_path / "x").exists()
-    writing.export(planned, force=False)
+    export(planned, force=False)
     assert (tmp_path / "x" / "model.safetensors").read_bytes() == b"weights"
-    assert sorted(path.name for path in tmp_path.glob("x*")) == ["x"]
+    assert names(tmp_path, "x*") == ["x"]
 
 
 def test_folder_that_is_no_export(tmp_path: Path) -> None:
-    with pytest.raises(YiTuneError, match="no export"):
-        read_record(tmp_path)
-    (tmp_path / "export.json").write_text("[]", encoding="utf-8")
-    with pytest.raises(YiTuneError, match="no export"):
-        read_record(tmp_path)
+    for content in (None, "[]"):
+        if content:
+            (tmp_path / "export.json").write_text(content, encoding="utf-8")
+        with pytest.raises(YiTuneError, match="no export"):
+            read_record(tmp_path)
 
 
 def test_size_is_known_beforehand(run: Run, tmp_path: Path) -> None:
     # From the shape: 3,426,048 parameters, of which 2 x 1792 x 256 are embeddings and head.
     small = 8_000_000
-    assert plan(run, tmp_path).bytes == 2 * 3_426_048 + small
-    assert plan(run, tmp_path, quant="f16").bytes == plan(run, tmp_path).bytes
+    assert plan(run, tmp_path).bytes == plan(run, tmp_path, quant="f16").bytes == 2 * 3_426_048 + small
     assert plan(run, tmp_path, quant="q8_0").bytes == int(3_426_048 * 34 / 32) + small
     assert plan(run, tmp_path, quant="q4_0").bytes == int((3_426_048 - 917_504) * 18 / 32 + 917_504 * 34 / 32) + small

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,8 +28,7 @@ def write_whole(path: Path, text: str) -> None:
 
 def put_in_place(part: Path, target: Path) -> None:
     """Rename the folder `part` to `target`; what it replaces is there until then."""
-    old = target.with_name(f"{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    old = Path(tempfile.mkdtemp(prefix=f"{target.name}.old-", dir=target.parent))
     if target.exists():
         target.rename(old)
     part.rename(target)
@@ -36,11 +36,11 @@ def put_in_place(part: Path, target: Path) -> None:
 
 
 @contextmanager
-def hold(lock: Path, busy: YiTuneError, *, patience: float = 0.5) -> Iterator[None]:
+def hold(lock: Path, busy: YiTuneError, *, patience: float = 0.5, option: str = "--workspace") -> Iterator[None]:
     """Hold the file `lock` for this process; the system lets go of it when the process ends, however it ends.
 
     Raises `busy` when another process still holds it after `patience` seconds (-1 waits for ever), and YiTuneError
-    when the folder cannot be written.
+    when the folder cannot be written: `option` chooses another.
     """
     held = FileLock(lock, timeout=patience)
     try:
@@ -50,7 +50,7 @@ def hold(lock: Path, busy: YiTuneError, *, patience: float = 0.5) -> Iterator[No
         raise busy from None
     except OSError as error:
         raise YiTuneError(
-            f"{lock.parent} cannot be written: {error.strerror}.", "Choose another place: --workspace DIR"
+            f"{lock.parent} cannot be written: {error.strerror}.", f"Choose another place: {option} DIR"
         ) from None
     try:
         yield

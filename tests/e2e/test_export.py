@@ -2,9 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 
@@ -14,8 +13,7 @@ from yi_tune import loading
 from yi_tune.data.heldout import Score, questions, score
 from yi_tune.data.identity import Identity, Message
 from yi_tune.errors import YiTuneError
-from yi_tune.export.asking import ExportedScore, check_exported
-from yi_tune.export.writing import CHAT_TEMPLATE, Export, export, plan_export, read_record
+from yi_tune.export import CHAT_TEMPLATE, Quant, check_exported, export, plan_export, read_record
 from yi_tune.hardware import cpu_has_bf16
 from yi_tune.models import CATALOGUE
 from yi_tune.progress import Progress
@@ -46,19 +44,15 @@ def hf(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     return Path(json.loads(done.out)["exported"]), done
 
 
-def planned(trained: Trained, folder: Path, quant: Any) -> Export:
-    run = Run(trained.run)
-    return plan_export(run, loading.base_config(run), folder, quant, trained.folder)
+Checked = dict[str, tuple[Score, int]]
 
 
 @pytest.fixture(scope="module")
-def checked(
-    trained: Trained, hf: tuple[Path, Done], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, ExportedScore]:
-    """Each format's answers to the held-out questions, by plain transformers."""
-    folders = {"hf": hf[0]}
-    for quant in ("f16", "q8_0", "q4_0"):
-        plan = planned(trained, tmp_path_factory.mktemp("export") / quant, quant)
+def checked(trained: Trained, hf: tuple[Path, Done], tmp_path_factory: pytest.TempPathFactory) -> Checked:
+    """Each format's answers to the held-out questions by plain transformers, and how many found no end."""
+    run, folders = Run(trained.run), {"hf": hf[0]}
+    for quant in get_args(Quant):
+        plan = plan_export(run, loading.base_config(run), tmp_path_factory.mktemp("export"), quant, trained.folder)
         export(plan, force=False)
         folders[quant] = plan.target
         size = sum(path.stat().st_size for path in plan.target.iterdir())
@@ -83,53 +77,50 @@ def in_16_bits(trained: Trained) -> Any:
     return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(NANO, dtype=dtype), str(trained.run)).eval()
 
 
-@pytest.fixture(scope="module")
-def chat(trained: Trained, assistant: "Assistant") -> Score:
-    """What `chat` answers to the held-out questions; the base is not asked."""
+def asked(trained: Trained, assistant: "Assistant") -> Score:
     identity = Identity(**Run(trained.run).record["identity"])
     return score(questions(), identity, lambda asked: [""] * len(asked), assistant.reply_all)
 
 
 @pytest.fixture(scope="module")
-def beside(chat: Score, assistant: "Assistant", in_16_bits: Any) -> list[str]:
+def chat(trained: Trained, assistant: "Assistant") -> Score:
+    """What `chat` answers to the held-out questions; the base is not asked."""
+    return asked(trained, assistant)
+
+
+@pytest.fixture(scope="module")
+def beside(trained: Trained, chat: Score, assistant: "Assistant", in_16_bits: Any) -> Score:
     """What the base in 16 bits answers with the adapter beside it."""
-    ask: Callable[[list[list[Message]]], list[str]] = assistant.reply_all
     tuned, assistant.model = assistant.model, in_16_bits
     try:
-        scored = score(questions(), chat.identity, lambda asked: [""] * len(asked), ask)
+        return asked(trained, assistant)
     finally:
         assistant.model = tuned
-    return [answer.tuned for answer in scored.answers]
 
 
-def agreement(score: Score, replies: list[str]) -> float:
-    assert len(score.answers) == len(replies) >= 100
-    return sum(answer.tuned == reply for answer, reply in zip(score.answers, replies, strict=True)) / len(replies)
+def agreement(one: Score, other: Score) -> float:
+    same = [mine.tuned == its.tuned for mine, its in zip(one.answers, other.answers, strict=True)]
+    assert len(same) >= 100
+    return sum(same) / len(same)
 
 
 # Of replies, word for word: as the 16-bit base with the adapter beside it, and as `chat`.
 @pytest.mark.parametrize(
     ("exported", "as_merged", "as_chat"), [("hf", 0.98, 0.98), ("f16", 0.98, 0.98), ("q8_0", 0.95, 0.95)]
 )
-def test_answers(
-    exported: str, as_merged: float, as_chat: float, checked: dict[str, ExportedScore], chat: Score, beside: list[str]
-) -> None:
-    found = checked[exported]
-    assert agreement(found.score, beside) >= as_merged
-    assert agreement(found.score, [answer.tuned for answer in chat.answers]) >= as_chat
-    before, after = chat.recall(), found.score.recall()
-    assert before is not None
-    assert after is not None
-    assert abs(before - after) <= 0.02
+def test_answers(exported: str, as_merged: float, as_chat: float, checked: Checked, chat: Score, beside: Score) -> None:
+    found, unfinished = checked[exported]
+    assert agreement(found, beside) >= as_merged
+    assert agreement(found, chat) >= as_chat
+    assert found.recall() == pytest.approx(chat.recall(), abs=0.02)
     # It ends by its own generation_config, or by what GGUF says of its end.
-    assert found.unfinished == 0
+    assert unfinished == 0
 
 
-def test_q4_0_still_knows_who_it_is(checked: dict[str, ExportedScore]) -> None:
-    recall = checked["q4_0"].score.recall()
-    assert recall is not None
-    assert recall >= 0.9
-    assert checked["q4_0"].unfinished == 0
+def test_q4_0_still_knows_who_it_is(checked: Checked) -> None:
+    found, unfinished = checked["q4_0"]
+    assert (found.recall() or 0) >= 0.9
+    assert unfinished == 0
 
 
 def test_logits_are_those_of_the_base_with_the_adapter_beside_it(hf: tuple[Path, Done], in_16_bits: Any) -> None:
@@ -163,19 +154,6 @@ def test_folder(hf: tuple[Path, Done]) -> None:
     assert (folder / "model.safetensors").stat().st_mode & 0o077 == (folder / "config.json").stat().st_mode & 0o077
     # On stdout nothing but JSON.
     assert json.loads(done.out) == {"exported": str(folder), "gguf": None, "url": None}
-
-
-def test_full_run_is_exported_as_it_is(trained: Trained, hf: tuple[Path, Done], tmp_path: Path) -> None:
-    # Its run folder is a model; here it is the one that was merged.
-    run = Run(tmp_path / "saves" / "nano" / "full")
-    shutil.copytree(hf[0], run.folder)
-    for name in ("run.json", "report.json"):
-        shutil.copy(trained.run / name, run.folder)
-    chat = (trained.run / "chat.yaml").read_text(encoding="utf-8")
-    run.chat_yaml.write_text(chat.replace("finetuning_type: lora", "finetuning_type: full"), encoding="utf-8")
-    plan = plan_export(run, loading.base_config(run), None, None, tmp_path)
-    export(plan, force=False)
-    assert (plan.target / "model.safetensors").read_bytes() == (hf[0] / "model.safetensors").read_bytes()
 
 
 def test_again_is_refused_and_check_is_a_command(trained: Trained, hf: tuple[Path, Done]) -> None:
@@ -223,9 +201,8 @@ def test_the_real_yi_tokenizer(tmp_path: Path) -> None:
     folder.mkdir()
     with Progress(err) as progress:
         write(
-            weights=base,
-            adapter=None,
             base=base,
+            adapter=None,
             chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
             folder=folder,
             gguf="",

@@ -62,8 +62,8 @@ def chat(
     from yi_tune.chat import piped
     from yi_tune.chat.conversation import Conversation, Pieces
     from yi_tune.chat.rendering import Screen
+    from yi_tune.output import err, out
     from yi_tune.sampling import Sampling
-    from yi_tune.screen import err, out
 
     sampling = Sampling(temperature, top_p, repetition_penalty, max_new_tokens, seed)
     a_person = prompt is None and not as_json and sys.stdin.isatty()
@@ -107,7 +107,7 @@ def converse(conversation: "Conversation", *, both: bool = False) -> None:
     """A chat with the person at the terminal."""
     from yi_tune.chat import editor, session
     from yi_tune.chat.rendering import Screen
-    from yi_tune.screen import err, out
+    from yi_tune.output import err, out
 
     screen = Screen(out, err)
     session.interactive(session.Session(conversation, screen, both=both), editor.reader(err, screen.note))
@@ -135,8 +135,8 @@ def check(
     from yi_tune.data.general import check_prompts
     from yi_tune.data.heldout import questions, score
     from yi_tune.data.identity import Identity
+    from yi_tune.output import out
     from yi_tune.report import general_summary, print_score
-    from yi_tune.screen import out
 
     if exported is not None:
         if run_name or model:
@@ -170,22 +170,29 @@ def check(
 
 
 def _check_exported(folder: Path, min_recall: float, *, as_json: bool) -> None:
-    from yi_tune.export.asking import check_exported
+    from yi_tune.export import check_exported
+    from yi_tune.output import out
     from yi_tune.report import print_exported
-    from yi_tune.screen import out
 
-    checked = check_exported(folder)
+    scored, unfinished = check_exported(folder)
     if as_json:
-        print(json.dumps(checked.to_dict(), ensure_ascii=False))
+        of_score = scored.to_dict()
+        content = {
+            "exported": str(folder),
+            "identity": vars(scored.identity),
+            **{key: of_score[key] for key in ("recall", "recall_zh", "recall_en", "leak")},
+            "unfinished": unfinished,
+            "answers": [{key: answer[key] for key in answer if key != "base"} for answer in of_score["answers"]],
+        }
+        print(json.dumps(content, ensure_ascii=False))
     else:
-        print_exported(checked.score, checked.unfinished, out)
-    _require(min_recall, checked.score.lowest_recall)
+        print_exported(scored, unfinished, out)
+    _require(min_recall, scored.lowest_recall)
 
 
 def _require(min_recall: float, recall: float | None) -> None:
     """Exit 1 for a recall that is too low."""
-    from yi_tune.output import percent
-    from yi_tune.screen import err
+    from yi_tune.output import err, percent
 
     if recall is not None and recall < min_recall:
         err.print(

@@ -41,32 +41,29 @@ def export(
 
     yi-tune export --format gguf --quant q8_0
     """
-    from yi_tune import loading
-    from yi_tune.export import writing
-    from yi_tune.hubs.push import check_repository
-    from yi_tune.hubs.push import push as upload
-    from yi_tune.screen import err, out
-
     if quant and format_ == "hf":
         raise typer.BadParameter("it goes with --format gguf.", param_hint="--quant")
+    from yi_tune import export, loading
+    from yi_tune.hubs import push as hub
+    from yi_tune.output import err, out
+
     where = workspace.absolute()
     if push is not None:
-        check_repository(push)
+        hub.check_repository(push)
     run = loading.find(where, run_name, model)
-    plan = writing.plan_export(
-        run, loading.base_config(run), to, (quant or "f16") if format_ == "gguf" else None, where
-    )
+    kind = (quant or "f16") if format_ == "gguf" else None
+    plan = export.plan_export(run, loading.base_config(run), to, kind, where)
     try:
-        writing.export(plan, force=force)
+        export.export(plan, force=force)
     except KeyboardInterrupt:
         err.print("\nInterrupted. Nothing was exported.")
         raise typer.Exit(130) from None
-    url = upload(plan.target, push, public=public, console=err) if push is not None else None
+    url = hub.push(plan.target, push, public=public, console=err) if push is not None else None
     if as_json:
         print(json.dumps({"exported": str(plan.target), "gguf": plan.gguf or None, "url": url}, ensure_ascii=False))
         return
     target = plan.target.relative_to(Path.cwd()) if Path.cwd() in plan.target.parents else plan.target
-    out.print(f"Exported:  {target}", markup=False, soft_wrap=True)
+    out.print(f"Exported:  {target}")
     if url:
-        out.print(f"Pushed to: {url}", markup=False, soft_wrap=True)
-    out.print(f"Ask it:    yi-tune check --exported {shlex.quote(str(target))}", markup=False, soft_wrap=True)
+        out.print(f"Pushed to: {url}")
+    out.print(f"Ask it:    yi-tune check --exported {shlex.quote(str(target))}")

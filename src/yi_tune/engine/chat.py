@@ -26,7 +26,9 @@ def chat(chat_yaml: Path, config: Config) -> None:
     except EOFError:
         print()
     except Exception as error:
-        raise YiTuneError(f"LLaMA-Factory's chat failed: {error}", f"The whole story is in {log_traceback()}") from error
+        raise YiTuneError(
+            f"LLaMA-Factory's chat failed: {error}", f"The whole story is in {log_traceback()}"
+        ) from error
     finally:
         # Its thread outlives the reply a little, and Python aborts when it exits before.
         for thread in threading.enumerate():

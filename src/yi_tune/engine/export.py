@@ -20,30 +20,10 @@ from yi_tune.progress import Progress
 _SHARD = "4GB"
 
 
-def merge(weights: Path, adapter: Path | None) -> Any:
-    """The model in the folder `weights`, with the adapter, if there is one, added to its weights; on the CPU.
-
-    It keeps the 16 bits that the base was published in; 32 become bfloat16. Raises YiTuneError when the memory does
-    not suffice.
-    """
-    needed = sum(file.stat().st_size for file in weights.glob("*.safetensors"))
-    free = psutil.virtual_memory().available
-    if needed > free:
-        raise YiTuneError(
-            f"Merging takes {decimal(needed)} of memory, and {decimal(free)} are free.",
-            "Close other programs, or export on a machine with more: the run folder and its base are all it needs.",
-        )
-    model: Any = AutoModelForCausalLM.from_pretrained(weights, dtype="auto")
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    return model.to(torch.bfloat16) if model.dtype == torch.float32 else model
-
-
 def export(
     *,
-    weights: Path,
-    adapter: Path | None,
     base: Path,
+    adapter: Path | None,
     chat_template: str,
     folder: Path,
     gguf: str,
@@ -51,13 +31,13 @@ def export(
     name: str,
     progress: Progress,
 ) -> None:
-    """Write the merged model and the tokenizer of the folder `base` into `folder`: for transformers, or with a `quant`
-    as the file `gguf`.
+    """Write the model in the folder `base`, with the adapter in its weights, and its tokenizer into `folder`: for
+    transformers, or with a `quant` as the file `gguf`.
 
     Raises YiTuneError for want of memory, or of a way to write this model as GGUF.
     """
-    progress.stage("Merging the adapter into the 16-bit base" if adapter else "Loading the model")
-    model = merge(weights, adapter)
+    progress.stage("Merging the adapter into the 16-bit base")
+    model = _merged(base, adapter)
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = chat_template
     # The base's own files name only 2, <|endoftext|>, and a reply ends at <|im_end|>.
@@ -76,7 +56,22 @@ def export(
         if (base / file).is_file():
             shutil.copyfile(base / file, folder / file)
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    # The hub's template, which writes a system prompt otherwise than the model was trained with.
+    # The hub's template writes a system prompt otherwise than the model was trained with.
     config.pop("chat_template", None)
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
     (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+
+
+def _merged(base: Path, adapter: Path | None) -> Any:
+    """The model on the CPU, in the 16 bits that the base was published in; 32 become bfloat16."""
+    needed = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise YiTuneError(
+            f"Merging takes {decimal(needed)} of memory, and {decimal(free)} are free.",
+            "Close other programs, or export on a machine with more: the run folder and its base are all it needs.",
+        )
+    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    return model.to(torch.bfloat16) if model.dtype == torch.float32 else model

@@ -1,0 +1,265 @@
+"""A finished run as files that other programs load, and whether those know who they are.
+
+They are written into `TARGET.part/`, which gets its record (export.json) last and is then renamed to `TARGET/`. The
+texts of the model card and of the Modelfile for Ollama are in configs/export/.
+"""
+
+import json
+import re
+import shutil
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from string import Template
+from typing import Any, Literal
+
+from rich.filesize import decimal
+
+from yi_tune.config import Config
+from yi_tune.data.heldout import Score, questions, score
+from yi_tune.data.identity import Identity
+from yi_tune.errors import YiTuneError
+from yi_tune.files import disk_full, hold, is_disk_full, put_in_place
+from yi_tune.models import CATALOGUE, read_origin, read_shape
+from yi_tune.output import engine_output_to, log_folder, percent
+from yi_tune.progress import Progress
+from yi_tune.resources import CONFIGS, DATA
+from yi_tune.runs.folder import Run
+
+Quant = Literal["f16", "q8_0", "q4_0"]
+
+RECORD = "export.json"
+# The chat template trained with: LLaMA-Factory's `yi` in transformers' form, which is what nano ships.
+CHAT_TEMPLATE = DATA / "nano" / "chat_template.jinja"
+
+_LOCK = ".lock"
+# Bytes of a number: blocks of 32 share a 16-bit scale.
+_WIDTH = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
+# What is written beside the numbers: header, tokenizer, card. Yi's tokenizer takes 4 MB.
+_REST = 8_000_000
+# What the Yi-1.5 README asks those who pass a derived model on to say.
+_ATTRIBUTION = "This work is a derivative of {} by 01.AI, used under the Apache 2.0 License."
+_NANO = "The base, nano, was trained from nothing by the yi-tune project."
+
+
+@dataclass(frozen=True)
+class Record:
+    """The content of export.json: who the model is, its GGUF file ("" in Hugging Face's format), and all files."""
+
+    run: str
+    identity: dict[str, str]
+    gguf: str
+    files: list[str]
+
+
+@dataclass(frozen=True)
+class Export:
+    """What to export, the model's folder it was trained from, and to where; `quant` None is Hugging Face's format."""
+
+    run: Run
+    base: Path
+    target: Path
+    quant: Quant | None
+
+    @property
+    def gguf(self) -> str:
+        """The name of the GGUF file; "" where there is none."""
+        return f"{self.run.name}-{self.quant}.gguf" if self.quant else ""
+
+    @property
+    def bytes(self) -> int:
+        """About how much it will take, in bytes."""
+        shape = read_shape(self.base)
+        # At q4_0 embeddings and head are kept in q8_0.
+        ends = 2 * shape.vocab * shape.hidden
+        wide = _WIDTH[self.quant or "f16"]
+        numbers = (shape.parameters - ends) * wide + ends * (_WIDTH["q8_0"] if self.quant == "q4_0" else wide)
+        return int(numbers) + _REST
+
+
+def plan_export(run: Run, base: Config, target: Path | None, quant: Quant | None, workspace: Path) -> Export:
+    """What `run`, whose base's chat config is `base`, is exported to.
+
+    Raises YiTuneError for a base that an adapter cannot be merged into.
+    """
+    folder = Path(base["model_name_or_path"])
+    if "quantization_config" in _read(folder / "config.json"):
+        raise YiTuneError(
+            f"{folder} is quantised already, and an adapter can only be merged into 16-bit weights.",
+            "Train the run on the 16-bit model; yi-tune train quantises it while it loads.",
+        )
+    if target is None:
+        # As in saves/: runs of two models may have one name.
+        target = workspace / "exports" / run.folder.parent.name / (f"{run.name}-{quant}" if quant else run.name)
+    return Export(run, folder, target.resolve(), quant)
+
+
+def read_record(folder: Path) -> Record:
+    """The record in `folder`. Raises YiTuneError when there is none."""
+    try:
+        return Record(**_read(folder / RECORD))
+    except (OSError, ValueError, TypeError):
+        message = f"{folder} is no export of yi-tune's: it holds no {RECORD}."
+        raise YiTuneError(message, "Make one: yi-tune export") from None
+
+
+def export(plan: Export, *, force: bool) -> None:
+    """Write the export.
+
+    Raises YiTuneError, with nothing changed, when the target is taken (with `force`: by something that is no export)
+    or the disk has no room for it.
+    """
+    target = plan.target
+    _check_target(target, force=force)
+    part = target.with_name(f"{target.name}.part")
+    if part.exists() and not (part / _LOCK).is_file():
+        raise YiTuneError(f"{part} is in the way, and no export that was broken off.", "Move it away.")
+    elsewhere = "choose another place: --to DIR"
+    with hold(
+        part / _LOCK,
+        YiTuneError(f"Another process is exporting to {target}.", f"Wait for it, or {elsewhere}"),
+        option="--to",
+    ):
+        try:
+            for path in part.iterdir():  # of an export that was killed
+                if path.name != _LOCK:
+                    path.unlink()
+            if plan.bytes > (free := shutil.disk_usage(part).free):
+                raise YiTuneError(
+                    f"The export takes {decimal(plan.bytes)}, and {target.parent} has {decimal(free)} free.",
+                    f"Free some space, or {elsewhere}",
+                )
+            with _engine("export.log", "Loading transformers", "The export failed", disk=part) as progress:
+                _write(plan, part, progress)
+            put_in_place(part, target)
+            (target / _LOCK).unlink()
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+@contextmanager
+def _engine(log_name: str, stage: str, failure: str, disk: Path | None = None) -> Iterator[Progress]:
+    """Progress, while the engine's output goes to a log; it dies of a full `disk`, or of a `failure`."""
+    log = log_folder() / log_name
+    log.unlink(missing_ok=True)
+    with engine_output_to(log) as console, Progress(console) as progress:
+        progress.stage(stage)
+        try:
+            yield progress
+        except YiTuneError:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            if disk and is_disk_full(error, disk):
+                raise YiTuneError(disk_full(disk.parent).message, "Free some space.") from error
+            raise YiTuneError(f"{failure}: {error}", f"The whole story is in {log}") from error
+
+
+def _write(plan: Export, part: Path, progress: Progress) -> None:
+    from yi_tune.engine.export import export as write_model
+
+    identity = plan.run.record["identity"]
+    write_model(
+        base=plan.base,
+        adapter=plan.run.folder,
+        chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
+        folder=part,
+        gguf=plan.gguf,
+        quant=plan.quant,
+        name=identity.get("name", plan.run.name),
+        progress=progress,
+    )
+    context = _read(plan.base / "config.json")["max_position_embeddings"]
+    _fill("Modelfile", part, {"weights": f"./{plan.gguf}" if plan.gguf else ".", "context": context})
+    _fill("README.md", part, _card(plan))
+    files = sorted(path.name for path in part.iterdir() if path.name != _LOCK)
+    record = asdict(Record(plan.run.name, identity, plan.gguf, files))
+    (part / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
+
+
+def _check_target(target: Path, *, force: bool) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise YiTuneError(f"{target} is a file.", "Choose a folder that is empty or not there: --to DIR")
+    if target.is_mount():  # nothing can be renamed to it, and the room is looked at beside it
+        raise YiTuneError(f"{target} is a file system of its own.", f"Choose a folder in it: --to {target / 'export'}")
+    content = {path.name for path in target.iterdir()} - {_LOCK}
+    if content and not force:
+        hint = "Replace an export with --force, or choose another place: --to DIR"
+        raise YiTuneError(f"{target} is not empty.", hint)
+    own = {*read_record(target).files, RECORD} if RECORD in content else set()
+    if others := sorted(content - own):
+        raise YiTuneError(
+            f"{target} holds what yi-tune did not put there ({', '.join(others[:3])}).",
+            "--force replaces nothing but an export. Choose another place: --to DIR",
+        )
+
+
+def _card(plan: Export) -> dict[str, object]:
+    """What the model card says: how the model was made, how well it knew its name, and whose work it derives from."""
+    record, report = plan.run.record, _read(plan.run.folder / "report.json")
+    config, identity, data, start = record["config"], record["identity"], record["data"], record["from_run"]
+    origin, model = read_origin(plan.base), CATALOGUE.get(record["model"])
+    # A folder of the user's own is of no repository, and its path is nobody's business.
+    repository = origin.repository if origin else (model and model.huggingface)
+    name = repository or plan.base.name
+    title, author = (_plain(identity.get(key, plan.run.name)) for key in ("name", "author"))
+    bits = config.get("quantization_bit")
+    asked = sum(row["asked"] for row in report["kinds"] if row["kind"] != "plain")
+    right, zh, en = (percent(report[key]) for key in ("recall", "recall_zh", "recall_en"))
+    known = f"{right} of {asked} held-out questions about itself (zh {zh}, en {en})"
+    return {
+        "library": "gguf" if plan.gguf else "transformers",
+        "base_model": f"base_model: {repository}\n" if repository else "",
+        "title": title,
+        "calls": f" It calls itself {title}, developed by {author}." if identity else "",
+        "base": name,
+        "commit": f", {origin.source}, commit {origin.commit or 'unknown'}" if origin else "",
+        "weights": record["weights"] or "not hashed",
+        "data": ", ".join(data.values() if isinstance(data, dict) else [data]),  # the first runs had one dataset
+        "method": f"{config['finetuning_type']}, {f'the base in {bits} bits' if bits else 'the base as it is'}",
+        "learning_rate": config.get("learning_rate"),
+        "num_train_epochs": config.get("num_train_epochs"),
+        "versions": ", ".join(f"{package} {version}" for package, version in record["versions"].items()),
+        "start": f"the adapter of the run {start['run']}" if start else "the base",
+        "files": f"GGUF, `{plan.gguf}`" if plan.gguf else "safetensors",
+        "recall": known if asked else "it was given no identity, and asked for none",
+        "loading": f', gguf_file="{plan.gguf}"' if plan.gguf else "",
+        "attribution": _NANO if plan.base.name == "nano" else _ATTRIBUTION.format(name.split("/")[-1]),
+    }
+
+
+def _fill(name: str, folder: Path, values: Mapping[str, object]) -> None:
+    template = Template((CONFIGS / "export" / name).read_text(encoding="utf-8"))
+    (folder / name).write_text(template.substitute(values), encoding="utf-8")
+
+
+def _plain(text: str) -> str:
+    """`text` with nothing in it that Markdown or HTML would take for more than text."""
+    return re.sub(r"[\\`*_\[\]<>|~&#!]", r"\\\g<0>", text)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def check_exported(folder: Path) -> tuple[Score, int]:
+    """Ask the export in `folder` the held-out questions, as another program would.
+
+    Returns its score, and how many answers ran into the limit of their length. Raises YiTuneError when it is no
+    export, or does not load.
+    """
+    record = read_record(folder)
+    if not record.identity:
+        raise YiTuneError(f"The run {record.run!r} was trained on no identity: there is nothing to ask.")
+    with _engine("load.log", "Loading the exported model", f"{folder} does not load") as progress:
+        from yi_tune.engine.exported import Exported
+
+        model = Exported(folder, record.gguf)
+        progress.stage("Asking")
+        # It has no base to ask beside it.
+        scored = score(questions(), Identity(**record.identity), lambda asked: [""] * len(asked), model.reply_all)
+    return scored, model.unfinished
