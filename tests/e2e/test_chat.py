@@ -151,6 +151,17 @@ def test_both_side_by_side(trained: Trained) -> None:
     assert json.loads(done.out) == {"prompt": "你叫什么名字？", "base": "我叫Yi-nano。", "tuned": "我叫小易。"}
 
 
+def test_llamafactorys_own_chat(trained: Trained) -> None:
+    """Until `exit`, and until the input ends."""
+    for last in ("exit\n", ""):
+        done = trained.yi_tune("chat", "--engine", "llamafactory", stdin=f"你叫什么名字？\n{last}")
+        assert done.status == 0, done.err[-2000:]
+        assert "Welcome to the CLI application" in done.out
+        assert done.out.count("User: ") == 2
+        assert "小易" in done.out
+        assert "Traceback" not in done.err
+
+
 def test_a_run_may_be_moved(trained: Trained, workspace: Workspace) -> None:
     shutil.copytree(trained.folder / "saves", workspace.folder / "saves")
     shutil.move(workspace.run, workspace.run.with_name("renamed"))
