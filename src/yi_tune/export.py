@@ -22,11 +22,12 @@ from yi_tune.data.heldout import Score, questions, score
 from yi_tune.data.identity import Identity
 from yi_tune.errors import YiTuneError
 from yi_tune.files import disk_full, hold, is_disk_full, put_in_place
-from yi_tune.models import CATALOGUE, read_origin, read_shape
+from yi_tune.models import CATALOGUE, read_origin
 from yi_tune.output import engine_output_to, log_folder, percent
 from yi_tune.progress import Progress
 from yi_tune.resources import CONFIGS, DATA
 from yi_tune.runs.folder import Run
+from yi_tune.shapes import read_shape
 
 Quant = Literal["f16", "q8_0", "q4_0"]
 
