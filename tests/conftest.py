@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    # Two processes with as many threads each as there are cores take these away from each other.
+if "PYTEST_XDIST_WORKER" in os.environ or os.getloadavg()[0] > (os.cpu_count() or 1):
+    # Processes with as many threads each as there are cores take these away from each other.
     os.environ["OMP_NUM_THREADS"] = "1"
 
 

@@ -1,18 +1,43 @@
-"""Real runs of the real engine on nano, as whole processes."""
+"""Real runs of the real engine on nano, as whole processes, which start with the engine imported (tests/e2e/warm.py).
+
+A workspace's `yi_tune`, `train` and `start` take no time to import; give `env=` and they are started from nothing.
+"""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
+
+from tests.e2e.warm import WarmServer
 
 YI_TUNE = [sys.executable, "-m", "yi_tune"]
+warm_servers: list[WarmServer] = []  # one at most
+
+
+def warm_server() -> WarmServer | None:
+    """The process that forks for commands, where one can: not beside a GPU, nor in another environment than its own."""
+    if Path("/dev/nvidiactl").exists():
+        return None
+    if not warm_servers:
+        warm_servers.append(WarmServer())
+    environment = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    return warm_servers[0] if environment == warm_servers[0].environment else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_server_ends() -> Iterator[None]:
+    yield
+    while warm_servers:
+        warm_servers.pop().close()
 
 
 @dataclass(frozen=True)
@@ -36,9 +61,12 @@ class Workspace:
         return self.folder / "saves" / "nano" / "identity"
 
     def start(self, *arguments: str, **options: Any) -> "subprocess.Popen[str]":
-        """Start yi-tune; its output is piped."""
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
-        return subprocess.Popen([*YI_TUNE, *arguments], cwd=self.folder, text=True, encoding="utf-8", **pipes)
+        """Start yi-tune; its output is piped. With `env=` as a process of its own from the first import on."""
+        options = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        options |= {"cwd": self.folder, "text": True, "encoding": "utf-8"}
+        if "env" not in options and (warm := warm_server()):
+            return warm.popen(arguments, **options)
+        return subprocess.Popen([*YI_TUNE, *arguments], **options)
 
     def yi_tune(self, *arguments: str, stdin: str = "", **options: Any) -> Done:
         """Run yi-tune to its end."""
@@ -106,10 +134,28 @@ def engine_seconds() -> float:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """The main job with defaults, done once."""
-    folder = tmp_path_factory.mktemp("trained") / "my workspace"
-    folder.mkdir()
-    began = time.monotonic()
-    done = Workspace(folder).train()
-    return Trained(folder, done, time.monotonic() - began)
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Makes folders that all of pytest-xdist's workers have in common; what is in them is made under a lock."""
+    own = tmp_path_factory.getbasetemp()
+    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+    def folder(name: str) -> Path:
+        (root / name).mkdir(exist_ok=True)
+        return root / name
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(shared: Callable[[str], Path]) -> Trained:
+    """The main job with defaults, done once for all workers: do not change it."""
+    folder = shared("trained") / "my workspace"
+    with FileLock(folder.parent / "lock"):
+        known = folder.parent / "done.json"
+        if not known.exists():
+            folder.mkdir()
+            began = time.monotonic()
+            done = Workspace(folder).train(env=os.environ)
+            known.write_text(json.dumps([done.status, done.out, done.err, time.monotonic() - began]))
+    *done, seconds = json.loads(known.read_text())
+    return Trained(folder, Done(*done), seconds)
