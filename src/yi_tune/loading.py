@@ -12,7 +12,7 @@ from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_m
 from yi_tune.output import engine_output_to, log_folder
 from yi_tune.plan.memory import answering
 from yi_tune.progress import Progress
-from yi_tune.runs.folder import Run, find_run, has_finished
+from yi_tune.runs.folder import Run, all_runs, find_run
 from yi_tune.screen import err
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bo
     With `base` and no run asked for, that is `model`, or the default one where there is no finished run.
     Raises YiTuneError when there is no such run or model, or it is broken.
     """
-    if not base or run or (model is None and has_finished(workspace)):
+    if not base or run or (model is None and any(known.finished for known in all_runs(workspace))):
         found = find(workspace, run, model)
         return base_config(found) if base and not both else run_config(found)
     local = find_model(DEFAULT_MODEL if model is None else model, workspace)

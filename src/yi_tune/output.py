@@ -5,7 +5,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,8 @@ def log_folder() -> Path:
 def log_traceback() -> str:
     """Write the traceback of the exception being handled to a log; returns where it is, for people."""
     log = log_folder() / "error.log"
-    try:
+    with suppress(OSError):  # the disk is full
         log.write_text(traceback.format_exc(), encoding="utf-8")
-    except OSError as error:
-        return f"no file, for {error}; YI_TUNE_DEBUG=1 shows it."
     return str(log)
 
 
@@ -96,10 +94,8 @@ def engine_output_to(log: Path) -> Iterator[Screen]:
             yield Screen(file=terminal)
     finally:
         for stream in (sys.stdout, sys.stderr):
-            try:
+            with suppress(OSError):  # the log's disk is full: the engine's output is lost, the user's is not
                 stream.flush()
-            except OSError:  # the log's disk is full: what the engine said is lost, the user's output is not
-                pass
         for descriptor, copy in enumerate(saved):
             os.dup2(copy, descriptor)
         for opened in (target, *saved, *([nothing] if nothing else [])):

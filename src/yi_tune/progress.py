@@ -29,10 +29,10 @@ class Progress(bars.Progress):
             redirect_stderr=False,
             transient=True,
             disable=not console.is_terminal,
+            speed_estimate_period=600,  # in seconds, of which a step may take many
         )
         self._task = self.add_task("", total=None)
-        self._began = 0.0
-        self._total = self._first = self._printed = 0
+        self._printed = 0
         self._losses: deque[float] = deque(maxlen=10)
         self._figures: dict[str, str] = {}
 
@@ -49,7 +49,6 @@ class Progress(bars.Progress):
 
     def begin(self, total: int, done: int) -> None:
         """Training begins, with `done` of `total` steps behind it."""
-        self._total, self._first, self._began = total, done, time.monotonic()
         self.reset(self._task, total=total, completed=done, description="Training")
 
     def step(self, done: int) -> None:
@@ -71,15 +70,15 @@ class Progress(bars.Progress):
 
     def _show(self, **figures: str) -> None:
         self._figures.update(figures)
-        done = int(self.tasks[0].completed)
-        text = [f"step {done}/{self._total}", *self._figures.values()]
+        done, total = int(self.tasks[0].completed), int(self.tasks[0].total or 0)
+        text = [f"step {done}/{total}", *self._figures.values()]
         self.update(self._task, description=" ".join(text))
         # About ten plain lines a run; an evaluation gets one too, but not twice, as after the last step.
-        due = done >= self._printed + self._total / 10 or ("eval_loss" in figures and done > self._printed)
+        due = done >= self._printed + total / 10 or ("eval_loss" in figures and done > self._printed)
         if not self.console.is_terminal and due:
             self._printed = done
-            left = (time.monotonic() - self._began) / max(done - self._first, 1) * (self._total - done)
-            self.say("  ".join((*text, f"{left:.0f} s left")))
+            left = self.tasks[0].time_remaining
+            self.say("  ".join([*text, *([] if left is None else [f"{left:.0f} s left"])]))
 
 
 class Transfer:

@@ -183,43 +183,29 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> Path | None:
         step = folder.name.partition("-")[2]
         if not step.isdecimal():
             continue
-        if fault := find_fault(folder):
+        broken = next((kind for kind in _NEEDED if not _are_whole(sorted(folder.glob(kind)))), None)
+        if broken:
             shutil.rmtree(folder)
-            say(f"{folder.name} is broken ({fault}), and removed.")
+            say(f"{folder.name} is broken ({broken.replace('*', '')} is missing or cut short), and removed.")
         else:
             whole[int(step)] = folder
     return whole[max(whole)] if whole else None
 
 
-def find_fault(checkpoint: Path) -> str | None:
-    """What a checkpoint lacks: a file that is missing or cut short. None when it is whole.
-
-    Contents are not read: a header and a length (safetensors), or the directory at the end (torch writes zip files),
-    tell a file that was cut short.
-    """
-    for pattern in _NEEDED:
-        found = sorted(checkpoint.glob(pattern))
-        if not found:
-            return f"{pattern.replace('*', '')} is missing"
-        for file in found:
-            if not _is_whole(file):
-                return f"{file.name} is cut short"
-    return None
-
-
-def _is_whole(file: Path) -> bool:
-    try:
-        match file.suffix:
-            case ".safetensors":
+def _are_whole(found: list[Path]) -> bool:
+    # Not read through: a header (safetensors) or the directory at the end (torch writes zip files) tell a cut file.
+    for file in found:
+        with file.open("rb") as opened:  # this raises where it cannot be read; is_zipfile(path) says no
+            if file.suffix in (".pt", ".pth") and not zipfile.is_zipfile(opened):
+                return False
+        try:
+            if file.suffix == ".safetensors":
                 read_header(file)
-            case ".json":
+            elif file.suffix == ".json":
                 json.loads(file.read_bytes())
-            case _:
-                with file.open("rb") as opened:  # this raises where it cannot be read; is_zipfile(path) says no
-                    return zipfile.is_zipfile(opened)
-    except ValueError:
-        return False
-    return True
+        except ValueError:
+            return False
+    return bool(found)
 
 
 def _called(workspace: Path, name: str | None, model: LocalModel | None) -> list[Run]:
@@ -235,19 +221,15 @@ def _called(workspace: Path, name: str | None, model: LocalModel | None) -> list
 def find_one(workspace: Path, name: str, model: LocalModel | None) -> Run:
     """The run called `name`, finished or not. Raises YiTuneError when there is none, or more than one."""
     found = _called(workspace, name, model)
-    if len(found) > 1:
-        models = ", ".join(run.folder.parent.name for run in found)
-        raise YiTuneError(f"There is a run called {name!r} of each of {models}.", "Say of which: --model MODEL")
-    if not found:
-        raise YiTuneError(
-            f"There is no run called {name!r} in {workspace / 'saves'}.", "yi-tune runs lists those that there are."
-        )
-    return found[0]
-
-
-def has_finished(workspace: Path) -> bool:
-    """Whether there is a finished run."""
-    return any(run.finished for run in all_runs(workspace))
+    if len(found) == 1:
+        return found[0]
+    models = ", ".join(run.folder.parent.name for run in found)
+    raise YiTuneError(
+        f"There is a run called {name!r} of each of {models}."
+        if found
+        else f"There is no run called {name!r} in {workspace / 'saves'}.",
+        "yi-tune runs lists the runs; --model MODEL says which of them.",
+    )
 
 
 def find_run(workspace: Path, name: str | None = None, model: LocalModel | None = None) -> Run:
