@@ -6,7 +6,6 @@ from rich.console import Console
 
 from yi_tune import catalogue
 from yi_tune.catalogue import Listed, list_models, print_models
-from yi_tune.hubs.caches import Copy
 from yi_tune.models import CATALOGUE, Model, Origin
 
 SHAPE = {
@@ -59,8 +58,8 @@ def test_what_is_downloaded_is_listed_with_where_it_came_from(tmp_path: Path) ->
 
 
 def test_copy_in_a_cache_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def cached(model: Model) -> Copy | None:
-        copy = Copy("Hugging Face's cache", "01-ai/Yi-1.5-34B-Chat", tmp_path / ("d" * 40))
+    def cached(model: Model) -> tuple[Path, Origin] | None:
+        copy = tmp_path / ("d" * 40), Origin("Hugging Face's cache", "01-ai/Yi-1.5-34B-Chat", None, "d" * 40)
         return copy if model.name == "yi-1.5-34b-chat" else None
 
     monkeypatch.setattr(catalogue, "cached", cached)

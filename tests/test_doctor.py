@@ -36,7 +36,7 @@ def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def hubs(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
     """Both hubs are at that address; their clients read theirs once."""
-    for hub in ("huggingface.HuggingFace", "modelscope.ModelScope"):
+    for hub in ("HuggingFace", "ModelScope"):
         monkeypatch.setattr(f"yi_tune.hubs.{hub}.endpoint", address)
 
 
@@ -219,7 +219,7 @@ def test_a_hub_that_answers_anything_is_there(tmp_path: Path, monkeypatch: pytes
 
     with HTTPServer(("127.0.0.1", 0), Refuses) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr("yi_tune.hubs.modelscope.ModelScope.endpoint", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr("yi_tune.hubs.ModelScope.endpoint", f"http://127.0.0.1:{server.server_port}")
         diagnosis = diagnose(YI, tmp_path)
         server.shutdown()
     assert wrong(diagnosis)["huggingface"][0] == "warning"

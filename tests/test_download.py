@@ -3,8 +3,9 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,11 @@ from rich.console import Console
 from safetensors.numpy import save
 
 from yi_tune.errors import YiTuneError
+from yi_tune.hubs import HubError, hubs_of
 from yi_tune.hubs import download as module
 from yi_tune.hubs.download import download, use_cached
-from yi_tune.hubs.hub import Hub, HubError, Listing, RemoteFile, hubs_of
-from yi_tune.models import RECORD, LocalModel, Model, read_origin
-from yi_tune.progress import Transfer
+from yi_tune.hubs.fetch import Fetcher
+from yi_tune.models import RECORD, FileOrigin, LocalModel, Model, Origin, read_origin
 
 FILES = {
     "config.json": b'{"model_type": "llama"}',
@@ -29,25 +30,26 @@ class FakeHub:
     """Gives FILES, or fails with `error`."""
 
     def __init__(self, name: str, files: dict[str, bytes] | None = None, error: Exception | None = None) -> None:
-        self.name, self.title, self.repository = name, name.title(), f"{name}/model"
+        self.name, self.title, self.wanted = name, name.title(), f"{name}/model"
         self.files = FILES if files is None else files
         self.error = error
         self.fetched: list[str] = []
+        self.origin = Origin(name, self.wanted, None, None)
 
     def cached(self) -> list[Path]:
         return []
 
-    def listing(self) -> Listing:
+    def listing(self) -> Origin:
         if self.error:
             raise self.error
-        return Listing("c" * 40, tuple(RemoteFile(name, len(text), digest(text)) for name, text in self.files.items()))
+        files = {name: FileOrigin(len(text), digest(text)) for name, text in self.files.items()}
+        return replace(self.origin, commit="c" * 40, files=files)
 
-    def fetch(self, listing: Listing, files: Sequence[RemoteFile], folder: Path, transfer: Transfer) -> dict[str, str]:
-        for file in files:
-            self.fetched.append(file.name)
-            (folder / file.name).write_bytes(self.files[file.name])
-            transfer.at(file.name, file.size)
-        return {file.name: digest(self.files[file.name]) for file in files}
+
+def receive(fetcher: Fetcher, name: str, size: int, part: Path) -> None:
+    hub: Any = fetcher._hub
+    hub.fetched.append(name)
+    part.write_bytes(hub.files[name])
 
 
 def digest(text: bytes) -> str:
@@ -64,7 +66,7 @@ def hubs(monkeypatch: pytest.MonkeyPatch) -> list[FakeHub]:
     """The hubs that a download asks, in this order; to be changed by the test."""
     hubs = [FakeHub("huggingface"), FakeHub("modelscope")]
     monkeypatch.setattr(module, "hubs_of", lambda *_: hubs)
-    monkeypatch.setattr("yi_tune.hubs.caches.hubs_of", lambda *_: hubs)
+    monkeypatch.setattr(Fetcher, "_receive", receive)
     return hubs
 
 
@@ -121,6 +123,24 @@ def test_all_reasons_and_remedies_when_nobody_gives_it(local: LocalModel, hubs: 
         download(local, "modelscope", Console())
     assert "--source huggingface" in caught.value.hint
     assert not local.path.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '{"files": 1}', '{"files": {}, "source": "x", "no": 1}'])
+def test_broken_record_is_none(text: str, local: LocalModel, hubs: list[FakeHub]) -> None:
+    download(local, "auto", Console())
+    (local.path / RECORD).write_text(text)
+    assert read_origin(local.path) is None
+    assert not local.downloaded
+
+
+@pytest.mark.parametrize("content", [None, b"short"])
+def test_model_with_a_file_missing_or_of_another_size_is_not_downloaded(
+    content: bytes | None, local: LocalModel, hubs: list[FakeHub]
+) -> None:
+    download(local, "auto", Console())
+    weights = local.path / "model.safetensors"
+    weights.unlink() if content is None else weights.write_bytes(content)
+    assert not local.downloaded
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "..\\x", "a\\b"])
@@ -213,7 +233,7 @@ def test_verify(local: LocalModel, hubs: list[FakeHub], capfd: pytest.CaptureFix
     assert hubs[0].fetched == []
     download(local, "auto", Console(stderr=True), verify=True)
     assert hubs[0].fetched == ["model.safetensors"]
-    assert "model.safetensors has other content" in capfd.readouterr().err
+    assert "to be fetched again: model.safetensors" in capfd.readouterr().err
     assert weights.read_bytes() == FILES["model.safetensors"]
 
 
@@ -305,9 +325,9 @@ def test_order_of_the_hubs(variables: dict[str, str], order: list[str], monkeypa
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    hubs: list[Hub] = hubs_of("01-ai/x", "01ai/x", None)
+    hubs = hubs_of("01-ai/x", "01ai/x", None)
     assert [hub.name for hub in hubs] == order
-    assert {hub.name: hub.repository for hub in hubs} == {"huggingface": "01-ai/x", "modelscope": "01ai/x"}
+    assert {hub.name: hub.wanted for hub in hubs} == {"huggingface": "01-ai/x", "modelscope": "01ai/x"}
 
 
 def test_cached_copy_without_checksums_is_verified_with_the_hubs(
@@ -322,7 +342,6 @@ def test_cached_copy_without_checksums_is_verified_with_the_hubs(
     for name, text in FILES.items():
         (copy / name).write_bytes(text)
     monkeypatch.setattr(hubs[1], "cached", lambda: [copy])
-    monkeypatch.setattr("yi_tune.hubs.caches._SMALL", 50)
     use_cached(local, Console())
     origin = read_origin(local.path)
     assert origin is not None

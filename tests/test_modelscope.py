@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from yi_tune.hubs.modelscope import ModelScope
+from yi_tune.hubs import ModelScope
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import time
 import pytest
 from rich.console import Console
 
-from yi_tune.progress import Progress, Transfer
+from yi_tune.progress import Progress
 
 
 def train(console: Console, steps: int, first: int = 0, evaluate: int = 25) -> None:
@@ -127,55 +127,3 @@ def test_display_ends_when_training_fails() -> None:
     with pytest.raises(ZeroDivisionError), Progress(Console(file=file, force_terminal=True)):
         raise ZeroDivisionError
     assert "\x1b[?25h" in file.getvalue()  # the cursor is back
-
-
-def transferred(pieces: list[tuple[str, int]], total: int) -> list[str]:
-    """The lines written where there is no terminal, when a download tells these pieces."""
-    file = io.StringIO()
-    with Transfer(Console(file=file, width=20), "Downloading", total) as transfer:
-        for name, done in pieces:
-            transfer.at(name, done)
-    return file.getvalue().splitlines()
-
-
-def test_download_in_plain_lines() -> None:
-    lines = transferred([("a", done) for done in range(0, 1_000_001, 1000)], 1_000_000)
-    assert len(lines) == 10
-    assert re.fullmatch(r"Downloading: 100\.0 kB of 1\.0 MB, [\d.]+ [kMG]B/s, \d+ s left", lines[0])
-    assert lines[-1].startswith("Downloading: 1.0 MB of 1.0 MB, ")
-
-
-def test_download_of_several_files_is_one() -> None:
-    lines = transferred([("a", 0), ("b", 100), ("a", 400), ("b", 600)], 1000)
-    assert [line.split(",")[0] for line in lines] == [
-        "Downloading: 100 bytes of 1.0 kB",
-        "Downloading: 500 bytes of 1.0 kB",
-        "Downloading: 1.0 kB of 1.0 kB",
-    ]
-
-
-def test_file_that_is_begun_anew_is_not_counted_twice() -> None:
-    lines = transferred([("a", 0), ("a", 600), ("a", 0), ("a", 600), ("a", 1000)], 1000)
-    assert [line.split(",")[0] for line in lines] == [
-        "Downloading: 600 bytes of 1.0 kB",
-        "Downloading: 1.0 kB of 1.0 kB",
-    ]
-
-
-def test_what_an_earlier_call_fetched_is_no_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([0.0, 5.0])
-    monkeypatch.setattr("yi_tune.progress.time.monotonic", lambda: next(now, 5.0))
-    # Of 1000 bytes, 400 were here.
-    assert transferred([("a", 400), ("a", 600)], 1000) == ["Downloading: 600 bytes of 1.0 kB, 40 bytes/s, 10 s left"]
-
-
-def test_download_on_a_terminal_is_one_line() -> None:
-    file = io.StringIO()
-    console = Console(file=file, force_terminal=True, width=120)
-    with Transfer(console, "Downloading", 1000) as transfer:
-        transfer.at("a", 500)
-        transfer.say("A line beside it.")
-    written = file.getvalue()
-    assert "0.5/1.0 kB" in written
-    assert "A line beside it." in written
-    assert "s left" not in written

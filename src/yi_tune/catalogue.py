@@ -6,7 +6,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.filesize import decimal
 
-from yi_tune.hubs.caches import cached
+from yi_tune.hubs.download import cached
 from yi_tune.models import CATALOGUE, LocalModel, Model, read_origin
 from yi_tune.plan.memory import estimate
 
@@ -47,8 +47,8 @@ def _listed(local: LocalModel) -> Listed:
         path, source = local.path, "shipped with yi-tune"
         if origin := read_origin(path):
             source, commit = origin.source, origin.commit
-    elif copy := cached(local.model):
-        path, source, commit = copy.folder, copy.source, copy.commit
+    elif found := cached(local.model):
+        path, source, commit = found[0], found[1].source, found[1].commit
     shape = LocalModel(local.model, path or local.path).shape
     return Listed(
         local.model.name,

@@ -24,8 +24,8 @@ from yi_tune.data.identity import Identity, identity_rows, render
 from yi_tune.data.replay import choose_prompts
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Gpu, Hardware, free_ram, read_gpus
-from yi_tune.hubs.caches import cached
-from yi_tune.hubs.hub import PATIENCE, Hub, hubs_of
+from yi_tune.hubs import PATIENCE, Hub, hubs_of
+from yi_tune.hubs.download import cached
 from yi_tune.models import LocalModel, check_model, find_model
 from yi_tune.plan.memory import choose_fit, longest_row, refuse
 from yi_tune.screen import err
@@ -226,8 +226,8 @@ def _disk(local: LocalModel, here: Check, free: int, place: Path) -> Check:
 def _model(local: LocalModel) -> Check:
     """Whether it is here; one that is yet to be downloaded is a warning, until no hub gives it."""
     try:
-        if not local.downloaded and (copy := cached(local.model)):
-            return Check("model", "ok", f"{local.model.name} is in {copy.folder} ({copy.source})")
+        if not local.downloaded and (found := cached(local.model)):
+            return Check("model", "ok", f"{local.model.name} is in {found[0]} ({found[1].source})")
         check_model(local)
     except YiTuneError as error:
         return Check("model", "error" if local.downloaded else "warning", error.message, error.hint)

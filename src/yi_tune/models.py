@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -34,9 +34,6 @@ NEEDED = (
 )
 # Bytes of weights: a CPU may hold a larger model in memory, but trains it for days.
 CPU_LIMIT = 500_000_000
-
-# Is told of a file how many of its bytes have been read.
-At = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
@@ -87,14 +84,10 @@ def whole(folder: Path) -> bool:
         return False
 
 
-def sha256(path: Path, at: At = lambda name, done: None) -> str:
-    """The sha256 of a file; `at` is told of the progress."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-            at(path.name, file.tell())
-    return digest.hexdigest()
+def sha256(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What the user sees while a model is fetched, loads and trains: a live line on a terminal, plain lines elsewhere."""
 
-import threading
 import time
 from collections import deque
 from statistics import fmean
@@ -79,58 +78,3 @@ class Progress(bars.Progress):
             self._printed = done
             left = self.tasks[0].time_remaining
             self.say("  ".join([*text, *([] if left is None else [f"{left:.0f} s left"])]))
-
-
-class Transfer:
-    """The progress of files of `total` bytes together on `console`; used as a context manager, from any thread."""
-
-    def __init__(self, console: Console, what: str, total: int) -> None:
-        self._console, self._what, self._total = console, what, total
-        self._bar = bars.Progress(
-            bars.TextColumn("{task.description}"),
-            bars.BarColumn(bar_width=20),
-            bars.DownloadColumn(),
-            bars.TransferSpeedColumn(),
-            bars.TimeRemainingColumn(compact=True),
-            console=console,
-            redirect_stdout=False,
-            redirect_stderr=False,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task(what, total=total)
-        self._done: dict[str, int] = {}
-        self._lock = threading.Lock()
-        self._began = time.monotonic()
-        self._printed = 0.0
-        self._first: int | None = None
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bar.stop()
-
-    def at(self, name: str, done: int) -> None:
-        """`done` bytes of the file `name` are here; fewer than before where it is begun anew."""
-        with self._lock:
-            self._done[name] = done
-            done = sum(self._done.values())
-            self._bar.update(self._task, completed=done)
-            if self._first is None:
-                # What an earlier call had fetched says nothing about the speed of this one.
-                self._first, self._printed = done, done
-            # About ten plain lines a download.
-            if not self._console.is_terminal and done >= self._printed + self._total / 10:
-                self._printed = done
-                speed = (done - self._first) / max(time.monotonic() - self._began, 0.001)
-                left = (self._total - done) / max(speed, 1)
-                so_far = f"{decimal(done)} of {decimal(self._total)}"
-                self.say(f"{self._what}: {so_far}, {decimal(int(speed))}/s, {left:.0f} s left")
-
-    def say(self, text: str) -> None:
-        """A line beside the bar."""
-        self._console.print(text, markup=False, soft_wrap=True)

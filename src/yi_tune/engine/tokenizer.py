@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from sentencepiece import SentencePieceProcessor
 from transformers import AutoTokenizer
 
 from yi_tune.errors import YiTuneError
+from yi_tune.models import TOKENIZER
 
 # A turn of each role, in both languages, with what tokenizers differ about: a space after a control
 # token, digits, line ends.
@@ -45,24 +47,24 @@ def loaded_ids(folder: Path) -> list[int]:
     return list(tokenizer.encode(_CONVERSATION, add_special_tokens=False))
 
 
-def corrected_config(folder: Path) -> tuple[dict[str, Any], list[str]] | None:
-    """The tokenizer_config.json with which transformers gives the ids of `folder`'s tokenizer.model, and what
-    of it was changed.
+def correction(folder: Path) -> dict[str, Any]:
+    """The entries of tokenizer_config.json with which transformers gives the ids of `folder`'s tokenizer.model.
 
-    None when it does so already, or there is nothing to compare with. Raises YiTuneError when it does not,
+    None are needed when it does so already, or there is nothing to compare with. Raises YiTuneError when it does not,
     and no known correction helps.
     """
     expected = trained_ids(folder / "tokenizer.model")
     if expected is None or loaded_ids(folder) == expected:
-        return None
+        return {}
     config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    for correction in _CORRECTIONS:
+    for change in _CORRECTIONS:
         with tempfile.TemporaryDirectory() as name:
             trial = Path(name)
-            for file in folder.iterdir():
-                if file.name != "tokenizer_config.json" and file.suffix != ".safetensors":
-                    (trial / file.name).symlink_to(file.resolve())
-            (trial / "tokenizer_config.json").write_text(json.dumps(config | correction), encoding="utf-8")
+            for file in filter(Path.is_file, map(folder.joinpath, ("config.json", *TOKENIZER))):
+                shutil.copy(file, trial)
+            (trial / "tokenizer_config.json").write_text(json.dumps(config | change), encoding="utf-8")
             if loaded_ids(trial) == expected:
-                return config | correction, [f"{key}: {json.dumps(value)}" for key, value in correction.items()]
-    raise YiTuneError("transformers gives this tokenizer other ids than the model was trained on.")
+                return change
+    raise YiTuneError(
+        "transformers gives this tokenizer other ids than the model was trained on. yi-tune knows no correction."
+    )

@@ -1,1 +1,197 @@
-"""Between a hub and the workspace: what is fetched, checked and kept, and what is uploaded."""
+"""The hubs that models come from, each through its own client."""
+
+import os
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from yi_tune.errors import YiTuneError
+from yi_tune.models import NEEDED, FileOrigin, Origin
+
+# Seconds that a hub has for its first answer.
+PATIENCE = 5
+
+# The clients read these when they are imported. Hugging Face's first asks the hub something else, for up to 3 s;
+# ModelScope's makes a dead hub a minute's wait, by 4 tries of 15 s.
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("MODELSCOPE_REPO_TREE_PAGE_TIMEOUT_SECONDS", str(PATIENCE))
+os.environ.setdefault("MODELSCOPE_REPO_TREE_PAGE_MAX_ATTEMPTS", "2")
+
+
+class HubError(YiTuneError):
+    """A hub did not give what it was asked for; another one may."""
+
+
+class Hub(ABC):
+    """A repository on a hub, at a revision (None: the hub's default).
+
+    `variable` is the environment variable that names a mirror, `login` tells how to show the hub a token.
+    """
+
+    name = title = variable = login = ""
+
+    def __init__(self, repository: str, revision: str | None) -> None:
+        self.origin = Origin(self.name, repository, revision, None)
+        self.wanted = repository if revision is None else f"{repository} at revision {revision!r}"
+
+    @property
+    @abstractmethod
+    def endpoint(self) -> str:
+        """The address that is asked: the hub's own, or a mirror's."""
+
+    @abstractmethod
+    def cached(self) -> list[Path]:
+        """The folders in the hub's own cache that may hold it; asks nobody."""
+
+    @abstractmethod
+    def list_files(self) -> tuple[str | None, dict[str, FileOrigin]]:
+        """Ask for the commit and all files. A checksum may be "git " and an object id: see `fetch.right`."""
+
+    @abstractmethod
+    def request(self, name: str, commit: str | None) -> tuple[str, dict[str, str]]:
+        """The URL of a file, and the headers to ask for it with."""
+
+    def listing(self) -> Origin:
+        """What the hub says of all its files. Raises HubError, within seconds where nobody answers."""
+        try:
+            commit, files = self.list_files()
+        except Exception as error:
+            raise self.explain(error, self.wanted) from error
+        return replace(self.origin, commit=commit, files=files)
+
+    def explain(self, error: Exception, what: str) -> HubError:
+        """What a failure of a client means for the user who wants `what`."""
+        import httpx
+
+        # An HTTP status is in the error itself, as ModelScope's client has it, or in its response.
+        status = getattr(getattr(error, "response", error), "status_code", None)
+        told = {
+            401: (f"it wants a login for {what}, or does not know this token, or has no such model.", self.login),
+            403: (
+                f"{what} is gated, or somebody else's: this account has no access.",
+                f"Ask for access on its page, or use another token. {self.login}",
+            ),
+            404: (f"there is no {what}.", "Look for the exact id and revision on the hub's page."),
+            409: (f"somebody else changed {what} meanwhile.", "Try again."),
+            429: ("it says too many requests (HTTP 429).", f"Wait some minutes, or log in. {self.login}"),
+        }
+        if status is not None:
+            return HubError(*told.get(status, (f"it fails (HTTP {status}) when asked for {what}.", "Try again later.")))
+        mirror = f"Check the network, or name a mirror: {self.variable}=https://your.mirror"
+        if isinstance(error, (httpx.TimeoutException, TimeoutError)):
+            return HubError(f"{self.endpoint} does not answer.", mirror)
+        reason = f"({type(error).__name__}: {error})"
+        if isinstance(error, (httpx.TransportError, ConnectionError)):
+            return HubError(f"{self.endpoint} cannot be reached, or breaks off {reason}.", mirror)
+        return HubError(f"its answer makes no sense {reason}.", mirror)
+
+
+class HuggingFace(Hub):
+    """A repository on Hugging Face, or on the mirror that HF_ENDPOINT names."""
+
+    name, title, variable = "huggingface", "Hugging Face", "HF_ENDPOINT"
+    login = "Log in with a token: HF_TOKEN=..., or once: hf auth login"
+
+    @property
+    def endpoint(self) -> str:
+        from huggingface_hub import constants
+
+        return constants.ENDPOINT
+
+    def cached(self) -> list[Path]:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+        repository, revision, files = self.origin.repository, self.origin.revision, list(NEEDED)
+        try:
+            copy = snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns=files)
+        except (LocalEntryNotFoundError, HFValidationError):
+            return []
+        return [Path(copy)]
+
+    def list_files(self) -> tuple[str | None, dict[str, FileOrigin]]:
+        from huggingface_hub import HfApi
+
+        # With a time limit: snapshot_download waits for ever on a hub that accepts a connection and never answers.
+        patience = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", PATIENCE))
+        api, repository, revision = HfApi(self.endpoint), self.origin.repository, self.origin.revision
+        info = api.model_info(repository, revision=revision, files_metadata=True, timeout=patience)
+        return info.sha, {
+            file.rfilename: FileOrigin(
+                file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id and f"git {file.blob_id}"
+            )
+            for file in info.siblings or []
+        }
+
+    def request(self, name: str, commit: str | None) -> tuple[str, dict[str, str]]:
+        from huggingface_hub import hf_hub_url
+        from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
+
+        return hf_hub_url(self.origin.repository, name, revision=commit, endpoint=self.endpoint), build_hf_headers()
+
+
+class ModelScope(Hub):
+    """A repository on ModelScope, or on the site that MODELSCOPE_ENDPOINT or MODELSCOPE_DOMAIN names.
+
+    Its client is the modelscope package without that one's import of torch.
+    """
+
+    name, title, variable = "modelscope", "ModelScope", "MODELSCOPE_ENDPOINT"
+    login = "Log in with a token: MODELSCOPE_API_TOKEN=..., or once: modelscope login"
+
+    @property
+    def endpoint(self) -> str:
+        from modelscope_hub.config import get_default_config
+
+        return str(get_default_config().endpoint)
+
+    def cached(self) -> list[Path]:
+        from modelscope_hub import HubApi
+        from modelscope_hub.config import get_default_config
+        from modelscope_hub.errors import CacheNotFound
+
+        repository, revision = self.origin.repository, self.origin.revision
+        try:
+            return [HubApi().download_repo(repository, "model", revision=revision, local_files_only=True)]
+        except CacheNotFound:
+            # The client does not look for copies of 2024 and before, which have no revisions.
+            owner, name = repository.split("/")
+            old = get_default_config().cache_dir / "hub" / owner / name.replace(".", "___")
+            return [old] if old.is_dir() and revision is None else []
+
+    def list_files(self) -> tuple[str | None, dict[str, FileOrigin]]:
+        repository, revision = self.origin.repository, self.origin.revision or "master"
+        listed: list[dict[str, Any]] = self._client().list_repo_files(repository, "model", revision=revision)
+        entries = [entry for entry in listed if entry.get("Type") != "tree"]
+        # The list tells each file's last commit; the newest of them is where the branch stands.
+        newest = max(entries, key=lambda entry: entry.get("CommittedDate") or 0).get("Revision")
+        return newest, {entry["Path"]: FileOrigin(int(entry["Size"]), entry.get("Sha256") or None) for entry in entries}
+
+    def request(self, name: str, commit: str | None) -> tuple[str, dict[str, str]]:
+        from modelscope_hub.utils import build_user_agent
+
+        client = self._client()
+        headers = {"User-Agent": build_user_agent()}
+        if client.token:  # as the client shows it to the hub's newer and older services
+            headers |= {"Authorization": f"Bearer {client.token}", "Cookie": f"m_session_id={client.token}"}
+        # By branch: it is not documented that a file can be asked for by its commit.
+        revision = self.origin.revision or "master"
+        return client.get_download_url(self.origin.repository, "model", name, revision), headers
+
+    def _client(self) -> Any:
+        from modelscope_hub import HubApi
+
+        return HubApi(endpoint=self.endpoint).legacy
+
+
+def hubs_of(huggingface: str | None, modelscope: str | None, revision: str | None) -> list[Hub]:
+    """A model's repositories, in the order to ask: a hub whose variable points elsewhere is the one that is meant."""
+    hubs: list[Hub] = []
+    if huggingface is not None:
+        hubs.append(HuggingFace(huggingface, revision))
+    if modelscope is not None:
+        hubs.append(ModelScope(modelscope, revision))
+    if not os.environ.get("HF_ENDPOINT") and any(map(os.environ.get, ("MODELSCOPE_ENDPOINT", "MODELSCOPE_DOMAIN"))):
+        hubs.reverse()
+    return hubs

@@ -1,10 +1,10 @@
 """Brings a model onto this machine, whole or not at all.
 
-It is fetched into `models/NAME.part/`, verified, given its record (origin.py), and only then renamed to
-`models/NAME/`. Broken off anywhere, the next call goes on in the same `.part`.
+It is fetched into `models/NAME.part/`, verified, given its record (download.json), and only then renamed to
+`models/NAME/`. When a download breaks off, the next call goes on in the same `.part`.
 """
 
-import errno
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,14 +12,13 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.filesize import decimal
 
 from yi_tune.errors import YiTuneError
-from yi_tune.hubs.caches import cached, link_cached
-from yi_tune.hubs.hub import Hub, HubError, Listing, RemoteFile, hubs_of
-from yi_tune.hubs.origin import wrong_files
+from yi_tune.files import disk_full, hold, is_disk_full, is_held, put_in_place
+from yi_tune.hubs import Hub, HubError, hubs_of
+from yi_tune.hubs.fetch import Fetcher, right, size_of
 from yi_tune.hubs.tokenizer import correct_tokenizer
 from yi_tune.models import (
     FileOrigin,
@@ -34,7 +33,6 @@ from yi_tune.models import (
     sha256,
 )
 from yi_tune.output import engine_output_to, log_folder
-from yi_tune.progress import Transfer
 
 Source = Literal["auto", "huggingface", "modelscope"]
 
@@ -52,39 +50,67 @@ def download(
         return check_model(local)
     if _here(local, revision) and not verify:
         return None
-    with _lock(local.path, console), engine_output_to(log_folder() / "download.log") as terminal:
+    with _at_work(local, console) as terminal:
         if local.path.exists() and not local.owns(read_origin(local.path)):
             raise YiTuneError(
                 f"{local.path} exists, and is no download of {local.model.name}.",
                 f"Use it as it is, with --model {local.path}, or move it away.",
             )
         if origin := _here(local, revision):
-            if not verify or not _set_aside_wrong(local, origin, terminal):
+            if not verify or _verify(local, origin, terminal):
                 return None
         elif local.path.exists() and not local.downloaded:  # it has lost files
-            _set_aside(local)
-        elif _from_cache(local, revision, terminal):
+            _set_aside(local, [])
+        elif _link(local, revision, terminal):
             return None
-        return _from_hubs(local, source, revision, terminal)
+        hubs = hubs_of(local.model.huggingface, local.model.modelscope, revision)
+        return from_hubs(local, [hub for hub in hubs if source in ("auto", hub.name)], terminal)
 
 
 def use_cached(local: LocalModel, console: Console) -> None:
     """For a command that only needs the model: link to a copy in a hub's cache if the model is not here."""
     if local.downloaded or local.path.exists() or cached(local.model) is None:
         return
-    with _lock(local.path, console), engine_output_to(log_folder() / "download.log") as terminal:
+    with _at_work(local, console) as terminal:
         if not local.downloaded:
-            _from_cache(local, None, terminal)
+            _link(local, None, terminal)
 
 
-def _from_cache(local: LocalModel, revision: str | None, console: Console) -> bool:
-    """Link to a copy in a hub's cache; returns whether there was one."""
-    links = local.path.with_name(f"{local.path.name}.links")
-    origin = link_cached(local.model, revision, links)
-    if origin is None:
+def cached(model: Model, revision: str | None = None) -> tuple[Path, Origin] | None:
+    """A whole copy of the model in one of the hubs' caches, and where it came from.
+
+    All files are there and the headers of the weights fit. Nothing is asked of a hub, and nothing hashed.
+    """
+    for hub in hubs_of(model.huggingface, model.modelscope, revision):
+        for folder in hub.cached():
+            try:
+                check_model(LocalModel(Model(model.name, model.folder), folder))
+            except YiTuneError:
+                continue
+            commit = folder.name if re.fullmatch(r"[0-9a-f]{40}", folder.name) else None
+            return folder, replace(hub.origin, source=f"{hub.title}'s cache", commit=commit)
+    return None
+
+
+def _link(local: LocalModel, revision: str | None, console: Console) -> bool:
+    """Make the model a folder of links to a copy in a hub's cache; returns whether there was one."""
+    found = cached(local.model, revision)
+    if found is None:
         return False
-    console.print(f"Found in {origin.source}; it is used where it lies.", markup=False)
-    _finish(links, local.path, origin, console)
+    copy, origin = found
+    links = local.path.with_name(f"{local.path.name}.links")
+    shutil.rmtree(links, ignore_errors=True)
+    links.mkdir(parents=True)
+    files = {}
+    for name in needed_files((path.name for path in copy.iterdir() if path.is_file()), origin.repository):
+        (links / name).symlink_to(copy / name)
+        # Hugging Face's cache names the content of a large file by its sha256; ModelScope's says nothing.
+        digest: str | None = (copy / name).resolve().name
+        if not re.fullmatch(r"[0-9a-f]{64}", str(digest)):
+            digest = None if name.endswith(".safetensors") else sha256(copy / name)
+        files[name] = FileOrigin((copy / name).stat().st_size, digest)
+    console.print(f"Found in {origin.source}; it is used where it lies.")
+    _finish(links, local.path, replace(origin, files=files), console)
     return True
 
 
@@ -96,174 +122,125 @@ def _here(local: LocalModel, revision: str | None) -> Origin | None:
 
 
 @contextmanager
-def _lock(path: Path, console: Console) -> Iterator[None]:
+def _at_work(local: LocalModel, console: Console) -> Iterator[Console]:
     """One process at a time works on a model; the others wait, and then find it there."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            console.print(f"Another process is fetching {path.name}. Waiting for it.", markup=False)
-            lock.acquire()
-    except OSError as error:
-        raise YiTuneError(
-            f"{path.parent} cannot be written: {error.strerror}.", "Choose another: --workspace DIR"
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
+    lock = local.path.with_name(f".{local.path.name}.lock")
+    busy = f"Another process is fetching {local.path.name}."
+    if is_held(lock):
+        console.print(f"{busy} Waiting for it.")
+    with hold(lock, YiTuneError(busy), patience=-1), engine_output_to(log_folder() / "download.log") as terminal:
+        yield terminal
 
 
 def _part(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.part")
 
 
-def _from_hubs(local: LocalModel, source: Source, revision: str | None, console: Console) -> None:
-    """Fetch it from the first hub that gives all of it."""
-    hubs = hubs_of(local.model.huggingface, local.model.modelscope, revision)
-    hubs = [hub for hub in hubs if source in ("auto", hub.name)]
+def from_hubs(local: LocalModel, hubs: list[Hub], console: Console) -> None:
+    """Fetch it from the first hub that gives all of it. Raises YiTuneError when none does."""
     failures: dict[str, HubError] = {}
     for hub in hubs:
         try:
-            origin = _from_hub(hub, local, revision, console)
+            return _finish(_part(local.path), local.path, _from_hub(hub, local, console), console)
         except HubError as error:
             failures[hub.title] = error
             if hub is not hubs[-1]:
-                console.print(f"{hub.title} did not give it: {error.message}", markup=False, soft_wrap=True)
+                console.print(f"{hub.title} did not give it: {error.message}")
         except OSError as error:
-            if error.errno != errno.ENOSPC:
-                raise
-            raise YiTuneError(
-                f"The disk of {local.path.parent} is full.",
-                "Free some space, then type the same command: it goes on where it stopped.",
-            ) from error
-        else:
-            return _finish(_part(local.path), local.path, origin, console)
+            if is_disk_full(error, local.path.parent):
+                raise disk_full(local.path.parent) from error
+            raise
     reasons = " ".join(f"{title}: {error.message}" for title, error in failures.items())
-    hints = list(dict.fromkeys(error.hint for error in failures.values() if error.hint))
-    if source != "auto":
-        hints.append(f"Or try the other hub: --source {'modelscope' if source == 'huggingface' else 'huggingface'}")
-    raise YiTuneError(f"{local.model.name} could not be downloaded. {reasons}", "\n".join(hints))
+    hints = [error.hint for error in failures.values() if error.hint]
+    if len(hubs) == 1:
+        hints.append(f"Or try the other hub: --source {'modelscope' if 'Hugging Face' in failures else 'huggingface'}")
+    raise YiTuneError(f"{local.model.name} could not be downloaded. {reasons}", "\n".join(dict.fromkeys(hints)))
 
 
-def _from_hub(hub: Hub, local: LocalModel, revision: str | None, console: Console) -> Origin:
+def _from_hub(hub: Hub, local: LocalModel, console: Console) -> Origin:
     """Bring the `.part` folder to where it holds the model and nothing else; returns its record."""
-    console.print(f"Asking {hub.title} for {hub.repository} ...", markup=False)
+    console.print(f"Asking {hub.title} for {hub.wanted} ...")
     listing = hub.listing()
-    files = _wanted(listing, hub.repository)
+    files = _needed(listing)
+    total = sum(file.size for file in files.values())
     part = _part(local.path)
-    total = sum(file.size for file in files)
     _check_disk(part, total)
     part.mkdir(exist_ok=True)
-    console.print(f"Downloading {len(files)} files, {decimal(total)}, to {local.path}", markup=False, soft_wrap=True)
-    with Transfer(console, "Downloading", total) as transfer:
-        # What it is, before the weights are fetched.
-        digests = _complete(hub, listing, [file for file in files if file.name == "config.json"], part, transfer)
-        try:
-            check_architecture(part, hub.repository, "Choose another model.")
-        except YiTuneError:
-            shutil.rmtree(part)
-            raise
-        digests |= _complete(hub, listing, [file for file in files if file.name not in digests], part, transfer)
+    console.print(f"Downloading {len(files)} files, {decimal(total)}, to {local.path}")
+    fetcher = Fetcher(hub, listing.commit, part, console)
+    config = fetcher.fetch("config.json", files.pop("config.json"))
+    try:
+        check_architecture(part, hub.wanted, "Choose another model.")  # before the weights are fetched
+    except YiTuneError:
+        shutil.rmtree(part)
+        raise
+    files = {"config.json": config} | fetcher.fetch_all(files, total)
     for path in part.iterdir():
-        if path.name not in digests:
+        if path.name not in files:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     try:
         check_model(LocalModel(Model(local.model.name, local.model.folder), part))
     except YiTuneError as error:
         raise HubError(f"what it has there is no whole model. {error.message}") from error
-    sizes = {file.name: FileOrigin(file.size, digests[file.name]) for file in files}
-    return Origin(hub.name, hub.repository, revision, listing.commit, sizes)
+    return replace(listing, files=files)
 
 
-def _wanted(listing: Listing, repository: str) -> list[RemoteFile]:
+def _needed(listing: Origin) -> dict[str, FileOrigin]:
     """The files to fetch, the small ones first. Raises HubError when the list reaches out of the model's folder."""
-    for file in listing.files:
-        path = PurePosixPath(file.name)
-        if path.is_absolute() or ".." in path.parts or "\\" in file.name:
-            raise HubError(f"it lists a file outside of the model ({file.name!r}). Nothing was fetched.")
-    needed = needed_files((file.name for file in listing.files), repository)
-    return sorted((file for file in listing.files if file.name in needed), key=lambda file: (file.size, file.name))
+    for name in listing.files:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name:
+            raise HubError(f"it lists a file outside of the model ({name!r}). Nothing was fetched.")
+    names = needed_files(listing.files, listing.repository)
+    return {name: listing.files[name] for name in sorted(names, key=lambda name: listing.files[name].size)}
 
 
 def _check_disk(part: Path, total: int) -> None:
     """Raise YiTuneError when what is still to be fetched does not fit."""
-    missing = total - sum(path.stat().st_size for path in part.glob("*") if path.is_file())
-    free = shutil.disk_usage(part.parent).free
+    missing, free = total - size_of(part), shutil.disk_usage(part.parent).free
     if missing > free:
         raise YiTuneError(
-            f"{decimal(missing)} are still to be fetched, and {part.parent} has {decimal(free)} free.",
+            f"{decimal(missing)} are still to be fetched, and the disk of {part.parent} has {decimal(free)} free.",
             "Free some space, or choose another place: --workspace DIR",
         )
-
-
-def _complete(hub: Hub, listing: Listing, files: list[RemoteFile], folder: Path, transfer: Transfer) -> dict[str, str]:
-    """Fetch those of `files` that a call before has not brought; returns sha256 by name."""
-    digests = {}
-    for file in files:
-        path = folder / file.name
-        if path.is_file() and path.stat().st_size == file.size and sha256(path, transfer.at) == file.sha256:
-            digests[file.name] = file.sha256
-        else:
-            path.unlink(missing_ok=True)
-    return digests | hub.fetch(listing, [file for file in files if file.name not in digests], folder, transfer)
 
 
 def _finish(folder: Path, target: Path, origin: Origin, console: Console) -> None:
     """Correct the tokenizer, write the record, and put the folder in its place: there it is a model."""
     correct_tokenizer(folder, origin, console).write(folder)
-    old = target.with_name(f"{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():  # another revision
-        target.rename(old)
-    folder.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    put_in_place(folder, target)
     shutil.rmtree(_part(target), ignore_errors=True)
 
 
-def _set_aside_wrong(local: LocalModel, origin: Origin, console: Console) -> bool:
-    """Hash what is here. If any of it is wrong, make it a broken-off download without these files, and say so."""
-    origin = _with_checksums(local, origin, console)
-    with Transfer(console, "Checking", sum(entry.size for entry in origin.files.values())) as transfer:
-        wrong = wrong_files(local.path, origin, transfer.at)
-    if not wrong:
-        check_model(local)
-        if (origin := correct_tokenizer(local.path, origin, console)) != read_origin(local.path):
-            origin.write(local.path)
-        return False
-    _set_aside(local)
-    for name, what in wrong.items():
-        console.print(f"{name} {what}. Fetching it again.", markup=False, soft_wrap=True)
-        (_part(local.path) / name).unlink(missing_ok=True)
-    return True
-
-
-def _set_aside(local: LocalModel) -> None:
-    """Make what is here a broken-off download, so that no file that is right is fetched again."""
+def _set_aside(local: LocalModel, wrong: list[str]) -> None:
+    """Make what is here, but for the wrong files, a broken-off download: what is right is not fetched again."""
     shutil.rmtree(_part(local.path), ignore_errors=True)
     local.path.rename(_part(local.path))
+    for name in wrong:
+        (_part(local.path) / name).unlink(missing_ok=True)
 
 
-def _with_checksums(local: LocalModel, origin: Origin, console: Console) -> Origin:
-    """The record, with the checksums that a cache did not have, if the hub tells them."""
-    if all(entry.sha256 for entry in origin.files.values()):
-        return origin
-    for hub in hubs_of(local.model.huggingface, local.model.modelscope, origin.revision):
-        if hub.repository == origin.repository:
-            try:
-                known = {file.name: FileOrigin(file.size, file.sha256) for file in hub.listing().files}
-            except HubError as error:
-                console.print(
-                    f"Weights are not hashed, only their headers read: the cache has no checksums of them, and "
-                    f"{hub.title} does not tell them ({error.message})",
-                    markup=False,
-                    soft_wrap=True,
-                )
-            else:
-                unknown = {
-                    name: known[name] for name, entry in origin.files.items() if not entry.sha256 and name in known
-                }
-                return replace(origin, files=origin.files | unknown)
-    return origin
+def _verify(local: LocalModel, origin: Origin, console: Console) -> bool:
+    """Hash what is here; returns whether it is right. If not, the wrong files are gone and the rest is set aside."""
+    files = origin.files
+    if None in [file.sha256 for file in files.values()]:  # in a cache that has no checksums
+        hubs = hubs_of(local.model.huggingface, local.model.modelscope, origin.revision)
+        hub = next(hub for hub in hubs if origin.source == f"{hub.title}'s cache")
+        try:
+            files = {name: file for name, file in hub.listing().files.items() if name in files} | {
+                name: file for name, file in files.items() if file.sha256 is not None
+            }
+        except HubError as error:
+            console.print(
+                "Weights are not hashed, only their headers read: the cache has no checksums of them, and "
+                f"{hub.title} does not tell them ({error.message})"
+            )
+    console.print(f"Checking {len(files)} files, {decimal(sum(file.size for file in files.values()))} ...")
+    if wrong := [name for name, file in files.items() if not right(local.path / name, file)]:
+        console.print(f"Damaged or missing, to be fetched again: {', '.join(wrong)}")
+        _set_aside(local, wrong)
+        return False
+    check_model(local)
+    if (origin := correct_tokenizer(local.path, replace(origin, files=files), console)) != read_origin(local.path):
+        origin.write(local.path)
+    return True

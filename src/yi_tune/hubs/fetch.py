@@ -1,0 +1,142 @@
+"""Fetches files of a hub's repository: resumed where a call before broke off, retried, and checked."""
+
+import hashlib
+import os
+import threading
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from rich import progress as bars
+from rich.console import Console
+from rich.filesize import decimal
+
+from yi_tune.hubs import Hub, HubError
+from yi_tune.models import FileOrigin, sha256
+
+# Files that are fetched at a time.
+_WORKERS = 4
+# Seconds to wait after a file's request has failed, once more in a row without a byte more; then it is given up.
+_PAUSES = (1, 2, 4, 8)
+
+
+class Fetcher:
+    """Fetches files of a repository at `commit` into `folder`, where each has its name once it is whole and right."""
+
+    def __init__(self, hub: Hub, commit: str | None, folder: Path, console: Console) -> None:
+        import httpx
+
+        self._hub, self._commit, self._folder, self._console = hub, commit, folder, console
+        timeout = float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT", 10))
+        self._client = httpx.Client(follow_redirects=True, timeout=timeout)
+        self._stop = threading.Event()
+
+    def fetch_all(self, files: dict[str, FileOrigin], total: int) -> dict[str, FileOrigin]:
+        """Fetch several at a time, as `fetch` does, of `total` bytes with what is here; returns them, with sha256."""
+        pool = ThreadPoolExecutor(_WORKERS)
+        jobs = {name: pool.submit(self.fetch, name, file) for name, file in files.items()}
+        try:
+            self._watch(list(jobs.values()), total)
+            return {name: job.result() for name, job in jobs.items() if job.done()}
+        except BaseException as error:
+            self._stop.set()
+            # After Ctrl-C the process ends at once: a slow hub's next bytes are not waited for.
+            pool.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
+            raise
+
+    def _watch(self, jobs: "list[Future[FileOrigin]]", total: int) -> None:
+        """Show how much of `total` bytes is here until all jobs are done, or one failed: a bar on a terminal, about ten
+        plain lines elsewhere.
+        """
+        columns = (bars.BarColumn(bar_width=20), bars.DownloadColumn(), bars.TransferSpeedColumn())
+        left, live = bars.TimeRemainingColumn(compact=True), self._console.is_terminal
+        with bars.Progress(*columns, left, console=self._console, transient=True, disable=not live) as bar:
+            size = size_of(self._folder)
+            # What a call before had fetched says nothing about the speed of this one.
+            task, tenths = bar.add_task("", total=total, completed=size), size * 10 // total
+            while wait(jobs, 0.2, FIRST_EXCEPTION).not_done and not any(job.done() and job.exception() for job in jobs):
+                size = size_of(self._folder)
+                bar.update(task, completed=size)
+                if not live and size * 10 // total > tenths:
+                    tenths = size * 10 // total
+                    self._console.print(f"Downloading: {decimal(size)} of {decimal(total)}")
+
+    def fetch(self, name: str, file: FileOrigin) -> FileOrigin:
+        """See to it that a file is here; returns it with its sha256.
+
+        Raises HubError when it comes wrong twice or not at all, OSError when it cannot be written.
+        """
+        path, part, wrong = self._folder / name, self._folder / f"{name}.incomplete", ""
+        if digest := right(path, file):
+            return FileOrigin(file.size, digest)
+        path.unlink(missing_ok=True)
+        for _ in range(2):
+            if wrong:
+                self._console.print(f"{self._hub.title}: {wrong}. Fetching it once more.")
+            self._receive(name, file.size, part)
+            if digest := right(part, file):
+                part.replace(path)
+                return FileOrigin(file.size, digest)
+            how = "with another checksum" if part.stat().st_size == file.size else "in another size"
+            wrong = f"{name} came {how} than it ought to have"
+            part.unlink()
+        raise HubError(f"{wrong}, twice.")
+
+    def _receive(self, name: str, size: int, part: Path) -> None:
+        """Bring `part` to `size` bytes, or to where the hub's file ends."""
+        import httpx
+
+        part.touch()
+        failed = 0
+        while (start := part.stat().st_size) < size:
+            try:
+                self._stream(name, size, part, start)
+                return
+            except httpx.HTTPError as error:
+                failed = 1 if part.stat().st_size > start else failed + 1
+                status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 500
+                if failed > len(_PAUSES) or (status < 500 and status not in (408, 429)):
+                    raise self._hub.explain(error, f"{name} in {self._hub.wanted}") from error
+            if self._stop.wait(_PAUSES[failed - 1]):
+                raise HubError("another file failed.")
+
+    def _stream(self, name: str, size: int, part: Path, start: int) -> None:
+        """Receive what follows the first `start` bytes, by one request."""
+        url, headers = self._hub.request(name, self._commit)
+        headers |= {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+        with self._client.stream("GET", url, headers=headers) as response:
+            if response.status_code == 416:  # the hub's file ends before
+                return
+            response.raise_for_status()
+            # A server that knows no ranges sends all of it.
+            with part.open("ab" if response.status_code == 206 else "wb") as out:
+                for block in response.iter_bytes(1 << 18):  # of 1 MB, make bench-download took longer
+                    if self._stop.is_set():
+                        raise HubError("another file failed.")
+                    out.write(block)
+                    if out.tell() > size:
+                        break
+
+
+def right(path: Path, file: FileOrigin) -> str:
+    """The sha256 of what is in `path`, if it has the size and checksum of `file`; otherwise "".
+
+    A checksum "git ID", of a file that a hub keeps in git itself, is the ID of the object there.
+    """
+    if not path.is_file() or path.stat().st_size != file.size:
+        return ""
+    digest = sha256(path)
+    if file.sha256 is not None and file.sha256.startswith("git "):
+        blob = hashlib.sha1(b"blob %d\0" % file.size + path.read_bytes(), usedforsecurity=False)
+        return digest if file.sha256 == f"git {blob.hexdigest()}" else ""
+    return digest if file.sha256 in (None, digest) else ""
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files in `folder`, one of which may just get another name."""
+    total = 0
+    for path in folder.glob("*"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:
+            continue
+    return total
