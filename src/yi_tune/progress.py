@@ -1,10 +1,7 @@
 """What the user sees while a model is fetched, loads and trains: a live line on a terminal, plain lines elsewhere."""
 
-import time
 from collections import deque
 from statistics import fmean
-from types import TracebackType
-from typing import Self
 
 from rich import progress as bars
 from rich.console import Console
