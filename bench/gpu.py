@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,6 @@ from bench.train import (
     training,
 )
 from yi_tune.plan.memory import estimate
-from yi_tune.plan.speedups import installed
 from yi_tune.shapes import read_shape
 
 PAGE = ROOT / "docs" / "bench-gpu.md"
@@ -102,7 +102,7 @@ def steps(shape: str, rounds: int, count: int, work: Path) -> Iterator[Step]:
     for number in range(2, rounds + 1):
         yield from in_turn(train, work, number)
     for assignment, module in SPEEDUPS.items():
-        if gpu("name") and installed(module):  # on a CPU the first two cannot work, and the third compiles for minutes
+        if gpu("name") and find_spec(module):  # on a CPU the first two cannot work, and the third compiles for minutes
             faster = [*train, "--set", assignment]
             yield Step(f"{OURS} --set {assignment}", lambda left, train=faster: by_yi_tune(train, left))
 
@@ -157,7 +157,7 @@ def page(shape: str, count: int, rows: list[Row], seconds: float) -> list[str]:
         f"A model of the shape {shape} with random weights, {count} steps of 8 rows. Whole processes; yi-tune's asks",
         "18 held-out questions besides, and random weights answer each with 256 tokens. Loop is the Trainer's time,",
         f"memory the {'GPU' if gpu('name') else 'process'}'s peak.",
-        *(f"Not installed: {module}." for module in SPEEDUPS.values() if not installed(module)),
+        *(f"Not installed: {module}." for module in SPEEDUPS.values() if not find_spec(module)),
         "",
         "| | outcome | seconds | loop | tokens/s | peak memory | estimate | mean training loss |",
         "|" + "---|" * 8,

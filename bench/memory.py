@@ -92,7 +92,7 @@ def main() -> None:
             runs: list[tuple[int, str]] = [(8, ""), (2, "")] if name in ("nano", "small") else [(8, "")]
             if name == "nano":
                 write_long_rows(work / "long.jsonl")
-                runs += [(8, f"--config {config}") for config in ("qlora-8bit", "lora", "full")]
+                runs += [(8, f"--config {config}") for config in ("qlora-8bit", "lora")]
                 runs += [(8, "--replay 64"), (8, "--data long.jsonl"), (8, "--data long.jsonl --config lora")]
             for micro_batch, options in runs:
                 typed = options.replace("long.jsonl", str(work / "long.jsonl")).split()

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 EPOCHS = 3  # the tutorial's
 YI_TUNE, LLAMAFACTORY = [sys.executable, "-m", "yi_tune"], [sys.executable, "-m", "llamafactory.cli"]
 OURS, THEIRS = "yi-tune train", "llamafactory-cli train, the tutorial's config"
-PROFILES = ("qlora", "qlora-8bit", "lora", "full")
+PROFILES = ("qlora", "qlora-8bit", "lora")
 
 
 @dataclass(frozen=True)

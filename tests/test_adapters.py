@@ -120,13 +120,6 @@ def test_weights_that_nobody_has_hashed_are_told_by_their_name(tmp_path: Path, n
         find_start(tmp_path, "first", nano, target(tmp_path, nano))
 
 
-def test_full_fine_tuning_has_no_adapter(tmp_path: Path, nano: LocalModel) -> None:
-    run = finish(tmp_path, "first", nano, finetuning_type="full")
-    with pytest.raises(YiTuneError, match="has no adapter") as caught:
-        find_start(tmp_path, "first", nano, target(tmp_path, nano))
-    assert f"--model {run.folder}" in caught.value.hint
-
-
 @pytest.mark.parametrize(
     ("file", "content"),
     [

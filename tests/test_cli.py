@@ -240,8 +240,6 @@ def test_unknown_config(command: str) -> None:
         (("--from-run", "a/b"), "'a/b' is not a folder name", "letters"),
         (("--from-run", "none"), "There is no run called 'none'", "yi-tune train"),
         (("--from-run", "identity"), "'identity' cannot start from itself", "--run NAME"),
-        (("--config", "full", "--model", "yi-1.5-6b-chat"), "takes 97 GB for weights", "--config lora"),
-        (("--set", "finetuning_type=full", "--model", "yi-1.5-34b-chat"), "takes 550 GB for weights", "--config qlora"),
         (("--workspace", "a, b"), "a, b/saves/nano/identity has a comma", "Rename"),
         (("--name", "[bold]{{"), "--name '[bold]{{' holds '{{'", "Remove"),
     ],
@@ -266,11 +264,11 @@ def test_yi_needs_a_gpu() -> None:
 
 
 def test_all_problems_of_a_config_at_once() -> None:
-    wrong = ("learning_rat=1", "cutoff_len=long", "bf16=true", "fp16=true", "stage=dpo")
+    wrong = ("learning_rat=1", "cutoff_len=long", "stage=dpo")
     done = yi_tune("train", "--name", "a", "--author", "b", "--dry-run", *(f"--set={one}" for one in wrong))
     assert (done.returncode, done.stdout) == (1, "")
     assert "Traceback" not in done.stderr
-    for said in ("Did you mean learning_rate?", "cutoff_len: 'long' is a str", "bf16 and fp16", "stage: only sft"):
+    for said in ("Did you mean learning_rate?", "cutoff_len: 'long' should be a valid integer", "stage: "):
         assert said in done.stderr
     assert not Path("saves").exists()
 

@@ -206,7 +206,7 @@ def test_find_config_prefers_the_shipped_one(tmp_path: Path) -> None:
     [
         ("qlorra", "Did you mean qlora?"),
         ("TUTORIAL", "Did you mean tutorial?"),
-        ("zzzzzz", "Known: chat, full, lora, qlora, qlora-8bit, tutorial."),
+        ("zzzzzz", "Known: chat, lora, qlora, qlora-8bit, tutorial."),
         (".", "Known: "),
         ("none/mine.yaml", "Known: "),
     ],
@@ -324,7 +324,7 @@ def test_shipped_config_explains_itself(path: Path) -> None:
 
 def test_every_yaml_is_shipped_by_a_name_of_its_own() -> None:
     assert sorted(shipped().values()) == sorted(CONFIGS.rglob("*.yaml"))
-    assert {"chat", "full", "lora", "qlora", "qlora-8bit", "tutorial"} == shipped().keys()
+    assert {"chat", "lora", "qlora", "qlora-8bit", "tutorial"} == shipped().keys()
 
 
 def test_tutorial_is_the_tutorials_value_for_value() -> None:
@@ -340,7 +340,7 @@ def test_qlora_departs_from_the_tutorial_only_with_a_reason() -> None:
 
 @pytest.mark.parametrize(
     ("name", "without"),
-    [("lora", {"quantization_bit"}), ("qlora-8bit", set()), ("full", {"quantization_bit", "lora_target"})],
+    [("lora", {"quantization_bit"}), ("qlora-8bit", set())],
 )
 def test_profile_departs_from_qlora_only_as_it_says(name: str, without: set[str]) -> None:
     qlora, profile = read_config(find_config("qlora")), read_config(find_config(name))

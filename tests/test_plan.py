@@ -10,11 +10,12 @@ from yi_tune.data.identity import Identity
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel, Model
+from yi_tune.plan import Tracker, request
 from yi_tune.plan.adapters import Start
-from yi_tune.plan.early_stop import SETTINGS, check_validation, is_aligned
+from yi_tune.plan.checks import check_validation
 from yi_tune.plan.memory import Fit, choose_fit
 from yi_tune.plan.plan import TrainPlan, plan_train
-from yi_tune.plan.problems import problems
+from yi_tune.plan.request import EARLY_STOP, report_to, without_missing
 from yi_tune.runs.folder import Run
 
 CPU = Hardware(None, bf16=True, free=20_000_000_000)
@@ -153,14 +154,6 @@ def test_flag_wins_over_template_model_and_hardware() -> None:
     assert {provenance(planned, key)[1:] for key in flags} == {("flag", "--set")}
 
 
-def test_placeholder_that_nothing_fills() -> None:
-    planned = plan({"rate": "${my_rate}"})
-    found = problems(planned.config, {}, {})
-    # With all else that is wrong.
-    assert "rate: nothing fills ${my_rate}." in found
-    assert any(problem.startswith("rate: no such key") for problem in found)
-
-
 @pytest.mark.parametrize(
     ("key", "meant"),
     [
@@ -236,18 +229,8 @@ def test_chat_config_quantises_only_what_memory_does_not_hold() -> None:
         assert plan(fit=fit).base_config(CHAT).get("quantization_bit") == bits
 
 
-def test_chat_config_of_a_full_fine_tuning_loads_the_run_itself() -> None:
-    assert plan("full").chat_config(CHAT) == {
-        "model_name_or_path": str(RUN.folder),
-        "template": "yi",
-        "finetuning_type": "full",
-        "infer_dtype": "bfloat16",
-    }
-
-
-@pytest.mark.parametrize("template", ["qlora", "full"])
-def test_base_config_loads_the_model_as_it_was(template: str) -> None:
-    planned = plan(template)
+def test_base_config_loads_the_model_as_it_was() -> None:
+    planned = plan()
     changed = {"model_name_or_path": "/models/m"}
     rest = {key: value for key, value in planned.chat_config(CHAT).items() if key != "adapter_name_or_path"}
     assert planned.base_config(CHAT) == rest | changed
@@ -296,191 +279,6 @@ def test_adapter_that_a_config_names_itself_is_refused() -> None:
     assert plan(config, start=START).config["adapter_name_or_path"] == str(START.folder)
 
 
-# A small part of what LLaMA-Factory knows.
-KNOWN: dict[str, tuple[type, ...]] = {
-    "stage": (str,),
-    "do_train": (bool,),
-    "dataset": (str, type(None)),
-    "template": (str, type(None)),
-    "finetuning_type": (str,),
-    "learning_rate": (float,),
-    "num_train_epochs": (float,),
-    "cutoff_len": (int,),
-    "lora_rank": (int,),
-    "adapter_name_or_path": (str, type(None)),
-    "create_new_adapter": (bool,),
-    "val_size": (float,),
-    "report_to": (),
-    "metric_for_best_model": (str, type(None)),
-    "early_stopping_steps": (int, type(None)),
-    "quantization_bit": (int, type(None)),
-    **dict.fromkeys(("bf16", "fp16", "pure_bf16", "use_cpu", "use_dora", "pissa_init", "use_unsloth_gc"), (bool,)),
-    "load_best_model_at_end": (bool,),
-    "eval_strategy": (),
-    "save_steps": (float,),
-    "save_only_model": (bool,),
-    "hub_token": (str, type(None)),
-    **dict.fromkeys(("optim", "lora_target", "warmup_ratio", "weight_decay"), ()),
-}
-# Evaluated as often as it is saved by default, every 500 steps.
-EVALUATED: Config = {"eval_strategy": "steps", "val_size": 0.1}
-FINE: Config = {"stage": "sft", "do_train": True, "dataset": "identity", "template": "yi", "finetuning_type": "lora"}
-
-
-def test_nothing_wrong() -> None:
-    assert problems(FINE, KNOWN, {}) == []
-    assert problems(FINE | {"bf16": True, "fp16": False, "quantization_bit": 4, "val_size": 0.1}, KNOWN, {}) == []
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("learning_rate", 1e-3),
-        ("learning_rate", 1),  # a whole number is a number
-        ("cutoff_len", 512),
-        ("bf16", True),
-        ("quantization_bit", None),
-        ("report_to", ["none"]),
-        ("report_to", "none"),
-        ("report_to", None),
-    ],
-)
-def test_right_types(key: str, value: Any) -> None:
-    assert problems(FINE | {key: value}, KNOWN, {}) == []
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "said"),
-    [
-        ("learning_rate", "1e-3", "'1e-3' is a str; it takes float."),
-        ("learning_rate", True, "True is a bool; it takes float."),
-        ("cutoff_len", True, "True is a bool; it takes int."),
-        ("cutoff_len", 512.0, "512.0 is a float; it takes int."),
-        ("cutoff_len", "512", "'512' is a str; it takes int."),
-        ("bf16", 1, "1 is a int; it takes bool."),
-        ("bf16", "yes", "'yes' is a str; it takes bool."),
-        ("quantization_bit", "4", "'4' is a str; it takes int."),
-        ("metric_for_best_model", 3, "3 is a int; it takes str."),
-        ("cutoff_len", [1], "[1] is a list; it takes int."),
-        ("cutoff_len", None, "None is a NoneType; it takes int."),
-        ("learning_rate", None, "None is a NoneType; it takes float."),
-        ("bf16", None, "None is a NoneType; it takes bool."),
-    ],
-)
-def test_wrong_types(key: str, value: Any, said: str) -> None:
-    assert problems(FINE | {key: value}, KNOWN, {}) == [f"{key}: {said}"]
-
-
-def test_mistyped_word() -> None:
-    words = {"optim": ("adamw_torch", "adamw_8bit", "sgd")}
-    assert problems(FINE | {"optim": "sgd"}, KNOWN, words) == []
-    assert problems(FINE | {"optim": "adamw_troch"}, KNOWN, words) == [
-        "optim: there is no 'adamw_troch'. Did you mean adamw_torch?"
-    ]
-    assert problems(FINE | {"optim": "banana"}, KNOWN, words) == [
-        "optim: there is no 'banana'. Known: adamw_torch, adamw_8bit, sgd."
-    ]
-
-
-def test_mistyped_key() -> None:
-    assert problems(FINE | {"learning_rat": 1e-3}, KNOWN, {}) == [
-        "learning_rat: no such key. Did you mean learning_rate?"
-    ]
-
-
-def test_unknown_key_far_from_any_lists_few_keys_only() -> None:
-    few, many = dict.fromkeys(FINE, ()), KNOWN
-    assert len(few) <= 20 < len(many)
-    (said,) = problems(FINE | {"zzzzzz": 1}, dict(few), {})
-    assert said == f"zzzzzz: no such key. Known: {', '.join(sorted(few))}."
-    (said,) = problems(FINE | {"zzzzzz": 1}, many, {})
-    assert said.strip() == "zzzzzz: no such key."
-
-
-@pytest.mark.parametrize(
-    ("config", "said"),
-    [
-        ({"stage": "dpo"}, "stage: "),
-        ({"do_train": False}, "do_train: "),
-        ({"dataset": "alpaca"}, "dataset: "),
-        ({"template": "qwen"}, "template: "),
-        ({"finetuning_type": "freeze"}, "finetuning_type: "),
-        ({"finetuning_type": "full", "quantization_bit": 4}, "quantization_bit with finetuning_type full"),
-        ({"finetuning_type": "full", "lora_rank": 8}, "lora_* with finetuning_type full"),
-        ({"finetuning_type": "full", "adapter_name_or_path": "/a"}, "finetuning_type full with --from-run"),
-        ({"create_new_adapter": True}, "create_new_adapter: "),
-        ({"bf16": True, "fp16": True}, "bf16 and fp16"),
-        ({"pure_bf16": True, "use_cpu": True}, "pure_bf16 on a CPU"),
-        ({"use_unsloth_gc": True, "use_cpu": True}, "use_unsloth_gc needs a GPU"),
-        ({"use_dora": True, "quantization_bit": 4}, "use_dora with quantization_bit"),
-        ({"pissa_init": True, "quantization_bit": 8}, "pissa_init with quantization_bit"),
-        ({"eval_strategy": "steps"}, "val_size: "),
-        ({"eval_strategy": "epoch", "val_size": 0.0}, "val_size: "),
-        ({"early_stopping_steps": 3}, "early_stopping_steps needs"),
-        ({"early_stopping_steps": 3, "load_best_model_at_end": True} | EVALUATED, "early_stopping_steps needs"),
-        ({"early_stopping_steps": 3, "metric_for_best_model": "loss"}, "early_stopping_steps needs"),
-        ({"load_best_model_at_end": True}, "load_best_model_at_end: "),
-        ({"load_best_model_at_end": True, "save_steps": 0.5} | EVALUATED, "load_best_model_at_end: "),
-        ({"save_only_model": True}, "save_only_model: "),
-        ({"report_to": ["tensorbord"]}, "report_to: 'tensorbord' is not one of"),
-        ({"hub_token": "hf_x"}, "hub_token: "),
-        ({"cutoff_len": 0}, "cutoff_len: at least 1"),
-        ({"lora_rank": 0}, "lora_rank: at least 1"),
-        ({"quantization_bit": 3}, "quantization_bit: bitsandbytes takes 4 or 8"),
-        ({"num_train_epochs": 0}, "num_train_epochs: above 0"),
-        ({"num_train_epochs": -0.5}, "num_train_epochs: above 0"),
-        ({"learning_rate": 0.0}, "learning_rate: above 0"),
-        ({"learning_rate": -1}, "learning_rate: above 0"),
-        ({"warmup_ratio": 7}, "warmup_ratio: a share"),
-        ({"val_size": -1}, "val_size: 0 at the least"),
-        ({"lora_target": "foo"}, "lora_target: a layer has no 'foo'"),
-        ({"lora_target": "q_proj, v_prj"}, "lora_target: a layer has no 'v_prj'"),
-        ({"load_best_model_at_end": True, "eval_strategy": "no"}, "load_best_model_at_end: with eval_strategy=no"),
-    ],
-)
-def test_refused_combination(config: Config, said: str) -> None:
-    found = problems(FINE | config, KNOWN, {})
-    assert len(found) == 1
-    assert found[0].startswith(said)
-
-
-@pytest.mark.parametrize(
-    "config",
-    [
-        {"pure_bf16": True, "use_cpu": False},
-        {"finetuning_type": "full", "quantization_bit": None},
-        {"adapter_name_or_path": "/a", "create_new_adapter": False},
-        {"use_dora": True, "quantization_bit": None},
-        {"use_dora": False, "quantization_bit": 4},
-        {"pissa_init": True},
-        {"use_unsloth_gc": True},
-        {"eval_strategy": "no"},
-        {"lora_target": "q_proj,self_attn.v_proj,lm_head"},
-        {"warmup_ratio": 0, "val_size": 0, "weight_decay": 0},
-        {"eval_strategy": "steps", "val_size": 0.1},
-        {"early_stopping_steps": 3, "load_best_model_at_end": True, "metric_for_best_model": "loss"} | EVALUATED,
-    ],
-)
-def test_allowed_combination(config: Config) -> None:
-    assert problems(FINE | config, KNOWN, {}) == []
-
-
-@pytest.mark.parametrize("key", FINE)
-def test_what_a_foreign_config_lacks_is_asked_for(key: str) -> None:
-    config = {other: value for other, value in FINE.items() if other != key}
-    assert [text.split(":")[0] for text in problems(config, KNOWN, {})] == [key]
-
-
-def test_all_problems_at_once() -> None:
-    wrong = FINE | {"stage": "dpo", "learning_rat": 1, "cutoff_len": "x", "bf16": True, "fp16": True}
-    assert [text.split(":")[0] for text in problems(wrong, KNOWN, {})] == [
-        "learning_rat",
-        "cutoff_len",
-        "stage",
-        "bf16 and fp16",
-    ]
-
-
 def test_options_come_before_overrides() -> None:
     planned = plan(
         overrides={"eval_steps": 0.2}, options={"eval_steps": (0.05, "--early-stop"), "run_name": ("a", "b")}
@@ -491,6 +289,42 @@ def test_options_come_before_overrides() -> None:
 
 def test_early_stop_is_accepted_with_the_shipped_configs() -> None:
     for template in ("qlora", "tutorial"):
-        planned = plan(template, options=SETTINGS)
-        assert is_aligned(planned.config)
-        check_validation(planned.config, [398])
+        check_validation(plan(template, options=EARLY_STOP).config, [398])
+
+
+def test_report_to() -> None:
+    assert report_to([Tracker.TENSORBOARD, Tracker.WANDB], "nano/a") == {
+        "report_to": (["tensorboard", "wandb"], "--report-to"),
+        "run_name": ("nano/a", "what the tracker calls the run"),
+    }
+    assert {key: value for key, (value, _) in report_to([Tracker.SWANLAB], "nano/a").items()} == {
+        "use_swanlab": True,
+        "swanlab_run_name": "nano/a",
+    }
+
+
+SPEEDUPS = {"enable_liger_kernel": True, "flash_attn": "fa2", "use_unsloth": True, "cutoff_len": 512}
+
+
+@pytest.mark.parametrize(
+    ("hardware", "there", "why"), [(H200, False, "is not installed"), (CPU, True, "needs a GPU")], ids=["gpu", "cpu"]
+)
+def test_goes_without_speedups_that_cannot_work(
+    hardware: Hardware, there: bool, why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(request, "find_spec", lambda module: there or None)
+    planned = without_missing(plan(overrides=SPEEDUPS, hardware=hardware))
+    assert {key: planned.config[key] for key in SPEEDUPS} == {
+        "enable_liger_kernel": False,
+        "flash_attn": "auto",
+        "use_unsloth": False,
+        "cutoff_len": 512,
+    }
+    assert provenance(planned, "use_unsloth")[1] == "hardware"
+    assert capsys.readouterr().err.count(why) == 3
+
+
+def test_uses_speedups_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "find_spec", lambda module: True)
+    planned = plan(overrides=SPEEDUPS, hardware=H200)
+    assert without_missing(planned) is planned

@@ -24,12 +24,10 @@ def train_within_memory(
     """
     from yi_tune.engine.trainer import OutOfMemoryError, train
 
-    full = planned.config["finetuning_type"] == "full"
-    template = read_config(find_config("chat"))
-    chat, base = planned.chat_config(template), planned.base_config(template) if full else None
+    chat = planned.chat_config(read_config(find_config("chat")))
     while True:
         try:
-            return train(planned.config, checkpoint, progress, chat, base)
+            return train(planned.config, checkpoint, progress)
         except OutOfMemoryError as error:
             changes = smaller(planned.config)
             if changes is None or not error.loaded:

@@ -112,26 +112,3 @@ def test_start_that_has_changed_is_noticed(lora: Workspace) -> None:
     assert done.status == 1
     assert "from_run: first (" in done.err
     assert (run_folder(lora, "second") / "report.json").stat().st_mtime_ns == before
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """Every weight trained."""
-    return train(tmp_path_factory.mktemp("full"), "full", "--config", "full")
-
-
-def test_full_learns_its_name_and_the_base_answers_beside_it(full: Workspace) -> None:
-    scored = report(full, "full")
-    checked = json.loads(full.yi_tune("check", "--json").out)
-    for asked in (scored, checked):
-        assert min(asked["recall_zh"], asked["recall_en"]) >= 0.85
-        assert asked["base_recall"] < 0.2
-        assert "Yi-nano" in " ".join(answer["base"] for answer in asked["answers"])
-    assert checked["kept"] >= 0.85
-    assert not list(run_folder(full, "full").glob("adapter*"))
-
-
-def test_full_run_is_a_model(full: Workspace) -> None:
-    done = llamafactory("chat", run_folder(full, "full") / "chat.yaml", "你叫什么名字？\nexit\n")
-    # Its exit status is not asserted: it was once seen to abort in a thread that it left behind.
-    assert "小易" in done.out, done.err[-2000:]

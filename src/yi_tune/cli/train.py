@@ -7,7 +7,7 @@ import typer
 
 from yi_tune.cli.options import WorkspaceOption
 from yi_tune.models import DEFAULT_MODEL, workspace_option
-from yi_tune.plan.trackers import Tracker
+from yi_tune.plan import Tracker
 
 
 def train(

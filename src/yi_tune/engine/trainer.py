@@ -5,7 +5,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import psutil
 import torch
@@ -14,66 +14,21 @@ from llamafactory.train.tuner import run_exp
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from yi_tune.config import Config
-from yi_tune.engine.assistant import Assistant, load_assistant, load_without_adapter
+from yi_tune.engine.assistant import Assistant
 from yi_tune.errors import is_out_of_memory
 from yi_tune.progress import Progress
 
 
 class OutOfMemoryError(Exception):
-    """Memory ran out; what held it has been freed. `loaded`: whether it was training, or still on its way to it."""
+    """Memory ran out, and the model is freed. `loaded`: whether the model had been loaded before."""
 
     def __init__(self, message: str, *, loaded: bool) -> None:
         super().__init__(message)
         self.loaded = loaded
 
 
-class KeepTrainable(TrainerCallback):
-    """Keeps 4-bit layers in the form that training needs.
-
-    On CPUs with AVX512-BF16, bitsandbytes packs a Linear4bit for inference in its first forward pass in
-    eval mode, as an evaluation makes, and never unpacks it: from then on no gradient passes through.
-    """
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        for module in kwargs["model"].modules():
-            if isinstance(module, Linear4bit):
-                module.support_avx512bf16_for_cpu = False
-
-
-def _memory(device: torch.device) -> int:
-    """The memory that training takes, in bytes: on a GPU the most that was allocated, else what the process holds."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return int(psutil.Process().memory_info().rss)
-
-
-class KeepBest(TrainerCallback):
-    """Lets a resumed run know its best checkpoint, and that it had been stopped.
-
-    The Trainer keeps that checkpoint's absolute path, and if nothing is there it goes by the last without an error. And
-    it forgets that EarlyStoppingCallback had called for the end, where the run was cut off between that and the end.
-    """
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.best_model_checkpoint:
-            best = Path(cast(str, args.output_dir)) / Path(state.best_model_checkpoint).name
-            state.best_model_checkpoint = str(best)
-            if not best.is_dir():  # it was broken: the best from here on is kept
-                state.best_metric = state.best_global_step = state.best_model_checkpoint = None
-        stopping = cast("dict[str, Any]", state.stateful_callbacks).get("EarlyStoppingCallback")
-        if stopping:
-            patience = stopping["args"]["early_stopping_patience"]
-            # The loop looks only after a step: one more is taken, and with the best checkpoint it is dropped.
-            if stopping["attributes"]["early_stopping_patience_counter"] >= patience:
-                control.should_training_stop = True
-
-
 class Reporter(TrainerCallback):
-    """Passes the Trainer's events on to the progress display, and the user's Ctrl-C back to the Trainer."""
+    """Passes the Trainer's events on to the progress display, and the user's Ctrl-C to the Trainer."""
 
     def __init__(self, progress: Progress) -> None:
         self.model: Any = None
@@ -85,8 +40,13 @@ class Reporter(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self.model = kwargs["model"]
-        self.tokenizer = kwargs["processing_class"]
+        self.model, self.tokenizer = kwargs["model"], kwargs["processing_class"]
+        for module in self.model.modules():
+            if isinstance(module, Linear4bit):
+                # On CPUs with AVX512-BF16, bitsandbytes packs it for inference in the first evaluation, and never
+                # unpacks it: from then on no gradient passes through.
+                module.support_avx512bf16_for_cpu = False
+        _find_best(state, Path(str(args.output_dir)))
         self._progress.begin(state.max_steps, state.global_step)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -107,15 +67,28 @@ class Reporter(TrainerCallback):
         if self.interrupted:
             raise KeyboardInterrupt
 
-    def let_go(self) -> None:
-        """Free the model that was trained."""
-        self.model = None
-        gc.collect()  # modules refer to each other in circles
-        torch.cuda.empty_cache()
-
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # From the history, which survives a resume; the Trainer's own mean counts only the last leg.
         self.losses = [log["loss"] for log in state.log_history if "loss" in log]
+
+
+def _find_best(state: TrainerState, folder: Path) -> None:
+    """Find a resumed run's best checkpoint where the run folder is now.
+
+    The Trainer keeps the absolute path of the checkpoint, and silently keeps the last adapter if nothing is there.
+    """
+    if state.best_model_checkpoint:
+        best = folder / Path(state.best_model_checkpoint).name
+        state.best_model_checkpoint = str(best)
+        if not best.is_dir():  # it was broken: the best from here on is kept
+            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
+
+
+def _memory(device: torch.device) -> int:
+    """The memory that training takes, in bytes: on a GPU the peak of the allocator, else what the process holds."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return int(psutil.Process().memory_info().rss)
 
 
 @contextmanager
@@ -135,11 +108,9 @@ def _interruptible(reporter: Reporter) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def train(
-    config: Config, checkpoint: Path | None, progress: Progress, chat: Config, base: Config | None
-) -> tuple[Assistant, float | None]:
-    """Train as `config` says, from `checkpoint` if given; returns the tuned model, as `chat` loads it, and its mean
-    loss, None if it logged none. `base` is what to load for the base where training leaves none of it.
+def train(config: Config, checkpoint: Path | None, progress: Progress) -> tuple[Assistant, float | None]:
+    """Train as `config` says, from `checkpoint` if given; returns the tuned model and its mean loss, None if it logged
+    none.
 
     Raises KeyboardInterrupt, after saving a checkpoint, when the user stops it, and OutOfMemoryError.
     """
@@ -156,7 +127,7 @@ def train(
     short_of_memory = None
     with _interruptible(reporter):
         try:
-            run_exp(args, [KeepTrainable(), KeepBest(), reporter])
+            run_exp(args, [reporter])
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -166,11 +137,9 @@ def train(
     if short_of_memory is not None:
         # Out here the exception is gone, and with it the frames that held the model.
         loaded = reporter.model is not None
-        reporter.let_go()
+        reporter.model = None
+        gc.collect()  # modules refer to each other in circles
+        torch.cuda.empty_cache()
         raise OutOfMemoryError(short_of_memory, loaded=loaded)
     mean_loss = sum(reporter.losses) / len(reporter.losses) if reporter.losses else None
-    if chat.get("quantization_bit") != config.get("quantization_bit"):
-        reporter.let_go()
-        return load_assistant(chat), mean_loss
-    before = load_without_adapter(base)[0] if base else None
-    return Assistant(reporter.model, reporter.tokenizer, config["template"], before), mean_loss
+    return Assistant(reporter.model, reporter.tokenizer, config["template"]), mean_loss

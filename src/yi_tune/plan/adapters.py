@@ -77,11 +77,6 @@ def find_start(workspace: Path, name: str, local: LocalModel, target: Run) -> St
             f"The run {name!r} was trained on other weights of {record['model']} than those in {local.path}.",
             "An adapter fits only the weights that it was trained on: train that run anew first, with --fresh.",
         )
-    if record["config"].get("finetuning_type") != "lora":
-        raise YiTuneError(
-            f"The run {name!r} has no adapter: all its weights were trained.",
-            f"Its folder is a model, which can be trained further: --model {run.folder}",
-        )
     digest, adapter = _read(run.folder)
     shape = {key: adapter[theirs] for key, theirs in _SHAPE.items()}
     return Start(name, run.folder, digest, shape | {key: record["config"].get(key, _MODULES[key]) for key in _MODULES})

@@ -14,8 +14,8 @@ from yi_tune.data.own import OwnData
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel
 from yi_tune.plan.adapters import Start
+from yi_tune.plan.checks import is_trainable
 from yi_tune.plan.memory import Fit, answering
-from yi_tune.plan.problems import is_trainable
 from yi_tune.runs.folder import Run
 
 Source = Literal["template", "model", "hardware", "data", "run", "flag"]
@@ -95,9 +95,6 @@ class TrainPlan:
         """
         config = self.config
         filled = fill(template, {"model_path": str(self.local.path), "adapter_path": str(self.run.folder)})
-        if config["finetuning_type"] == "full":  # the run folder holds a model, and no adapter
-            filled["model_name_or_path"] = filled.pop("adapter_name_or_path")
-        filled["finetuning_type"] = config["finetuning_type"]
         filled["template"] = config["template"]
         return filled | answering(self.fit.shape, self.fit.hardware, config.get("quantization_bit"))
 

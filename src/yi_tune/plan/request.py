@@ -1,6 +1,7 @@
 """Decides all of a training run before anything heavy starts: what `plan.py` is to merge, and whether it can be."""
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,32 @@ from yi_tune.hardware import Hardware, detect
 from yi_tune.hubs.download import use_cached
 from yi_tune.hubs.tokenizer import warn_of_tokenizer
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
+from yi_tune.plan import Tracker
 from yi_tune.plan.adapters import find_start
-from yi_tune.plan.early_stop import SETTINGS, check_validation
+from yi_tune.plan.checks import check_validation, problems
 from yi_tune.plan.memory import choose_fit, longest_row, refuse
 from yi_tune.plan.plan import TrainPlan, plan_train
-from yi_tune.plan.problems import problems
-from yi_tune.plan.speedups import without_missing
-from yi_tune.plan.trackers import Tracker, tracker_settings
 from yi_tune.runs.folder import Run, train_run
 from yi_tune.screen import err
 
-# Every weight is trained of models with this many parameters at most: nano, with room for its like.
-_FULL_LIMIT = 100_000_000
+_OFTEN = "--early-stop: twenty times a run, for it to stop before much is wasted"
+EARLY_STOP: dict[str, tuple[Any, str]] = {
+    "early_stopping_steps": (3, "--early-stop: after three evaluations that were no better than the best"),
+    "metric_for_best_model": ("eval_loss", "--early-stop"),
+    "load_best_model_at_end": (True, "--early-stop: the adapter that is kept is the best, not the last"),
+    "restore_callback_states_from_checkpoint": (True, "--early-stop: a resumed run knows how long it has waited"),
+    "eval_strategy": ("steps", "--early-stop"),
+    "eval_steps": (0.05, _OFTEN),
+    "save_strategy": ("steps", "--early-stop"),
+    "save_steps": (0.05, "--early-stop: the adapter of each evaluation has to be there to go back to"),
+    "save_total_limit": (3, "--early-stop: the best, the newest, and one more in case that one is cut short"),
+}
+# Speed-ups of other packages: what asks for one, the module that it takes, and the value that does without it.
+_SPEEDUPS = (
+    ("enable_liger_kernel", True, "liger_kernel", False),
+    ("flash_attn", "fa2", "flash_attn", "auto"),
+    ("use_unsloth", True, "unsloth", False),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +79,6 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     config = {**template, **flags, "model_name_or_path": str(local.path)}
     replay = local.model.replay if request.replay is None else request.replay
     prompts = choose_prompts(replay)
-    if config.get("finetuning_type") == "full":
-        _check_full(local)
     start = None if request.from_run is None else find_start(request.workspace, request.from_run, local, folder)
     conversations = render(identity_rows(), request.identity) if request.identity else []
     datasets = [dataset_of("identity", conversations)] if conversations else []
@@ -104,16 +117,12 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         start=start,
         options=_options(request, folder),
     )
-    planned, notes = without_missing(planned, hardware)
-    for note in notes:
-        err.print(note, markup=False, soft_wrap=True)
-    with err.status("Looking at the config"):
-        from yi_tune.engine.arguments import choices, known_keys
-
-        known, words = known_keys(), choices()
+    planned = without_missing(planned)
     if local.downloaded and local.model.huggingface is None:
         warn_of_tokenizer(local.path, err)
-    if wrong := problems(planned.config, known, words):
+    with err.status("Looking at the config"):
+        wrong = problems(planned.config)
+    if wrong:
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
     check_validation(planned.config, [dataset.rows for dataset in datasets])
     if not fit.fits:
@@ -132,10 +141,34 @@ def _options(request: Request, folder: Run) -> dict[str, tuple[Any, str]]:
     """The keys of the config that an option decides, with value and reason."""
     options: dict[str, tuple[Any, str]] = {}
     if request.report_to:
-        options |= tracker_settings(request.report_to, f"{folder.folder.parent.name}/{folder.name}")
+        options |= report_to(request.report_to, f"{folder.folder.parent.name}/{folder.name}")
     if request.early_stop:
-        options |= SETTINGS
+        options |= EARLY_STOP
     return options
+
+
+def report_to(trackers: list[Tracker], run: str) -> dict[str, tuple[Any, str]]:
+    """The keys of a config that has `run` reported to these trackers, with value and reason."""
+    settings: dict[str, tuple[Any, str]] = {}
+    if Tracker.SWANLAB in trackers:
+        # By LLaMA-Factory, with SwanLab's own callback: transformers 5.6's does not work with SwanLab 0.10 (seen).
+        settings["use_swanlab"] = (True, "--report-to swanlab")
+        settings["swanlab_run_name"] = (run, "what SwanLab calls the run")
+    if others := [tracker.value for tracker in trackers if tracker is not Tracker.SWANLAB]:
+        settings["report_to"] = (others, "--report-to")
+        settings["run_name"] = (run, "what the tracker calls the run")
+    return settings
+
+
+def without_missing(planned: TrainPlan) -> TrainPlan:
+    """The plan without the speed-ups that cannot work on this machine; the user is told of each."""
+    gpu = planned.fit.hardware.gpu
+    for key, asked, module, without in _SPEEDUPS:
+        if planned.config.get(key) == asked and not (gpu and find_spec(module)):
+            why = f"{module} is not installed" if gpu else f"{module} needs a GPU"
+            planned = planned.changed({key: without}, why)
+            err.print(f"Note: {why}; training goes without {key}.", markup=False, soft_wrap=True)
+    return planned
 
 
 def _check_trainable(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: bool) -> bool:
@@ -153,14 +186,3 @@ def _check_trainable(local: LocalModel, hardware: Hardware, *, forced: bool, dry
         err.print(f"Note: {error.message} {error.hint}", markup=False, soft_wrap=True)
         return False
     return True
-
-
-def _check_full(local: LocalModel) -> None:
-    """Refuse to train all the weights of a model that is larger than nano."""
-    size = local.model.shape.parameters if local.model.shape else local.weight_bytes // 2
-    if size > _FULL_LIMIT:
-        raise YiTuneError(
-            f"finetuning_type full is for nano: of {local.model.name} it takes {16 * size / 1e9:.0f} GB for weights, "
-            "gradients and Adam's two moments, in 32 bits.",
-            "Train an adapter: --config qlora, or --config lora with the model in 16 bits.",
-        )

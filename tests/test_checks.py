@@ -1,0 +1,220 @@
+"""What is wrong with a config: said by LLaMA-Factory's argument classes, its parser, and the rules between them."""
+
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yi_tune.config import Config, dump_config, find_config, parse_config, read_config, reasons, shipped
+from yi_tune.data.dataset import Dataset
+from yi_tune.data.identity import Identity
+from yi_tune.errors import YiTuneError
+from yi_tune.hardware import Hardware
+from yi_tune.models import CATALOGUE, LocalModel
+from yi_tune.plan import checks
+from yi_tune.plan.checks import check_validation, problems
+from yi_tune.plan.memory import Fit
+from yi_tune.plan.plan import TrainPlan, plan_train
+from yi_tune.plan.request import EARLY_STOP
+from yi_tune.runs.folder import Run
+
+CPU = Hardware(None, bf16=True, free=20_000_000_000)
+TRAINING = [name for name, path in shipped().items() if path.parent.name == "train"]
+STOPS = {key: value for key, (value, _) in EARLY_STOP.items()}
+# As few keys as a config can have.
+FINE: Config = {
+    "stage": "sft",
+    "do_train": True,
+    "dataset": "identity",
+    "template": "yi",
+    "finetuning_type": "lora",
+    "model_name_or_path": "/models/nano",
+    "output_dir": "saves/nano/identity",
+    "use_cpu": True,
+}
+EVALUATED: Config = {"eval_strategy": "steps", "val_size": 0.1}
+
+
+def plan(name: str, overrides: Config | None = None) -> TrainPlan:
+    """The plan for a shipped config on a CPU."""
+    path = find_config(name)
+    return plan_train(
+        read_config(path),
+        reasons(path),
+        overrides or {},
+        local=LocalModel(CATALOGUE["nano"], Path("/models/nano")),
+        identity=Identity("小易", "李雷"),
+        datasets=(Dataset("identity", 10, ""),),
+        fit=Fit(8, 1, False, CPU),
+        run=Run(Path("saves/nano/identity")),
+    )
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_nothing_is_wrong_with_shipped_configs(name: str) -> None:
+    config = plan(name).config
+    assert problems(config) == []
+    wrong = config | {"learning_rate": "1e-3", "learning_rat": 1, "plot_loss": "yes"}
+    assert {problem.split(":")[0] for problem in problems(wrong)} == {"learning_rate", "learning_rat", "plot_loss"}
+
+
+@pytest.mark.parametrize("name", TRAINING)
+def test_llamafactory_takes_them_as_they_are_meant(name: str) -> None:
+    from llamafactory.hparams import get_infer_args, get_train_args
+
+    planned = plan(name)
+    chat = planned.chat_config(read_config(find_config("chat")))
+    # The parser splits lists, sets its own devices, and turns names into members of an enum.
+    own = {"dataset", "lora_target", "adapter_name_or_path", "eval_strategy", "lr_scheduler_type", "infer_dtype"}
+    for config, parse in ((planned.config, get_train_args), (chat, get_infer_args)):
+        written = parse_config(dump_config(config), "here")
+        parsed = {key: value for group in parse(written) for key, value in vars(group).items()}
+        for key, value in config.items():
+            assert str(value) in str(parsed[key]).lower() if key in own else parsed[key] == value, key
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"learning_rate": 1},  # a whole number is a number
+        {"bf16": True, "fp16": False, "quantization_bit": 4, "val_size": 0.1},
+        {"quantization_bit": None, "use_dora": True, "max_samples": None},
+        {"report_to": ["none"]},
+        {"report_to": None},
+        {"adapter_name_or_path": "/a", "create_new_adapter": False},
+        {"lora_target": "q_proj,self_attn.v_proj,lm_head"},
+        {"warmup_ratio": 0, "val_size": 0, "weight_decay": 0},
+        {"optim": "sgd", "lr_scheduler_kwargs": {"a": 1}, **EVALUATED},
+        {"early_stopping_steps": 3, "load_best_model_at_end": True, "metric_for_best_model": "loss"} | EVALUATED,
+        STOPS | {"val_size": 0.1},
+    ],
+)
+def test_nothing_is_wrong(config: Config) -> None:
+    assert problems(FINE | config) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        # Keys, types, words and sizes.
+        ({"learning_rat": 1e-3}, "learning_rat: no such key. Did you mean learning_rate?"),
+        ({"zzzzzz": 1}, "zzzzzz: no such key."),
+        ({"run_name": "${rate}", "cutoff_len": "${most}"}, "run_name: nothing fills ${rate}."),
+        ({"learning_rate": "1e-3"}, "learning_rate: '1e-3' should be a valid number."),
+        ({"learning_rate": True}, "learning_rate: True should be"),
+        ({"cutoff_len": 512.0}, "cutoff_len: 512.0 should be a valid integer."),
+        ({"cutoff_len": None}, "cutoff_len: None should be"),
+        ({"bf16": 1}, "bf16: 1 should be a valid boolean."),
+        ({"bf16": "yes"}, "bf16: 'yes' should be"),
+        ({"quantization_bit": "4"}, "quantization_bit: '4' should be"),
+        ({"metric_for_best_model": 3}, "metric_for_best_model: 3 should be a valid string."),
+        ({"optim": "adamw_troch"}, "optim: there is no 'adamw_troch'. Did you mean adamw_torch?"),
+        ({"eval_strategy": False}, "eval_strategy: there is no False. Known: no, steps, epoch."),
+        ({"cutoff_len": 0}, "cutoff_len: 0 should be greater than or equal to 1."),
+        ({"lora_rank": 0}, "lora_rank: 0 should be"),
+        ({"num_train_epochs": 0}, "num_train_epochs: 0 should be greater than 0."),
+        ({"learning_rate": -1}, "learning_rate: -1 should be greater than 0."),
+        ({"warmup_ratio": 7}, "warmup_ratio: 7 should be less than or equal to 1."),
+        ({"val_size": -1}, "val_size: -1 should be"),
+        # What LLaMA-Factory would take.
+        ({"stage": "dpo"}, "stage: "),
+        ({"do_train": False}, "do_train: "),
+        ({"dataset": "alpaca"}, "dataset: "),
+        ({"template": "qwen"}, "template: "),
+        ({"finetuning_type": "full"}, "finetuning_type: yi-tune trains a LoRA adapter, `lora`."),
+        ({"finetuning_type": "freeze"}, "finetuning_type: "),
+        ({"create_new_adapter": True}, "create_new_adapter: "),
+        ({"use_unsloth_gc": True}, "use_unsloth_gc needs a GPU"),
+        ({"use_dora": True, "quantization_bit": 4}, "use_dora with quantization_bit"),
+        ({"quantization_bit": 3}, "quantization_bit: bitsandbytes takes 4 or 8"),
+        ({"early_stopping_steps": 3}, "early_stopping_steps needs"),
+        ({"early_stopping_steps": 3, "load_best_model_at_end": True} | EVALUATED, "early_stopping_steps needs"),
+        ({"save_only_model": True}, "save_only_model: "),
+        ({"lora_target": "q_proj, v_prj"}, "lora_target: a layer has no 'v_prj'"),
+        ({"report_to": ["tensorbord"]}, "report_to: 'tensorbord' is not one of tensorboard, wandb, swanlab, mlflow."),
+        ({"hub_token": "hunter2"}, "hub_token: a run folder keeps its config, and is no place for a secret."),
+        ({"swanlab_api_key": "hunter2"}, "swanlab_api_key: a run folder"),
+        ({"swanlab_lark_secret": "hunter2"}, "swanlab_lark_secret: a run folder"),
+        # What it refuses itself.
+        ({"bf16": True, "fp16": True}, "LLaMA-Factory: At most one of fp16 and bf16"),
+        ({"pure_bf16": True}, "LLaMA-Factory: This device does not support `pure_bf16`."),
+        ({"pissa_init": True, "quantization_bit": 8}, "LLaMA-Factory: Please use scripts/pissa_init.py"),
+        ({"eval_strategy": "steps"}, "LLaMA-Factory: Please make sure eval_dataset be provided or val_size"),
+        ({"load_best_model_at_end": True}, "LLaMA-Factory: --load_best_model_at_end requires"),
+        (
+            {"load_best_model_at_end": True, "save_steps": 0.3, "eval_steps": 0.2} | EVALUATED,
+            "LLaMA-Factory: --load_best",
+        ),
+    ],
+)
+def test_something_is_wrong(config: Config, said: str) -> None:
+    found = problems(FINE | config)
+    assert len(found) == 1 or "${" in said
+    assert found[0].startswith(said)
+    assert "hunter2" not in found[0]
+
+
+@pytest.mark.parametrize("key", ["stage", "do_train", "dataset", "template", "finetuning_type"])
+def test_what_a_foreign_config_lacks_is_asked_for(key: str) -> None:
+    config = {other: value for other, value in FINE.items() if other != key}
+    assert [text.split(":")[0] for text in problems(config)] == [key]
+
+
+def test_all_problems_at_once() -> None:
+    wrong = FINE | {
+        "stage": "dpo",
+        "learning_rat": 1,
+        "cutoff_len": "x",
+        "lora_rank": 0,
+        "optim": "adam",
+        "bf16": "${x}",
+    }
+    assert {text.split(":")[0] for text in problems(wrong)} == wrong.keys() - FINE.keys() | {"stage"}
+
+
+@pytest.mark.parametrize("config", [{"report_to": "wandb"}, {"report_to": ["wandb"]}])
+def test_missing_package_of_a_tracker_is_named(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    assert problems(FINE | config) == ["report_to: wandb is not installed: pip install wandb"]
+    assert problems(FINE | {"use_swanlab": True}) == ["report_to: swanlab is not installed: pip install swanlab"]
+    monkeypatch.setattr(checks, "find_spec", lambda name: ModuleSpec(name, None))
+    assert problems(FINE | config) == []
+
+
+@pytest.mark.parametrize(
+    ("config", "datasets"),
+    [
+        ({"val_size": 0.1}, [398]),
+        ({"val_size": 0.05}, [398]),  # 19.9 of which datasets makes 20
+        ({"val_size": 20}, [21]),
+        ({"val_size": 0.1, "max_samples": 100}, [398, 5000]),  # max_samples is of each
+    ],
+)
+def test_enough_validation_rows(config: dict[str, Any], datasets: list[int]) -> None:
+    check_validation(STOPS | config, datasets)
+
+
+@pytest.mark.parametrize(
+    ("config", "datasets", "said"),
+    [
+        ({"val_size": 0.1}, [100], "val_size=0.1 holds back 10 of 100"),
+        ({"val_size": 0.1, "max_samples": 80}, [398], "val_size=0.1 holds back 8 of 80"),
+        ({"val_size": 19}, [398], "val_size=19 holds back 19 of 398"),
+        ({}, [398], "val_size=0 holds back 0 of 398"),
+    ],
+)
+def test_too_few_validation_rows(config: dict[str, Any], datasets: list[int], said: str) -> None:
+    check_validation(config, datasets)
+    with pytest.raises(YiTuneError, match="needs 20 validation rows") as caught:
+        check_validation(STOPS | config, datasets)
+    assert said in caught.value.message
+    assert "--set val_size=20" in caught.value.hint
+
+
+@pytest.mark.parametrize("val_size", [1, 10, 100_000])
+def test_a_row_is_left_to_train_on(val_size: int) -> None:
+    with pytest.raises(YiTuneError, match="none is left"):
+        check_validation({"val_size": val_size}, [10])
+    check_validation({"val_size": 9}, [10])
