@@ -16,10 +16,15 @@ from yi_tune.errors import YiTuneError
 _FULL = 10_000_000
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file in UTF-8: all of it, or nothing, and then what was there before stays."""
+def write_whole(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Write a text file in UTF-8: all of it, or nothing, and then what was there before stays.
+
+    `mode`, less what the user's umask forbids, says who may read it.
+    """
     part = path.with_name(f"{path.name}.part")
     try:
+        part.unlink(missing_ok=True)
+        part.touch(mode)
         part.write_text(text, encoding="utf-8")
         part.replace(path)
     finally:

@@ -4,20 +4,18 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
 from yi_tune.chat.conversation import Conversation, Pieces
 from yi_tune.chat.rendering import Screen
 from yi_tune.chat.session import Session, interactive
 from yi_tune.data.identity import Message
+from yi_tune.output import Screen as Console
 from yi_tune.sampling import ReplyStats, Sampling
 
 
 class FakeAssistant:
     """Replies as told, piece by piece, and remembers what it was asked. An exception is raised in its turn.
 
-    Called, it is a `Reply`. Untold it echoes: <question>, and as the base <base: question>. Its context holds
-    `context` messages.
+    Untold it echoes: <question>, and as the base <base: question>. Its context holds `context` messages.
     """
 
     def __init__(self, *replies: list[str | BaseException], switches: bool = True, context: int = 1000) -> None:
@@ -48,9 +46,6 @@ class FakeAssistant:
     def stream(self, messages: list[Message], sampling: Sampling) -> Pieces:
         self.samplings.append(sampling)
         self.last = ReplyStats(100, 90, 21, 0.5, 2.5)
-        return self(messages)
-
-    def __call__(self, messages: list[Message]) -> Pieces:
         self.asked.append([dict(message) for message in messages])
         echo = [f"<{'base: ' if self._base else ''}{messages[-1]['content']}", ">"]
         pieces = self._replies.pop(0) if self._replies else echo
@@ -83,7 +78,7 @@ def new_session(
     assistant: FakeAssistant, screen: io.TextIOBase, *, system: str | None = None, both: bool = False
 ) -> Session:
     """A session whose answers and notes go to `screen`, which is no terminal."""
-    console = Console(file=screen, width=100, highlight=False)  # type: ignore[arg-type]
+    console = Console(file=screen, width=100)
     shown = Screen(console, console)
     return Session(Conversation(assistant, Sampling(), system, note=shown.note), shown, both=both)
 

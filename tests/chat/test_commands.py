@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.chat.fake import FakeAssistant, assistant, chat, user
-from yi_tune.chat.commands import COMMANDS, KEYS, parameters
+from yi_tune.chat.session import COMMANDS, KEYS, PARAMETERS
 from yi_tune.sampling import Sampling
 
 GREEDY = "Without chance the answer stays the same: /set temperature 0.7 and /set seed none.\n"
@@ -39,7 +39,7 @@ def test_clear_keeps_the_system_prompt() -> None:
 def test_help_lists_every_command_and_key() -> None:
     transcript, _ = chat(FakeAssistant(), "/help")
     assert [line.split()[0] for line in transcript.splitlines() if line.startswith("/")] == list(COMMANDS)
-    for word in (*parameters(), *KEYS, *(command.takes for command in COMMANDS.values())):
+    for word in (*PARAMETERS, *KEYS, *(takes for takes, *_ in COMMANDS.values())):
         assert word in transcript
 
 

@@ -15,8 +15,7 @@ from rich.console import Console
 
 from tests.chat.fake import FakeAssistant, new_session, user
 from yi_tune.chat import editor
-from yi_tune.chat.commands import COMMANDS
-from yi_tune.chat.session import interactive
+from yi_tune.chat.session import COMMANDS, interactive
 from yi_tune.output import log_folder
 
 ENTER, ALT_ENTER, CTRL_C, CTRL_D = "\r", "\x1b\r", "\x03", "\x04"
@@ -71,8 +70,8 @@ def test_interrupts_while_there_is_a_prompt_and_when_it_has_just_gone(keys: Pipe
     asyncio.run(late())
 
 
-def remembered(history: Path) -> list[str]:
-    return list(editor._History(history, pytest.fail).load_history_strings())
+def remembered() -> list[str]:
+    return list(editor._history(pytest.fail).load_history_strings())
 
 
 def test_history_is_kept_for_the_next_chat(keys: PipeInput, history: Path) -> None:
@@ -80,7 +79,7 @@ def test_history_is_kept_for_the_next_chat(keys: PipeInput, history: Path) -> No
     first = ask(keys)
     first("> "), first("> ")
     assert history.stat().st_mode & 0o777 == 0o600
-    assert remembered(history) == ["two\nlines 🚀", "one"]
+    assert remembered() == ["two\nlines 🚀", "one"]
 
 
 def test_history_of_another_mode_is_closed(keys: PipeInput, history: Path) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tests.chat.fake import FakeAssistant, assistant, user
 from yi_tune.chat.conversation import Conversation
-from yi_tune.chat.piped import Reply, parse_conversation, piped, piped_both, piped_json
+from yi_tune.chat.piped import parse_conversation, piped, piped_both, piped_json
 from yi_tune.chat.rendering import Screen
 from yi_tune.data.identity import Message
 from yi_tune.errors import YiTuneError
@@ -45,7 +45,7 @@ def test_each_line_is_a_turn_of_one_chat() -> None:
 def test_empty_input_ends_cleanly() -> None:
     engine, out = FakeAssistant(), io.StringIO()
     piped(conversation(engine), [], out)
-    piped_json({"reply": engine}, None, ["", "\n", " "], out)
+    piped_json(conversation(engine), ["", "\n", " "], out)
     assert out.getvalue() == ""
     assert engine.asked == []
 
@@ -87,11 +87,11 @@ def test_both_side_by_side_in_a_pipe() -> None:
 # As JSON
 
 
-def answers(engine: Reply, lines: Iterable[str], system: str | None = None) -> list[Any]:
+def answers(engine: FakeAssistant, lines: Iterable[str], system: str | None = None) -> list[Any]:
     """What is written, object by object."""
     out = io.StringIO()
     try:
-        piped_json({"reply": engine}, system, lines, out)
+        piped_json(conversation(engine, system), lines, out)
     finally:
         written = out.getvalue()
     assert written.endswith("\n")
@@ -112,7 +112,7 @@ def test_each_line_is_a_conversation_of_its_own() -> None:
 
 def test_json_is_readable_text() -> None:
     out = io.StringIO()
-    piped_json({"reply": FakeAssistant(["我是小易"])}, None, ["你是谁？"], out)
+    piped_json(conversation(FakeAssistant(["我是小易"])), ["你是谁？"], out)
     assert out.getvalue() == '{"prompt": "你是谁？", "reply": "我是小易"}\n'
 
 
@@ -128,7 +128,7 @@ def test_bad_lines_get_an_error_and_the_rest_an_answer() -> None:
     engine, out = FakeAssistant(["half", RuntimeError("boom")]), io.StringIO()
     lines = ["fails", '[{"role": "user"}]', "fine", "[]"]
     with pytest.raises(YiTuneError, match="3 of the lines could not be answered"):
-        piped_json({"reply": engine}, None, lines, out)
+        piped_json(conversation(engine), lines, out)
     written = [json.loads(line) for line in out.getvalue().splitlines()]
     assert [answer.keys() for answer in written] == [
         {"prompt", "error"},

@@ -4,7 +4,6 @@ import io
 import re
 
 import pytest
-from rich.console import Console
 
 from tests.chat.fake import FakeAssistant, Typed, assistant, chat, new_session, typed, user
 from yi_tune.chat.conversation import Conversation, Pieces
@@ -13,6 +12,7 @@ from yi_tune.chat.rendering import Screen
 from yi_tune.chat.session import Session, interactive
 from yi_tune.data.identity import Message
 from yi_tune.errors import YiTuneError
+from yi_tune.output import Screen as Console
 from yi_tune.output import log_folder
 from yi_tune.sampling import Sampling
 
@@ -33,7 +33,7 @@ def test_pieces_are_shown_as_they_come() -> None:
     seen: list[bytes] = []
 
     class Watched(FakeAssistant):
-        def __call__(self, messages: list[Message]) -> Pieces:
+        def stream(self, messages: list[Message], sampling: Sampling) -> Pieces:
             seen.append(screen.getvalue())
             yield "one"
             seen.append(screen.getvalue())
@@ -44,7 +44,7 @@ def test_pieces_are_shown_as_they_come() -> None:
     conversation = Conversation(Watched(), Sampling())
     interactive(Session(conversation, Screen(Console(file=out), notes)), typed("go"))
     piped(Conversation(Watched(), Sampling()), ["go", "on"], out)
-    piped_json({"reply": Watched()}, None, ["go", "on"], out)
+    piped_json(Conversation(Watched(), Sampling()), ["go", "on"], out)
     first = b"onetwo\n"
     assert seen[1] == b"one"
     assert seen[3] == first + b"one"

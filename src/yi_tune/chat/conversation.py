@@ -28,10 +28,10 @@ class Assistant(Protocol):
 
 
 class Conversation:
-    """The messages so far; a turn that fails leaves them as they were.
+    """The messages so far; the last one of `turns` is the user's while it has no answer.
 
     `base`: the base answers, not the tuned model. `note` is told once when the model's context is full and the oldest
-    turns are no longer sent. `unanswered`: the message that got no reply, for `retry`.
+    turns are no longer sent.
     """
 
     def __init__(
@@ -48,67 +48,75 @@ class Conversation:
         self.system = system
         self.base = base
         self.turns: list[Message] = []
-        self.unanswered: str | None = None
         self._note = note
         self._left_out = 0
 
     @property
+    def system_message(self) -> list[Message]:
+        """The system prompt as a message, if there is one."""
+        return [{"role": "system", "content": self.system}] if self.system else []
+
+    @property
     def messages(self) -> list[Message]:
         """All of it: the system prompt if there is one, and the turns."""
-        return [*self._system(), *self.turns]
+        return [*self.system_message, *self.turns]
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the last message got no reply, for `retry`."""
+        return bool(self.turns) and self.turns[-1]["role"] == "user"
 
     def clear(self) -> None:
         """Forget all turns; the system prompt stays."""
-        self.turns, self.unanswered, self._left_out = [], None, 0
+        self.turns, self._left_out = [], 0
 
     def replace(self, messages: list[Message]) -> None:
         """Go on from these messages, as `check_messages` returns them."""
         self.clear()
         self.system = messages[0]["content"] if messages[0]["role"] == "system" else None
-        self.turns = messages[1:] if self.system is not None else messages
-        if self.turns[-1]["role"] == "user":
-            self.unanswered = self.turns[-1]["content"]
-            self.turns = self.turns[:-1]
+        self.turns = [message for message in messages if message["role"] != "system"]
 
     def say(self, text: str) -> Pieces:
-        """Answer `text`, piece by piece. An answer stopped halfway is kept as far as it came."""
-        return self._answer(self.turns, text)
+        """Answer `text`, piece by piece, in the place of a message that got no reply.
+
+        An answer stopped halfway is kept as far as it came.
+        """
+        self.turns = [*self.turns[: -1 if self.unanswered else None], {"role": "user", "content": text}]
+        return self._answer()
 
     def retry(self) -> Pieces:
         """Answer the last message again; the new answer takes the old one's place once it is there.
 
         Raises YiTuneError when there is no message.
         """
-        history = self.turns[:-2] if self.unanswered is None else self.turns
-        return self._answer(history, self.last_message())
+        self.last_message()
+        return self._answer()
 
     def last_message(self) -> str:
         """What was asked last. Raises YiTuneError when nothing was."""
-        if self.unanswered is not None:
-            return self.unanswered
         if not self.turns:
             raise YiTuneError("There is no message to answer.", "Type one.")
-        return self.turns[-2]["content"]
+        return self._asked()[-1]["content"]
 
     def undo(self) -> str:
         """Take the last turn back; returns its message. Raises YiTuneError when there is none."""
-        if self.unanswered is not None:
-            text, self.unanswered = self.unanswered, None
-        elif self.turns:
-            text, self.turns = self.turns[-2]["content"], self.turns[:-2]
-            self._left_out = 0  # there is room again
-        else:
-            raise YiTuneError("There is nothing to take back.", "")
-        return text
+        if not self.turns:
+            raise YiTuneError("There is nothing to take back.")
+        *self.turns, last = self._asked()
+        self._left_out = 0  # there is room again
+        return last["content"]
 
     def other(self) -> Pieces:
         """What the one that does not answer here, base or tuned, says to the last message; it is not kept."""
-        return self._stream(self.turns[:-1], base=not self.base)
+        return self._stream(self._asked(), base=not self.base)
 
-    def _answer(self, history: list[Message], text: str) -> Pieces:
-        asked = [*history, {"role": "user", "content": text}]
+    def _asked(self) -> list[Message]:
+        """The turns up to the last message of the user's."""
+        return self.turns if self.unanswered else self.turns[:-1]
+
+    def _answer(self) -> Pieces:
+        asked = self._asked()
         pieces: list[str] = []
-        self.unanswered = text if history is self.turns else None
         whole = False
         try:
             with closing(self._stream(asked, base=self.base)) as stream:
@@ -122,20 +130,17 @@ class Conversation:
         finally:
             if whole:
                 self.turns = [*asked, {"role": "assistant", "content": "".join(pieces)}]
-                self.unanswered = None
 
     def _stream(self, asked: list[Message], *, base: bool) -> Pieces:
         """The reply to `asked`, a turn list that ends with the user's."""
-        sent = self.assistant.fit([*self._system(), *asked[2 * self._left_out :]], self.sampling.max_new_tokens)
-        left_out = (len(asked) - len(sent) + len(self._system())) // 2
+        system = self.system_message
+        sent = self.assistant.fit([*system, *asked[2 * self._left_out :]], self.sampling.max_new_tokens)
+        left_out = (len(system) + len(asked) - len(sent)) // 2
         if left_out and not self._left_out:
             self._note("The conversation is longer than the model's context: its oldest turns are left out now.")
         self._left_out = left_out
         with self.assistant.base() if base else nullcontext():
             yield from self.assistant.stream(sent, self.sampling)
-
-    def _system(self) -> list[Message]:
-        return [{"role": "system", "content": self.system}] if self.system else []
 
 
 def check_messages(messages: list[object]) -> list[Message]:

@@ -1,68 +1,73 @@
-"""The chat without a person: lines in a pipe, as a chat or as JSON."""
+"""Conversations as lines of text: in a pipe as a chat, as JSON, and in the files of /save and /load."""
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import TextIO
 
-from yi_tune.chat.conversation import SHAPE, Conversation, Pieces, check_messages
+from yi_tune.chat.conversation import SHAPE, Conversation, check_messages
 from yi_tune.chat.rendering import Screen
 from yi_tune.data.identity import Message
 from yi_tune.errors import YiTuneError
+from yi_tune.files import write_whole
 from yi_tune.output import log_traceback
 
-# Takes a conversation, yields the reply piece by piece.
-Reply = Callable[[list[Message]], Pieces]
+
+def stdin_lines() -> Iterator[str]:
+    """Standard input line by line, as UTF-8 whatever the locale; what is not UTF-8 is replaced."""
+    sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    yield from sys.stdin
 
 
 def piped(conversation: Conversation, lines: Iterable[str], out: TextIO) -> None:
     """Each line is a turn of one chat; each reply is written on its own line or lines."""
-    for line in lines:
-        if line.strip():
-            for piece in conversation.say(line.strip()):
-                out.write(piece)
-                out.flush()
-            out.write("\n")
+    for line in filter(str.strip, lines):
+        for piece in conversation.say(line.strip()):
+            out.write(piece)
             out.flush()
+        out.write("\n")
+        out.flush()
 
 
 def piped_both(conversation: Conversation, lines: Iterable[str], screen: Screen) -> None:
     """As `piped`, base and tuned model side by side; the chat goes on from the tuned model's answers."""
-    for line in lines:
-        if text := line.strip():
-            screen.side_by_side({"tuned": partial(conversation.say, text), "base": conversation.other})
+    for line in filter(str.strip, lines):
+        screen.side_by_side({"tuned": partial(conversation.say, line.strip()), "base": conversation.other})
 
 
-def piped_json(replies: Mapping[str, Reply], system: str | None, lines: Iterable[str], out: TextIO) -> None:
-    """Each line is a conversation, plain text or a JSON list of messages; each gets one JSON object.
+def piped_json(settings: Conversation, lines: Iterable[str], out: TextIO, *, both: bool = False) -> None:
+    """Each line is a conversation, plain text or a JSON list of messages, with the model and system prompt of
+    `settings`; each gets one JSON object.
 
-    It holds the reply of each of `replies` under its key. A line that cannot be answered gets an object with `error`
-    in their place, and the rest go on. Raises YiTuneError at the end if there was one.
+    It holds the `reply`, or of `both` that of `base` and `tuned`. A line that cannot be answered gets an object with
+    `error` in their place, and the rest go on. Raises YiTuneError at the end if there was one.
     """
-    failed = 0
-    for line in lines:
-        if not line.strip():
-            continue
-        prompt = line.strip()
+    failed, assistant = 0, settings.assistant
+    for line in filter(str.strip, lines):
+        answer: dict[str, object] = {"prompt": _prompt(line.strip())}
         try:
-            messages = parse_conversation(prompt)
-            if system and messages[0]["role"] != "system":
-                messages = [{"role": "system", "content": system}, *messages]
-            texts = {key: "".join(reply(messages)).strip() for key, reply in replies.items()}
-            answer: dict[str, object] = {"prompt": _prompt(prompt), **texts}
+            messages = parse_conversation(line.strip())
+            if messages[0]["role"] != "system":
+                messages = [*settings.system_message, *messages]
+            if both:
+                with assistant.base():
+                    base = "".join(assistant.stream(messages, settings.sampling)).strip()
+            reply = "".join(assistant.stream(messages, settings.sampling)).strip()
+            answer |= {"base": base, "tuned": reply} if both else {"reply": reply}
         except Exception as error:
             failed += 1
             if not isinstance(error, YiTuneError):
                 log_traceback()
-            answer = {"prompt": _prompt(prompt), "error": str(error)}
+            answer["error"] = str(error)
         out.write(json.dumps(answer, ensure_ascii=False) + "\n")
         out.flush()
     if failed:
         raise YiTuneError(f"{failed} of the lines could not be answered.", 'Their objects say why, under "error".')
 
 
-def _prompt(line: str) -> object:
+def _prompt(line: str) -> str | list[object]:
     """The line as it is given back: the list of messages if it is one, else the text."""
     try:
         parsed: object = json.loads(line)
@@ -74,11 +79,10 @@ def _prompt(line: str) -> object:
 def parse_conversation(line: str) -> list[Message]:
     """The messages of a line: a JSON list of them, or else one user message with the line's text.
 
-    Raises YiTuneError for a list that is no conversation: system (optional), then user and assistant in
-    turn, the last one the user's.
+    Raises YiTuneError for a list that is no conversation, or whose last message is not the user's.
     """
     messages = _prompt(line)
-    if not isinstance(messages, list):
+    if isinstance(messages, str):
         return [{"role": "user", "content": line}]
     checked = check_messages(messages)
     if checked[-1]["role"] != "user":
@@ -87,7 +91,47 @@ def parse_conversation(line: str) -> list[Message]:
     return checked
 
 
-def stdin_lines() -> Iterator[str]:
-    """Standard input line by line, as UTF-8 whatever the locale; what is not UTF-8 is replaced."""
-    sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
-    yield from sys.stdin
+def named_file(text: str) -> Path:
+    """The path that was typed: with spaces, in quotes or not, `~` the home folder. Raises YiTuneError for none."""
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
+        text = text[1:-1]
+    if not text:
+        raise YiTuneError("Which file?", "Name it, as in: chat.jsonl")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # ~somebody who has no home
+        raise YiTuneError(f"{text}: {error}") from None
+
+
+def save_messages(messages: list[Message], path: Path, *, overwrite: bool) -> None:
+    """Write the messages to `path`, a line each, whole or not at all; only their owner can read them.
+
+    Raises YiTuneError when it exists and is not to be overwritten, or cannot be written.
+    """
+    try:
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            raise YiTuneError(f"{path} is no file that can be written.", "Choose another name.")
+        if path.exists() and not overwrite:
+            raise YiTuneError(f"{path} exists.", f"/save -f {path} overwrites it.")
+        write_whole(path, "".join(f"{json.dumps(message, ensure_ascii=False)}\n" for message in messages), mode=0o600)
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise YiTuneError(f"{path} cannot be written: {getattr(error, 'strerror', error)}.") from None
+
+
+def load_messages(path: Path) -> list[Message]:
+    """The messages in `path`. Raises YiTuneError when it cannot be read or is no conversation."""
+    messages: list[object] = []
+    try:
+        for number, line in enumerate(path.read_text("utf-8-sig").split("\n"), start=1):  # noqa: B007
+            if line.strip():
+                messages.append(json.loads(line))
+        return check_messages(messages)
+    except UnicodeDecodeError:
+        raise YiTuneError(f"{path} is not UTF-8 text.") from None
+    except (json.JSONDecodeError, RecursionError):
+        raise YiTuneError(f"{path}, line {number}: not JSON.", "It takes what /save writes.") from None
+    except (OSError, ValueError) as error:
+        raise YiTuneError(f"{path} cannot be read: {getattr(error, 'strerror', error)}.") from None
+    except YiTuneError as error:
+        raise YiTuneError(f"{path}: {error.message}", error.hint) from None

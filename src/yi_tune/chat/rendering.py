@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from yi_tune.chat.conversation import Pieces
+from yi_tune.output import print_table
 
 # At most this share of the time goes into drawing, and no more than 20 times a second: the model needs the cores.
 _DRAWING_SHARE = 0.1
@@ -41,10 +42,7 @@ class Screen:
 
     def note_table(self, rows: Mapping[str, str]) -> None:
         """Names, and what there is to say about each."""
-        table = Table.grid(Column(no_wrap=True), Column(overflow="fold"), padding=(0, 2, 0, 0))
-        for name, text in rows.items():
-            table.add_row(Text(name), Text(text))
-        self._notes.print(table, style="dim")
+        print_table(self._notes, rows.items())
 
     def complain(self, text: str) -> None:
         """Say what went wrong."""
@@ -53,23 +51,9 @@ class Screen:
     def reply(self, pieces: Pieces) -> None:
         """Show a reply as it comes. What breaks it off, Ctrl-C too, is raised once what came is shown."""
         if can_draw(self._answers):
-            self._drawn_reply(pieces)
-        else:
-            self._plain_reply(pieces)
-
-    def _drawn_reply(self, pieces: Pieces) -> None:
-        region, text = Region(self._answers), ""
-        try:
-            with _keys_wait(), closing(pieces):
-                for piece in pieces:
-                    text += piece
-                    if region.due:
-                        region.draw(markdown(text))
-        finally:
-            if text:
-                region.draw(markdown(text))
-
-    def _plain_reply(self, pieces: Pieces) -> None:
+            texts = {"": ""}
+            self._show({"": lambda: pieces}, texts, lambda: markdown(texts[""]))
+            return
         out, written = self._answers.file, False
         try:
             with closing(pieces):
@@ -85,6 +69,18 @@ class Screen:
     def side_by_side(self, answers: Mapping[str, Callable[[], Pieces]]) -> None:
         """Show what each of `answers` says, asked in their order, in columns under their names; raises as `reply`."""
         texts = dict.fromkeys(sorted(answers), "")
+        text = markdown if can_draw(self._answers) else Text
+        self._show(answers, texts, lambda: columns(texts, text), last_lines=True)
+
+    def _show(
+        self,
+        answers: Mapping[str, Callable[[], Pieces]],
+        texts: dict[str, str],
+        render: Callable[[], RenderableType],
+        *,
+        last_lines: bool = False,
+    ) -> None:
+        """Add what each of `answers` says to `texts`, and draw `render()`."""
         region = Region(self._answers) if can_draw(self._answers) else None
         try:
             for name, answer in answers.items():
@@ -92,12 +88,12 @@ class Screen:
                     for piece in pieces:
                         texts[name] += piece
                         if region and region.due:
-                            region.draw(columns(texts, markdown), last_lines=True)
+                            region.draw(render(), last_lines=last_lines)
         finally:
-            if region:
-                region.draw(columns(texts, markdown))
-            else:
-                self._answers.print(columns(texts, Text))
+            if region and any(texts.values()):
+                region.draw(render())
+            elif any(texts.values()):
+                self._answers.print(render())
 
 
 def markdown(text: str) -> Markdown:

@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -56,11 +56,11 @@ def chat(
         _refuse_beside_engine(context)
         run = loading.find(workspace.absolute(), run_name, model)
         config = loading.run_config(run)
-        from yi_tune.engine.chat import chat as llamafactory_chat
+        from yi_tune.engine import chat as llamafactory
 
-        return llamafactory_chat(run.chat_yaml, config)
+        return llamafactory.chat(run.chat_yaml, config)
     from yi_tune.chat import piped
-    from yi_tune.chat.conversation import Conversation, Pieces
+    from yi_tune.chat.conversation import Conversation
     from yi_tune.chat.rendering import Screen
     from yi_tune.output import err, out
     from yi_tune.sampling import Sampling
@@ -71,23 +71,15 @@ def chat(
         assistant = loading.load_run(loading.find(workspace.absolute(), run_name, model))
     else:
         assistant = loading.load(loading.chat_config(workspace.absolute(), run_name, model, base=base, both=a_person))
-    conversation = Conversation(assistant, sampling, system, base=base, note=Screen(out, err).note)
+    screen = Screen(out, err)
+    conversation = Conversation(assistant, sampling, system, base=base, note=screen.note)
     lines = [prompt] if prompt is not None else piped.stdin_lines()
-
-    def tuned_reply(messages: list[dict[str, str]]) -> Pieces:
-        return assistant.stream(messages, sampling)
-
-    def base_reply(messages: list[dict[str, str]]) -> Pieces:
-        with assistant.base():
-            yield from assistant.stream(messages, sampling)
-
     if a_person:
         converse(conversation, both=compare)
     elif as_json:
-        replies = {"base": base_reply, "tuned": tuned_reply} if compare else {"reply": tuned_reply}
-        piped.piped_json(replies, system, lines, sys.stdout)
+        piped.piped_json(conversation, lines, sys.stdout, both=compare)
     elif compare:
-        piped.piped_both(conversation, lines, Screen(out, err))
+        piped.piped_both(conversation, lines, screen)
     else:
         piped.piped(conversation, lines, sys.stdout)
 
@@ -135,67 +127,42 @@ def check(
     from yi_tune.data.general import check_prompts
     from yi_tune.data.heldout import questions, score
     from yi_tune.data.identity import Identity
-    from yi_tune.output import out
-    from yi_tune.report import general_summary, print_score
+    from yi_tune.export import check_exported
+    from yi_tune.output import err, out, percent
+    from yi_tune.report import general_summary, print_exported, print_score
 
+    content: dict[str, Any]
     if exported is not None:
         if run_name or model:
-            raise typer.BadParameter(
-                "no --run and no --model beside it: it says itself who it is.", param_hint="--exported"
+            raise typer.BadParameter("leave --run and --model out: it says itself who it is.", param_hint="--exported")
+        scored, unfinished = check_exported(exported.absolute())
+        found = scored.to_dict()
+        content = {"exported": str(exported.absolute()), "identity": vars(scored.identity)}
+        content |= {key: found[key] for key in ("recall", "recall_zh", "recall_en", "leak")}
+        answers = [{key: answer[key] for key in answer if key != "base"} for answer in found["answers"]]
+        content |= {"unfinished": unfinished, "answers": answers}
+    else:
+        run = loading.find(workspace.absolute(), run_name, model)
+        recorded = run.record["identity"]
+        if min_recall and not recorded:
+            raise YiTuneError(
+                f"The run {run.name!r} was trained without an identity (--no-identity): there is no recall to measure.",
+                "Drop --min-recall.",
             )
-        return _check_exported(exported.absolute(), min_recall, as_json=as_json)
-    run = loading.find(workspace.absolute(), run_name, model)
-    recorded = run.record["identity"]
-    identity = Identity(**recorded) if recorded else None
-    if identity is None and min_recall:
-        raise YiTuneError(
-            f"The run {run.name!r} was trained without an identity (--no-identity): there is no recall to measure.",
-            "Drop --min-recall.",
-        )
-    assistant = loading.load_run(run)
-    scored = score(questions(), identity, assistant.base_reply_all, assistant.reply_all)
-    general = measure_forgetting(assistant, check_prompts(), identity)
+        identity = Identity(**recorded) if recorded else None
+        assistant = loading.load_run(run)
+        scored = score(questions(), identity, assistant.base_reply_all, assistant.reply_all)
+        general = measure_forgetting(assistant, check_prompts(), identity)
+        content = {"run": str(run.folder), "identity": recorded, **scored.to_dict(), "general": general.to_dict()}
     if as_json:
-        content = {
-            "run": str(run.folder),
-            "identity": recorded,
-            **scored.to_dict(),
-            "general": general.to_dict(),
-        }
         print(json.dumps(content, ensure_ascii=False))
+    elif exported is not None:
+        print_exported(scored, unfinished, out)
     else:
         print_score(scored, run.record["config"], out)
-        out.print(f"\n{general_summary(general)}", soft_wrap=True)
-    _require(min_recall, scored.lowest_recall)
-
-
-def _check_exported(folder: Path, min_recall: float, *, as_json: bool) -> None:
-    from yi_tune.export import check_exported
-    from yi_tune.output import out
-    from yi_tune.report import print_exported
-
-    scored, unfinished = check_exported(folder)
-    if as_json:
-        of_score = scored.to_dict()
-        content = {
-            "exported": str(folder),
-            "identity": vars(scored.identity),
-            **{key: of_score[key] for key in ("recall", "recall_zh", "recall_en", "leak")},
-            "unfinished": unfinished,
-            "answers": [{key: answer[key] for key in answer if key != "base"} for answer in of_score["answers"]],
-        }
-        print(json.dumps(content, ensure_ascii=False))
-    else:
-        print_exported(scored, unfinished, out)
-    _require(min_recall, scored.lowest_recall)
-
-
-def _require(min_recall: float, recall: float | None) -> None:
-    """Exit 1 for a recall that is too low."""
-    from yi_tune.output import err, percent
-
+        out.print(f"\n{general_summary(general)}")
+    recall = scored.lowest_recall
     if recall is not None and recall < min_recall:
-        err.print(
-            f"[red]Below --min-recall {min_recall}:[/] {percent(recall)} of the questions in one language are right."
-        )
+        said = f"[red]Below --min-recall {min_recall}:[/] {percent(recall)} of the questions in one language are right."
+        err.print(said, markup=True)
         raise typer.Exit(1)
