@@ -1,21 +1,24 @@
-"""The README's commands work, and print the lines that it shows, whatever the figures and the model's answers."""
+"""The commands of README.md and docs/ work, and print the lines shown there, whatever the figures and the answers."""
 
-import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.e2e.conftest import Done, Trained
 
 ROOT = Path(__file__).parents[2]
 TRAIN = "yi-tune train --model nano --name 小易 --author 李雷"
+TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def sessions(text: str) -> list[tuple[str, list[str]]]:
     """Each command of the ```console blocks and the output shown under it; `no-test` blocks need a GPU or make."""
     found: list[tuple[str, list[str]]] = []
-    for block in re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+    for block in re.findall(r"^```console\n(\$ .*?)^```", text, re.MULTILINE | re.DOTALL):
         for line in block.splitlines():
             if line.startswith("$ "):
                 found.append((line[2:], []))
@@ -24,31 +27,30 @@ def sessions(text: str) -> list[tuple[str, list[str]]]:
     return found
 
 
+SESSIONS = {text.name: shown for text in TEXTS if text.name != "help.md" and (shown := sessions(text.read_text()))}
+
+
 def comparable(line: str) -> str:
     """A line without what differs from machine to machine: figures, spacing, and where the files lie."""
     line = re.sub(r"/[^\n]*?/(saves|data)/", r"/.../\1/", line)
     return re.sub(r"\s+", " ", re.sub(r"[\d.]+(e-\d+)?", "N", line)).strip()
 
 
-def test_commands_and_their_output(trained: Trained) -> None:
-    shown = sessions((ROOT / "README.md").read_text(encoding="utf-8"))
-    assert len(shown) >= 8
-    assert TRAIN in [command for command, _ in shown]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "COLUMNS": "80"}
-    for command, lines in shown:
-        if command == TRAIN:
-            done = trained.done
-        else:
-            ran = subprocess.run(
-                ["bash", "-o", "pipefail", "-c", command],
-                cwd=trained.folder,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=120,
-                check=False,
-            )
-            done = Done(ran.returncode, ran.stdout, ran.stderr)
+def run(command: str, trained: Trained) -> Done:
+    """What a command of the texts does: yi-tune's, perhaps with something piped into it."""
+    if command == TRAIN:
+        return trained.done
+    *before, ours = command.split(" | ")
+    piped = subprocess.run(["bash", "-c", *before], capture_output=True, text=True, check=True).stdout if before else ""
+    name, *arguments = shlex.split(ours)
+    assert name == "yi-tune"
+    return trained.yi_tune(*arguments, stdin=piped)
+
+
+@pytest.mark.parametrize("text", SESSIONS)
+def test_commands_and_their_output(text: str, trained: Trained) -> None:
+    for command, lines in SESSIONS[text]:
+        done = run(command, trained)
         assert done.status == 0, f"{command}: {done.err}"
         printed = {comparable(line) for line in (done.out + done.err).splitlines()}
         # Rows of a table hold the model's answers, which another processor may round to other words. And it may have
@@ -59,29 +61,33 @@ def test_commands_and_their_output(trained: Trained) -> None:
                 assert comparable(line) in printed, f"{command} did not print: {line}"
 
 
+def test_texts_show_every_command() -> None:
+    shown = [command for commands in SESSIONS.values() for command, _ in commands]
+    assert TRAIN in shown
+    assert {command.split("yi-tune ")[1].split()[0] for command in shown} >= {
+        *("models", "train", "chat", "check", "export", "runs", "config", "doctor")
+    }
+
+
+def test_links_lead_somewhere() -> None:
+    for text in TEXTS:
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text.read_text(encoding="utf-8")):
+            file, _, part = target.partition("#")
+            linked = (text.parent / file) if file else text
+            assert linked.exists(), f"{text.name}: {target}"
+            titles = re.findall(r"^#+ (.*)", linked.read_text(encoding="utf-8"), re.MULTILINE) if part else []
+            anchors = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles} | {""}
+            assert part in anchors, f"{text.name}: {target}"
+
+
 def test_help_page_is_current() -> None:
-    page = subprocess.run(
-        [
-            Path(sys.executable).with_name("typer"),
-            "yi_tune.cli",
-            "utils",
-            "docs",
-            "--name",
-            "yi-tune",
-            "--title",
-            "yi-tune",
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    typer = Path(sys.executable).with_name("typer")
+    command = [typer, "yi_tune.cli", "utils", "docs", "--name", "yi-tune", "--title", "yi-tune"]
+    page = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert (ROOT / "docs" / "help.md").read_text(encoding="utf-8").strip() == page.stdout.strip(), "run `make docs`"
 
 
 def test_file_tree_names_every_module() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    package = ROOT / "src" / "yi_tune"
-    named = [package / name for name in ("planning", "runs", "own", "hubs", "export")]
-    for module in [module for folder in (package, *named) for module in folder.glob("*.py")]:
-        assert module.name.startswith("__") or re.search(rf"^ +{module.name} ", readme, re.MULTILINE), module.name
+    tree = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    for module in (ROOT / "src" / "yi_tune").rglob("*.py"):
+        assert module.name.startswith("__") or re.search(rf"^ +{module.name} ", tree, re.MULTILINE), module
