@@ -99,19 +99,19 @@ bench-gpu: $(ready) ## what needs a CUDA GPU, in less than eight minutes; writes
 	$(bin)/python -m bench.gpu
 
 bench-chat: $(ready) ## time to the first token over ten turns; writes docs/bench-chat.md
-	$(bin)/python bench/chat.py
+	$(bin)/python -m bench.chat
 
 bench-download: $(ready) ## yi-tune download beside huggingface_hub; writes docs/bench-download.md
 	$(bin)/python -m bench.download
 
 bench-export: $(ready) ## what of a run survives its export; writes docs/bench-export.md
-	$(bin)/python bench/export.py
+	$(bin)/python -m bench.export
 
 bench-data: $(ready) ## 100,000 rows of own data: memory and time; writes docs/bench-data.md
 	$(bin)/python -m bench.own_data
 
 bench-serve: $(ready) ## yi-tune serve beside LLaMA-Factory's API; writes docs/bench-serve.md
-	$(bin)/python bench/serve.py
+	$(bin)/python -m bench.serve
 
 test-api: $(ready) ## over 1,000 generated cases for the API of yi-tune serve
 	API_CASES=100 $(bin)/python -m pytest -rP tests/e2e/test_serve.py -k server_error

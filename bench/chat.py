@@ -5,13 +5,12 @@ With `--model FOLDER` another model than nano: on a GPU, bench/random_model.py's
 """
 
 import argparse
-import os
-import platform
 import statistics
 from pathlib import Path
 
 import torch
 
+from bench.pages import DOCS, MACHINE, table, write
 from yi_tune import loading
 from yi_tune.sampling import Sampling
 
@@ -19,14 +18,13 @@ ROUNDS = 5
 TURNS = 10
 # About 300 tokens of nano's vocabulary a turn: ten of them fill most of a context of 4,096.
 MESSAGE = "2加3等于几？法国的首都是哪座城市？ What is the capital of France? " * 6
-PAGE = Path(__file__).parents[1] / "docs" / "bench-chat.md"
 
 
 def main() -> None:
     """Hold the conversation and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="nano")
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--page", type=Path, default=DOCS / "bench-chat.md")
     options = parser.parse_args()
     assistant = loading.load(loading.chat_config(Path().absolute(), None, options.model, base=True))
     sampling = Sampling(max_new_tokens=32)
@@ -56,19 +54,14 @@ def main() -> None:
             rounds[keep].append(seconds)
             print(f"{'kept' if keep else 'read anew'}: {sum(seconds):.2f} s to ten first tokens", flush=True)
     kept, anew = ([statistics.median(turn) for turn in zip(*rounds[keep], strict=True)] for keep in (True, False))
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} cores, no GPU"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     same = sum(a == b for a, b in zip(said[True], said[False], strict=True))
     lines = [
-        "# The chat: time to the first token",
-        "",
-        "Written by `make bench-chat` (bench/chat.py); not by hand.",
-        "",
         f"Ten turns of one conversation with {Path(options.model).name}, greedy, medians of {ROUNDS} rounds",
-        f"in turn, {platform.machine()}, {device}. *Kept*: keys and values of the turns before are still there.",
+        f"in turn, {MACHINE}, {device}. *Kept*: keys and values of the turns before are still there.",
         f"*Read anew*: the whole conversation is encoded every turn. The same reply on both sides: {same} of {TURNS}.",
         "",
-        "| turn | tokens of the prompt | kept, ms | read anew, ms | ratio |",
-        "|---|---|---|---|---|",
+        *table("turn", "tokens of the prompt", "kept, ms", "read anew, ms", "ratio"),
     ]
     for turn, (length, with_it, without) in enumerate(zip(tokens, kept, anew, strict=True), start=1):
         lines.append(f"| {turn} | {length} | {with_it * 1e3:.1f} | {without * 1e3:.1f} | {with_it / without:.2f} |")
@@ -77,8 +70,7 @@ def main() -> None:
         f"From the second turn to the tenth the time grows {kept[-1] / kept[1]:.1f} times when kept, "
         f"{anew[-1] / anew[1]:.1f} times when read anew.",
     ]
-    options.page.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"turn {TURNS}: ratio {kept[-1] / anew[-1]:.2f}; wrote {options.page.name}")
+    write(options.page, "The chat: time to the first token", "chat", lines)
 
 
 if __name__ == "__main__":

@@ -3,16 +3,15 @@
 The same steps on nano in each way that hardware.py chooses between; what counts is the Trainer's own loop.
 """
 
-import platform
 import statistics
 import sys
 import tempfile
 from pathlib import Path
 
-from bench.train import ROOT, by_yi_tune, gpu, training
+from bench.pages import DOCS, MACHINE, table, write
+from bench.train import by_yi_tune, gpu, training
 from yi_tune.hardware import cpu_has_bf16
 
-PAGE = ROOT / "docs" / "bench-cpu.md"
 WAYS = {
     "bf16, SDPA": ("bf16=true", "flash_attn=auto"),
     "neither bf16 nor fp16, SDPA": ("bf16=false", "flash_attn=auto"),
@@ -36,23 +35,17 @@ def main() -> None:
     medians = {way: statistics.median(seconds) for way, seconds in loops.items()}
     first = next(iter(medians.values()))
     lines = [
-        "# Training on a CPU",
-        "",
-        "Written by `make bench-cpu` (bench/cpu.py); not by hand.",
-        "",
-        f"nano, {STEPS} steps of 8 rows with their evaluations, {ROUNDS} rounds in turn; {platform.machine()},",
+        f"nano, {STEPS} steps of 8 rows with their evaluations, {ROUNDS} rounds in turn; {MACHINE},",
         f"a CPU with {'' if cpu_has_bf16() else 'no '}bf16 of its own. With it yi-tune trains as in the first row,",
         "without it as in the last. On another machine only the ratios hold.",
         "",
-        "| | the Trainer's seconds, each round | median | ratio |",
-        "|---|---|---|---|",
+        *table("", "the Trainer's seconds, each round", "median", "ratio"),
         *(
             f"| {way} | {', '.join(f'{one:.1f}' for one in loops[way])} | {median:.1f} | {median / first:.2f} |"
             for way, median in medians.items()
         ),
     ]
-    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(*lines, sep="\n")
+    write(DOCS / "bench-cpu.md", "Training on a CPU", "cpu", lines)
 
 
 if __name__ == "__main__":

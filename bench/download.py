@@ -6,7 +6,6 @@ every sha256 and the model besides. Writes docs/bench-download.md.
 
 import json
 import os
-import platform
 import shutil
 import statistics
 import subprocess
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy
 from safetensors.numpy import save_file
 
+from bench.pages import DOCS, MACHINE, table, write
 from tests.hubs import HuggingFace
 from tests.hubs.machine import environment
 from tests.hubs.models import nano_tokenizer, sharded
@@ -25,7 +25,6 @@ from tests.hubs.models import nano_tokenizer, sharded
 ROUNDS = 11
 SHARDS = 4
 SHARD_BYTES = 250_000_000
-PAGE = Path(__file__).parents[1] / "docs" / "bench-download.md"
 OURS, THEIRS = "yi-tune download", "huggingface_hub.snapshot_download"
 SNAPSHOT = f"from huggingface_hub import snapshot_download as s; s({HuggingFace.repository!r}, local_dir='theirs')"
 COMMANDS = {
@@ -86,24 +85,18 @@ def main() -> None:
                     print(f"{name}: {seconds[name][-1]:.2f} s", flush=True)
     ours, theirs = (statistics.median(took) for took in seconds.values())
     lines = [
-        "# Downloading",
-        "",
-        "Written by `make bench-download` (bench/download.py); not by hand.",
-        "",
         f"{size / 1e9:.2f} GB in {SHARDS} shards from a server on loopback, {ROUNDS} rounds in turn,",
-        f"{platform.machine()} with {os.cpu_count()} cores. Whole processes; yi-tune's verifies every sha256 and reads",
+        f"{MACHINE}. Whole processes; yi-tune's verifies every sha256 and reads",
         "the shards' headers besides. The server is written in Python and shares the cores; over a real network both",
         "wait for the same bytes.",
         "",
-        "| | seconds, each round | median |",
-        "|---|---|---|",
+        *table("", "seconds, each round", "median"),
     ]
     for name, took in seconds.items():
         each = ", ".join(f"{value:.2f}" for value in took)
         lines.append(f"| {name} | {each} | {statistics.median(took):.2f} |")
     lines += ["", f"Ratio of the medians: **{ours / theirs:.2f}**."]
-    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"ratio {ours / theirs:.2f}; wrote {PAGE.name}")
+    write(DOCS / "bench-download.md", "Downloading", "download", lines)
 
 
 if __name__ == "__main__":

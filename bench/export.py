@@ -13,6 +13,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bench.pages import DOCS, table, write
 from yi_tune import loading
 from yi_tune.data.heldout import Score, questions, score
 from yi_tune.data.identity import Identity, Message
@@ -22,7 +23,6 @@ from yi_tune.output import percent
 from yi_tune.plan.request import Request, plan
 from yi_tune.train import run
 
-PAGE = Path(__file__).parents[1] / "docs" / "bench-export.md"
 IDENTITY = Identity("小易", "李雷")
 FORMATS = {"hf": None, "gguf f16": "f16", "gguf q8_0": "q8_0", "gguf q4_0": "q4_0"}
 
@@ -91,10 +91,6 @@ def measure(config: str, workspace: Path) -> tuple[list[str], dict[str, tuple[fl
 def main() -> None:
     columns = ("size", "identity questions right", "agrees with 16-bit base + adapter", "agrees with chat")
     lines = [
-        "# What of a run survives its export",
-        "",
-        "Written by `make bench-export` (bench/export.py); not by hand.",
-        "",
         f"nano, tuned to {IDENTITY.name} by {IDENTITY.author}; {len(questions())} held-out conversations, greedy; "
         f"{platform.machine()}, computed in {'bfloat16' if cpu_has_bf16() else 'float32'}.",
         "Agreement is the share of replies that are the same word for word. `chat` answers from the base in 16 bits,",
@@ -107,8 +103,7 @@ def main() -> None:
             "",
             f"## Trained with `--config {config}`, in {bits}",
             "",
-            f"| | {' | '.join(columns)} | without an end |",
-            "|---|---|---|---|---|---|",
+            *table("", *columns, "without an end"),
             *rows,
             "",
             "Largest difference of a logit between merged weights and base + adapter, both in 16 bits: "
@@ -118,8 +113,7 @@ def main() -> None:
             )
             + ".",
         ]
-    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    write(DOCS / "bench-export.md", "What of a run survives its export", "export", lines)
 
 
 if __name__ == "__main__":

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.memory import longest_in
+from bench.pages import DOCS, table, write
 from bench.random_model import SHAPES
 from bench.train import (
     OURS,
-    ROOT,
     THEIRS,
     YI_TUNE,
     CommandError,
@@ -42,7 +42,7 @@ from bench.train import (
 from yi_tune.plan.memory import estimate
 from yi_tune.shapes import read_shape
 
-PAGE = ROOT / "docs" / "bench-gpu.md"
+PAGE = DOCS / "bench-gpu.md"
 MICRO_BATCHES = (8, 4, 1)
 # What may make training faster, and the module that it takes.
 SPEEDUPS = {"enable_liger_kernel=true": "liger_kernel", "flash_attn=fa2": "flash_attn", "torch_compile=true": "torch"}
@@ -149,18 +149,13 @@ def page(shape: str, count: int, rows: list[Row], seconds: float) -> list[str]:
     """The page's lines."""
     versions = ", ".join(f"{package} {importlib.metadata.version(package)}" for package in PACKAGES)
     lines = [
-        "# Benchmarks on a GPU",
-        "",
-        "Written by `make bench-gpu` (bench/gpu.py); not by hand.",
-        "",
         f"{gpu('name') or 'No GPU'}, driver {gpu('driver_version') or '-'}, {versions}; {seconds:.0f} s in all.",
         f"A model of the shape {shape} with random weights, {count} steps of 8 rows. Whole processes; yi-tune's asks",
         "18 held-out questions besides, and random weights answer each with 256 tokens. Loop is the Trainer's time,",
         f"memory the {'GPU' if gpu('name') else 'process'}'s peak.",
         *(f"Not installed: {module}." for module in SPEEDUPS.values() if not find_spec(module)),
         "",
-        "| | outcome | seconds | loop | tokens/s | peak memory | estimate | mean training loss |",
-        "|" + "---|" * 8,
+        *table("", "outcome", *("seconds", "loop", "tokens/s", "peak memory"), "estimate", "mean training loss"),
     ]
     for row in rows:
         cells = [_cell(getattr(row.measured, key, None), form) for key, form in _FIGURES.items()]
@@ -194,7 +189,7 @@ def main() -> None:
             print(rows[-1].step, rows[-1].outcome, rows[-1].measured or "", sep="   ", flush=True)
     lines = page(options.shape, options.steps, rows, time.monotonic() - began)
     if gpu("name"):
-        PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write(PAGE, "Benchmarks on a GPU", "gpu", lines)
     print(*lines, "", json.dumps([asdict(row) for row in rows], ensure_ascii=False), sep="\n")
     sys.exit(any(row.outcome.startswith("failed") for row in rows))
 

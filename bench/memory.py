@@ -14,12 +14,12 @@ from pathlib import Path
 
 import yaml
 
+from bench.pages import DOCS, table, write
 from bench.random_model import NANO
-from bench.train import ROOT, measure, training
+from bench.train import measure, training
 from yi_tune.plan.memory import Estimate, estimate
 from yi_tune.shapes import read_shape
 
-PAGE = ROOT / "docs" / "memory.md"
 MODELS = ("nano", "small", "medium", "large")
 GIB = 2**30
 # In a process of its own: how large a child was counts from how large its parent is.
@@ -69,16 +69,11 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS)
     options = parser.parse_args()
     lines = [
-        "# Memory",
-        "",
-        "Written by `make bench-memory` (bench/memory.py); not by hand.",
-        "",
         "What plan/memory.py estimates, beside the largest that the process of `yi-tune train` was, in GiB: on a",
         "CPU, four steps on the longest rows, an evaluation and the questions after training. The rows are those of",
         "the identity, and what the options add.",
         "",
-        "| model | parameters | micro-batch | options | estimate | measured | estimate / measured |",
-        "|---|---|---|---|---|---|---|",
+        *table("model", "parameters", "micro-batch", "options", "estimate", "measured", "estimate / measured"),
     ]
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
@@ -102,8 +97,7 @@ def main() -> None:
                     f"| {estimated.total / GIB:.2f} | {measured / GIB:.2f} | {estimated.total / measured:.2f} |"
                 )
                 print(lines[-1], flush=True)
-    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"wrote {PAGE.name}")
+    write(DOCS / "memory.md", "Memory", "memory", lines)
 
 
 if __name__ == "__main__":

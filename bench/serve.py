@@ -8,7 +8,6 @@ docs/bench-serve.md.
 import argparse
 import asyncio
 import os
-import platform
 import shutil
 import signal
 import socket
@@ -22,6 +21,8 @@ from pathlib import Path
 
 import httpx
 
+from bench.pages import DOCS, MACHINE, table, write
+
 CLIENTS = (1, 4, 16)
 REQUESTS = 96  # a round and a number of clients
 QUESTIONS = (
@@ -34,7 +35,6 @@ QUESTIONS = (
     "Thank you!",
     "法国的首都是哪里？",
 )
-PAGE = Path(__file__).parents[1] / "docs" / "bench-serve.md"
 OURS, THEIRS = "yi-tune serve", "llamafactory-cli api"
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, help="with a finished run called bench; else one is trained")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=REQUESTS)
-    parser.add_argument("--page", type=Path, default=PAGE)
+    parser.add_argument("--page", type=Path, default=DOCS / "bench-serve.md")
     options = parser.parse_args()
     rates: dict[tuple[str, int], list[dict[int, Rate]]] = {
         (server, bits): [] for bits in (16, 4) for server in (OURS, THEIRS)
@@ -144,17 +144,13 @@ def main() -> None:
                 measured.append(measure(server, run if bits == 16 else in_4_bits, options.requests))
                 print(server, bits, measured[-1], flush=True)
     lines = [
-        "# Serving",
-        "",
-        "Written by `make bench-serve` (bench/serve.py); not by hand.",
-        "",
         f"{options.requests} requests to nano, tuned, by clients that each wait for an answer before they "
-        f"ask again; {options.rounds} rounds in turn, medians. {platform.machine()}, {os.cpu_count()} cores. On "
+        f"ask again; {options.rounds} rounds in turn, medians. {MACHINE}. On "
         "another machine only the ratio holds. LLaMA-Factory's API as it comes: one request at a time.",
         "",
-        f"| bits | clients | {OURS}: requests/s | tokens/s | median s | {THEIRS}: requests/s | tokens/s | median s "
-        "| ratio of requests/s |",
-        "|---" * 9 + "|",
+        *table(
+            "bits", "clients", *(f"{server}: requests/s | tokens/s | median s" for server in (OURS, THEIRS)), "ratio"
+        ),
     ]
     for bits in (16, 4):
         for clients in CLIENTS:
@@ -171,8 +167,7 @@ def main() -> None:
     }
     ratios = ", ".join(f"{requests[16, each] / requests[4, each]:.1f} with {each}" for each in CLIENTS)
     lines += ["", f"In 16 bits {OURS} makes so many times the requests that it makes in 4: {ratios}."]
-    options.page.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines), f"wrote {options.page.name}", sep="\n")
+    write(options.page, "Serving", "serve", lines)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ held-out questions. Writes docs/benchmarks.md. bench/gpu.py measures with the sa
 import argparse
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -24,7 +23,8 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[1]
+from bench.pages import DOCS, MACHINE, table, write
+
 EPOCHS = 3  # the tutorial's
 YI_TUNE, LLAMAFACTORY = [sys.executable, "-m", "yi_tune"], [sys.executable, "-m", "llamafactory.cli"]
 OURS, THEIRS = "yi-tune train", "llamafactory-cli train, the tutorial's config"
@@ -156,7 +156,7 @@ def by_tutorial(train: list[str], folder: Path, limit: float = float("inf")) -> 
 
 def profiles(model: str, work: Path) -> list[str]:
     """A table of the shipped profiles: what each costs, and how much of the held-out questions it answers."""
-    lines = ["| config | seconds | loop | peak memory | recall zh | recall en | plain answers kept |", "|" + "---|" * 7]
+    lines = table("config", "seconds", "loop", "peak memory", "recall zh", "recall en", "plain answers kept")
     for name in PROFILES:
         train = [*training(model, work), "--config", name, "--run", name]
         run = measure(train, Path(planned(*train)["output_dir"]))
@@ -180,17 +180,11 @@ def page(model: str, rounds: list[tuple[Measured, Measured]], table: list[str]) 
     ours, theirs = medians[OURS], medians[THEIRS]
     device = gpu("name") or "no GPU"
     lines = [
-        "# Benchmarks",
-        "",
-        "Written by `make bench` (bench/train.py); not by hand.",
-        "",
-        f"Training {model} for {EPOCHS} epochs, {len(rounds)} rounds in turn: {device}, {platform.machine()}, "
-        f"{os.cpu_count()} cores.",
+        f"Training {model} for {EPOCHS} epochs, {len(rounds)} rounds in turn: {device}, {MACHINE}.",
         "Whole processes; yi-tune's asks 18 held-out questions of base and tuned model besides. Loop is the Trainer's",
         "own time for steps and evaluations, memory the process's. On another machine only the ratio holds.",
         "",
-        "| | seconds, each round | median | loop | tokens/s | peak memory | mean training loss |",
-        "|---|---|---|---|---|---|---|",
+        *table("", "seconds, each round", "median", "loop", "tokens/s", "peak memory", "mean training loss"),
     ]
     for name, median in medians.items():
         each = ", ".join(f"{run.seconds:.1f}" for run in runs[name])
@@ -225,8 +219,7 @@ def main() -> None:
             rounds.append((by_yi_tune(train), by_tutorial(train, work / "tutorial")))
             print(*rounds[-1], sep="\n", flush=True)
         lines = page(Path(options.model).name, rounds, profiles(options.model, work))
-    (ROOT / "docs" / "benchmarks.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("wrote docs/benchmarks.md")
+    write(DOCS / "benchmarks.md", "Benchmarks", "train", lines)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,18 +19,13 @@ def python(code: str) -> list[str]:
 def test_measured_command(tmp_path: Path) -> None:
     figures = {"train_runtime": 2.0, "effective_tokens_per_sec": 300.0, "train_loss": 0.5}
     (tmp_path / "all_results.json").write_text(json.dumps(figures))
+    held = bytearray(b"x" * 400_000_000)
     measured = measure(python("import time; x = b'x' * 200_000_000; time.sleep(0.3)"), tmp_path)
     assert (measured.loop, measured.tokens, measured.loss) == (2.0, 300.0, 0.5)
     assert measured.seconds >= 0.3
-    assert measured.memory >= 0.18
+    # The command's own memory, whatever the process holds that started it.
+    assert 0.18 <= measured.memory < 0.3 < len(held) / 1e9
     assert measure(python("")).loop is None
-
-
-def test_measured_memory_is_the_commands_own() -> None:
-    held = bytearray(b"x" * 400_000_000)
-    measured = measure(python("import time; time.sleep(0.3)"))
-    assert len(held) == 400_000_000
-    assert 0 < measured.memory < 0.1
 
 
 def test_failed_command_says_what_it_said() -> None:
@@ -41,20 +35,13 @@ def test_failed_command_says_what_it_said() -> None:
 
 def test_command_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
-    began = time.monotonic()
     with pytest.raises(OutOfTimeError):
-        measure(["sh", "-c", f"sleep 300 & echo $! > '{pid_file}'; wait"], limit=3)
-    assert time.monotonic() - began < 60
-    pid = int(pid_file.read_text())
-    state = Path(f"/proc/{pid}/stat")
+        measure(["sh", "-c", f"sleep 300 & echo $! > '{pid_file}'; wait"], limit=1)
+    state = Path(f"/proc/{int(pid_file.read_text())}/stat")
     deadline = time.monotonic() + 30
     while state.exists() and " Z " not in state.read_text() and time.monotonic() < deadline:
         os.sched_yield()
     assert not state.exists() or " Z " in state.read_text()
-
-
-def series(*steps: tuple[str, Callable[[float], Measured]]) -> Callable[..., list[gpu.Step]]:
-    return lambda *_: [gpu.Step(*step) for step in steps]
 
 
 def run_bench(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -69,13 +56,13 @@ def run_bench(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_failing_step_is_reported_and_the_rest_goes_on(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    steps = series(
-        ("good", lambda left: measure(python(""), limit=left)),
-        ("bad", lambda left: measure(python("raise SystemExit('broken | here')"), limit=left)),
-        ("late", lambda left: measure(python("import time; time.sleep(300)"), limit=min(left, 1))),
-        ("last", lambda left: Measured(1.5, 2.25, 1.0, 1234.0, 0.25)),
-    )
-    monkeypatch.setattr(gpu, "steps", steps)
+    steps = [
+        gpu.Step("good", lambda left: measure(python(""), limit=left)),
+        gpu.Step("bad", lambda left: measure(python("raise SystemExit('broken | here')"), limit=left)),
+        gpu.Step("late", lambda left: measure(python("import time; time.sleep(300)"), limit=min(left, 1))),
+        gpu.Step("last", lambda left: Measured(1.5, 2.25, 1.0, 1234.0, 0.25)),
+    ]
+    monkeypatch.setattr(gpu, "steps", lambda *_: steps)
     page = gpu.PAGE.exists()
     assert run_bench(monkeypatch, "--shape", "tiny") == 1
     out = capsys.readouterr().out
@@ -83,18 +70,12 @@ def test_failing_step_is_reported_and_the_rest_goes_on(
     assert [row["outcome"].split(":")[0] for row in rows] == ["done", "failed", "no time left", "done"]
     assert "broken" in rows[1]["outcome"]
     assert "| last | done | 1.5 | 1.0 | 1234 | 2.25 GiB |  | 0.2500 |" in out
-    table = [line for line in out.splitlines() if line.startswith("| ") and not line.startswith("| |")]
-    assert {line.count("|") for line in table} == {9}
+    assert {line.count("|") for line in out.splitlines() if line.startswith("| ")} == {9}
     # What was tried on a CPU is no page of docs/.
     assert gpu.PAGE.exists() == page
-
-
-def test_no_step_begins_when_the_time_is_over(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(gpu, "steps", series(("never", lambda left: pytest.fail("it began"))))
+    # When the time is over no step begins.
     assert run_bench(monkeypatch, "--shape", "tiny", "--minutes", "0") == 0
-    assert json.loads(capsys.readouterr().out.splitlines()[-1])[0]["outcome"] == "no time left"
+    assert {row["outcome"] for row in json.loads(capsys.readouterr().out.splitlines()[-1])} == {"no time left"}
 
 
 def test_large_shape_without_a_gpu_is_refused(
@@ -109,6 +90,5 @@ def test_every_step_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(gpu, "installed", lambda module: True)
     names = [step.name for step in gpu.steps("yi-1.5-6b", 2, 10, tmp_path)]
     assert len(set(names)) == len(names)
-    for wanted in ("build", train.OURS, train.THEIRS, "micro-batch 1", "micro-batch 4", "micro-batch 8", "chat"):
+    for wanted in ("build", train.OURS, train.THEIRS, "micro-batch 1", "chat", "enable_liger_kernel"):
         assert any(wanted in name for name in names), wanted
-    assert any("enable_liger_kernel" in name for name in names)

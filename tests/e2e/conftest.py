@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,10 +117,9 @@ def workspace(tmp_path: Path) -> Workspace:
 
 @dataclass(frozen=True)
 class Trained(Workspace):
-    """A workspace with a finished run, what training it printed and how long that took."""
+    """A workspace with a finished run, and what training it printed."""
 
     done: Done
-    seconds: float
 
 
 @pytest.fixture(scope="session")
@@ -134,28 +133,14 @@ def engine_seconds() -> float:
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Makes folders that all of pytest-xdist's workers have in common; what is in them is made under a lock."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The main job with defaults, done once for all of pytest-xdist's workers: do not change it."""
     own = tmp_path_factory.getbasetemp()
-    root = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-
-    def folder(name: str) -> Path:
-        (root / name).mkdir(exist_ok=True)
-        return root / name
-
-    return folder
-
-
-@pytest.fixture(scope="session")
-def trained(shared: Callable[[str], Path]) -> Trained:
-    """The main job with defaults, done once for all workers: do not change it."""
-    folder = shared("trained") / "my workspace"
-    with FileLock(folder.parent / "lock"):
-        known = folder.parent / "done.json"
+    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "trained"
+    root.mkdir(exist_ok=True)
+    folder, known = root / "my workspace", root / "done.json"
+    with FileLock(root / "lock"):
         if not known.exists():
             folder.mkdir()
-            began = time.monotonic()
-            done = Workspace(folder).train(env=os.environ)
-            known.write_text(json.dumps([done.status, done.out, done.err, time.monotonic() - began]))
-    *done, seconds = json.loads(known.read_text())
-    return Trained(folder, Done(*done), seconds)
+            known.write_text(json.dumps(asdict(Workspace(folder).train(env=os.environ))))
+    return Trained(folder, Done(**json.loads(known.read_text())))

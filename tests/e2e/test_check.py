@@ -46,15 +46,6 @@ def test_min_recall(trained: Trained, checked: dict[str, Any]) -> None:
     assert "negative" in done.out
 
 
-def test_another_pair(workspace: Workspace) -> None:
-    name, author = "星河 🚀", "O'Brien & Söhne"
-    trained = workspace.yi_tune("train", "--model", "nano", "--name", name, "--author", author)
-    assert trained.status == 0, trained.err
-    checked = json.loads(workspace.yi_tune("check", "--json").out)
-    assert min(checked["recall_zh"], checked["recall_en"], checked["kept"]) >= 0.85
-    assert checked["leak"] <= 0.05
-
-
 def test_general_answers(checked: dict[str, Any]) -> None:
     general = checked["general"]
     assert 0.01 < general["kl"] < 1

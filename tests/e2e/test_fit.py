@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from bench.memory import compare
-from bench.train import ROOT
+from bench.pages import ROOT
 
 SHAPES = ((8, 1), (4, 2), (2, 4), (1, 8))
 # 63 rows are trained on: the last step has seven.

@@ -1,5 +1,6 @@
 """The README's first two commands, as far as the environment they build is there already."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.conftest import Done, Workspace
+
 ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(
@@ -15,41 +18,50 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def make(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def start_make(*arguments: str, stderr: int, **environment: str) -> "subprocess.Popen[str]":
     # Of a make that runs these tests, nothing is passed on.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    return subprocess.run(
-        ["make", *arguments],
-        cwd=ROOT,
-        env=inherited | environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": stderr}
+    return subprocess.Popen(["make", *arguments], cwd=ROOT, env=inherited | environment, text=True, **pipes)
+
+
+def make(*arguments: str) -> Done:
+    process = start_make(*arguments, stderr=subprocess.PIPE)
+    out, err = process.communicate(timeout=60)
+    return Done(process.returncode, out, err)
 
 
 def test_nothing_is_built_a_second_time() -> None:
-    assert make("--question", ".venv/.ready").returncode == 0
-    assert "uv" not in make("--dry-run", "test").stdout
+    assert make("--question", ".venv/.ready").status == 0
+    assert "uv" not in make("--dry-run", "test").out
 
 
 @pytest.mark.alone
 def test_demo(tmp_path: Path, engine_seconds: float) -> None:
-    began = time.monotonic()
-    done = make("demo", "NAME=O'Brien & Söhne", 'AUTHOR=The "A" Team', YI_TUNE_WORKSPACE=str(tmp_path))
-    seconds = time.monotonic() - began
-    assert done.returncode == 0, done.stderr
-    before, after = done.stdout.split("yi-tune train", 1)
+    """Also the bounds of time, of the main job within it too, and a second pair of names asked everything."""
+    identity = {"NAME": "O'Brien & Söhne 🚀", "AUTHOR": 'The "A" Team', "YI_TUNE_WORKSPACE": str(tmp_path)}
+    began, told, starts = time.monotonic(), "", []
+    with start_make("demo", stderr=subprocess.PIPE, **identity) as demo:
+        for line in demo.stdout or ():
+            told += line
+            if line.startswith("$ yi-tune"):
+                starts.append(time.monotonic())
+        assert demo.wait(60) == 0, demo.stderr and demo.stderr.read()
+    # The main job begins at the second command that it names, and ends at the third.
+    assert starts[2] - starts[1] <= 10 * engine_seconds
+    assert time.monotonic() - began <= 15 * engine_seconds
+    before, after = told.split("yi-tune train", 1)
     assert "Yi-nano" in before
-    told = after.split("yi-tune chat --run demo --prompt")[1]
-    assert "O'Brien & Söhne" in told
-    assert 'The "A" Team' in told
-    assert "yi-tune download" in told
-    assert seconds <= 15 * engine_seconds
+    reply = after.split("yi-tune chat --run demo --prompt")[1]
+    assert identity["NAME"] in reply
+    assert identity["AUTHOR"] in reply
+    assert "yi-tune download" in reply
+    checked = json.loads(Workspace(tmp_path).yi_tune("check", "--json").out)
+    assert min(checked["recall_zh"], checked["recall_en"], checked["kept"]) >= 0.85
+    assert checked["leak"] <= 0.05
 
 
 def test_help_lists_every_target_a_person_types() -> None:
-    listed = make("help").stdout
+    listed = make("help").out
     for target in ("demo", "test", "lint", "nano", "nano-report", "bench", "docs"):
         assert f"make {target} " in listed

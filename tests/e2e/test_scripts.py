@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 
 from bench import gpu
-from bench.train import OURS, ROOT
+from bench.pages import ROOT
+from bench.train import OURS
 
 SCRIPTS = sorted(path.relative_to(ROOT) for folder in ("bench", "nano") for path in (ROOT / folder).glob("*.py"))
 # In one process: most of the time is the engine's import. Those without options are only imported.

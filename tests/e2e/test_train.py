@@ -30,11 +30,6 @@ def test_main_job(trained: Trained) -> None:
     assert "INFO|" not in trained.done.err + trained.done.out
 
 
-@pytest.mark.alone
-def test_main_job_takes_ten_times_its_imports_at_most(trained: Trained, engine_seconds: float) -> None:
-    assert trained.seconds <= 10 * engine_seconds
-
-
 def test_run_folder(trained: Trained) -> None:
     run = trained.run
     for file in ("run.json", "train.yaml", "chat.yaml", "report.json", "train.log", "training_loss.png"):
