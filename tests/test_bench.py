@@ -87,7 +87,7 @@ def test_large_shape_without_a_gpu_is_refused(
 
 def test_every_step_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu, "gpu", lambda figure: "NVIDIA H200")
-    monkeypatch.setattr(gpu, "installed", lambda module: True)
+    monkeypatch.setattr(gpu, "find_spec", lambda module: True)
     names = [step.name for step in gpu.steps("yi-1.5-6b", 2, 10, tmp_path)]
     assert len(set(names)) == len(names)
     for wanted in ("build", train.OURS, train.THEIRS, "micro-batch 1", "chat", "enable_liger_kernel"):
