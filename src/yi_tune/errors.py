@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from difflib import get_close_matches
 from pathlib import Path
 
 # In bytes: a disk with less than this left is why a file could not be written.
@@ -20,11 +21,8 @@ class YiTuneError(Exception):
 
 def did_you_mean(word: str, known: list[str]) -> str:
     """A suggestion for a mistyped `word`, or the whole list when nothing is near and it is short."""
-    from difflib import get_close_matches
-
-    near = get_close_matches(word.lower(), [name.lower() for name in known], n=1, cutoff=0.6)
-    if near:
-        return f"Did you mean {next(name for name in known if name.lower() == near[0])}?"
+    if near := get_close_matches(word.lower(), known, n=1):
+        return f"Did you mean {near[0]}?"
     return f"Known: {', '.join(known)}." if len(known) <= 20 else ""
 
 

@@ -4,8 +4,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -40,35 +39,31 @@ def put_in_place(part: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-@contextmanager
-def hold(lock: Path, busy: YiTuneError, *, patience: float = 0.5, option: str = "--workspace") -> Iterator[None]:
-    """Hold the file `lock` for this process; the system lets go of it when the process ends, however it ends.
+def hold(
+    lock: Path, busy: YiTuneError, *, patience: float = 0.5, option: str = "--workspace"
+) -> AbstractContextManager[object]:
+    """Hold the file `lock` for this process, until the context returned ends; the system lets go of it when the process
+    ends, however it ends.
 
     Raises `busy` when another process still holds it after `patience` seconds (-1 waits for ever), and YiTuneError
     when the folder cannot be written: `option` chooses another.
     """
-    held = FileLock(lock, timeout=patience)
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
-        held.acquire()
+        return FileLock(lock, timeout=patience).acquire()
     except Timeout:
         raise busy from None
     except OSError as error:
         raise YiTuneError(
             f"{lock.parent} cannot be written: {error.strerror}.", f"Choose another place: {option} DIR"
         ) from None
-    try:
-        yield
-    finally:
-        held.release()
 
 
 def is_held(lock: Path) -> bool:
     """Whether a process holds the file `lock`; it is not made where it is missing."""
     try:
         if lock.exists():
-            with FileLock(lock, timeout=0):
-                pass
+            FileLock(lock, timeout=0).acquire().lock.release()
     except Timeout:
         return True
     except OSError:  # a folder that cannot be written is worked on by nobody
@@ -78,12 +73,8 @@ def is_held(lock: Path) -> bool:
 
 def is_disk_full(error: BaseException, folder: Path) -> bool:
     """Whether `error` came of a full disk, the one of `folder`: each writer says so in its own way, or not at all."""
-    reason: BaseException | None = error
-    while reason:
-        if os.strerror(errno.ENOSPC) in str(reason):
-            return True
-        reason = reason.__cause__ or reason.__context__
-    return shutil.disk_usage(folder).free < _FULL
+    reasons = f"{error} {error.__cause__ or error.__context__}"
+    return os.strerror(errno.ENOSPC) in reasons or shutil.disk_usage(folder).free < _FULL
 
 
 def disk_full(folder: Path) -> YiTuneError:

@@ -103,7 +103,7 @@ class Run:
             f"Another process is working on the run {self.name!r}.", "Wait for it, or use another --run."
         )
 
-    def lock(self) -> AbstractContextManager[None]:
+    def lock(self) -> AbstractContextManager[object]:
         """Hold the run for this process. Raises YiTuneError when another holds it, or the folder cannot be written."""
         return files.hold(self.folder / ".lock", self.busy)
 
@@ -224,27 +224,21 @@ def find_one(workspace: Path, name: str, model: LocalModel | None) -> Run:
     if len(found) == 1:
         return found[0]
     models = ", ".join(run.folder.parent.name for run in found)
+    where = f"is a run called {name!r} of each of {models}" if found else f"is no run called {name!r}"
     raise YiTuneError(
-        f"There is a run called {name!r} of each of {models}."
-        if found
-        else f"There is no run called {name!r} in {workspace / 'saves'}.",
-        "yi-tune runs lists the runs; --model MODEL says which of them.",
+        f"There {where} in {workspace / 'saves'}.", "yi-tune runs lists the runs; --model MODEL says which of them."
     )
 
 
 def find_run(workspace: Path, name: str | None = None, model: LocalModel | None = None) -> Run:
-    """The newest finished run, of those called `name` or tuned from `model` if given.
-
-    Raises YiTuneError when there is none.
-    """
+    """The newest finished run, of those called `name` or tuned from `model` if given; YiTuneError if there is none."""
     found = _called(workspace, name, model)
     if finished := [run for run in found if run.finished]:
         return max(finished, key=lambda run: (run.folder / "report.json").stat().st_mtime)
     if found and name:
         raise YiTuneError(f"The run {name!r} is not finished.", "The command that started it goes on with it.")
-    what = f"run called {name!r}" if name else "finished run"
     raise YiTuneError(
-        f"There is no {what} in {workspace / 'saves'}.",
+        f"There is no {f'run called {name!r}' if name else 'finished run'} in {workspace / 'saves'}.",
         f"Train one: yi-tune train --name NAME --author AUTHOR{workspace_option(workspace)}",
     )
 
