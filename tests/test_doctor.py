@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
 from tests.hubs.machine import NOBODY
 from tests.test_hardware import TWO, nvidia_smi
 from yi_tune import doctor
 from yi_tune.cli import app
-from yi_tune.doctor import Diagnosis, diagnose, print_diagnosis
+from yi_tune.doctor import Diagnosis, diagnose
 from yi_tune.errors import YiTuneError
 
 CPU = {"gpu": None, "bf16": True, "free": 20_000_000_000}
 H200 = {"gpu": "NVIDIA H200", "bf16": True, "free": 140_000_000_000}
-FINE = {"torch": "2.10.0+cu128", "cuda": "12.8", "hardware": CPU, "broken": {}}
+FINE = {"torch": "2.10.0+cu128", "cuda": "12.8", "used": CPU, "broken": {}}
 YI = "yi-1.5-6b-chat"
 
 
@@ -29,7 +28,7 @@ def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No GPU, no hub, and a torch that works."""
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.setattr(doctor, "_probe", lambda: FINE)
+    probed(monkeypatch)
     monkeypatch.setattr(doctor, "cached", lambda model: None)
     hubs(monkeypatch, NOBODY)
 
@@ -69,7 +68,7 @@ def test_yi_without_a_gpu(tmp_path: Path) -> None:
 
 def test_yi_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia_smi(tmp_path, monkeypatch, f"cat <<'END'\n{TWO}END")
-    probed(monkeypatch, hardware=H200)
+    probed(monkeypatch, used=H200)
     diagnosis = diagnose(YI, tmp_path)
     gpu = next(check for check in diagnosis.checks if check.name == "gpu")
     assert gpu.verdict == "ok"
@@ -80,18 +79,15 @@ def test_yi_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("driver", "found", "hidden", "what", "remedy"),
+    ("found", "hidden", "what", "remedy"),
     [
-        ("550.54.14", {"torch": "2.11.0+cu130", "cuda": "13.0"}, None, "built for CUDA 13.0", "--torch-backend=auto"),
-        ("580.65.06", {"torch": "2.10.0+cpu", "cuda": None}, None, "built without CUDA", "torch==2.10.0"),
-        ("470.82.01", {}, None, "older than CUDA 12 takes", "525 or newer"),
-        ("570.86.10", {}, None, "does not start", "Restart"),
-        ("570.86.10", {}, "", "CUDA_VISIBLE_DEVICES='' hides it", "unset CUDA_VISIBLE_DEVICES"),
-        ("570.86.10", {}, "-1", "CUDA_VISIBLE_DEVICES='-1' hides it", "unset CUDA_VISIBLE_DEVICES"),
+        ({}, None, "built for CUDA 12.8, which may want a newer driver", "--torch-backend=auto"),
+        ({"torch": "2.10.0+cpu", "cuda": None}, None, "built without CUDA", "torch==2.10.0"),
+        ({}, "", "CUDA_VISIBLE_DEVICES='' hides it", "unset CUDA_VISIBLE_DEVICES"),
+        ({}, "-1", "CUDA_VISIBLE_DEVICES='-1' hides it", "unset CUDA_VISIBLE_DEVICES"),
     ],
 )
 def test_gpu_that_torch_does_not_see(
-    driver: str,
     found: dict[str, Any],
     hidden: str | None,
     what: str,
@@ -99,19 +95,19 @@ def test_gpu_that_torch_does_not_see(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    nvidia_smi(tmp_path, monkeypatch, f"echo GPU-a, NVIDIA L4, 8.9, 23034, 22000, {driver}")
+    nvidia_smi(tmp_path, monkeypatch, "echo GPU-a, NVIDIA L4, 8.9, 23034, 22000, 470.82.01")
     if hidden is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     probed(monkeypatch, **found)
     verdict, said, mends = wrong(diagnose(YI, tmp_path))["gpu"]
-    assert verdict == "error"
+    assert (verdict, "driver 470.82.01" in said) == ("error", True)
     assert what in said
     assert remedy in mends
     assert wrong(diagnose("nano", tmp_path))["gpu"][0] == "warning"
 
 
 def test_gpu_with_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    probed(monkeypatch, hardware=H200 | {"free": 4_000_000_000})
+    probed(monkeypatch, used=H200 | {"free": 4_000_000_000})
     verdict, said, remedy = wrong(diagnose(YI, tmp_path))["memory"]
     assert (verdict, "does not fit" in said) == ("error", True)
     assert "--model nano" in remedy
@@ -135,24 +131,6 @@ def test_packages_that_do_not_load(
     assert list(wrong(diagnosis)) == [name]
     assert remedy in wrong(diagnosis)[name][2]
     assert next(iter(broken.values())) in wrong(diagnosis)[name][1]
-
-
-@pytest.mark.parametrize(
-    ("versions", "in_step"),
-    [
-        (("2.10.0", "0.25.0", "2.10.0"), True),
-        (("2.6.0+cu124", "0.21.0+cu124", "2.6.0+cu124"), True),
-        (("2.10.0", "0.25.0", "2.11.0"), False),
-        (("2.11.0", "0.25.0", "2.11.0"), False),
-        (("2.10.0", "", "2.10.0"), False),
-    ],
-)
-def test_torch_trio(
-    versions: tuple[str, str, str], in_step: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    known = dict(zip(("torch", "torchvision", "torchaudio"), versions, strict=True))
-    monkeypatch.setattr(doctor, "_version", lambda package: known.get(package, "1"))
-    assert ("torch" not in wrong(diagnose("nano", tmp_path))) == in_step
 
 
 def test_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +178,7 @@ def test_hubs_down(tmp_path: Path) -> None:
 def test_hubs_down_but_the_model_is_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("yi_tune.models.LocalModel.downloaded", True)
     monkeypatch.setattr(doctor, "check_model", lambda local: None)
-    probed(monkeypatch, hardware=H200)
+    probed(monkeypatch, used=H200)
     diagnosis = diagnose(YI, tmp_path)
     assert {name: verdict for name, (verdict, _, _) in wrong(diagnosis).items()} == {
         "huggingface": "warning",
@@ -239,21 +217,18 @@ def test_probe_that_dies(script: str, tmp_path: Path, monkeypatch: pytest.Monkey
     assert "ends Python" in wrong(diagnosis)["torch"][1]
 
 
-def test_printed(tmp_path: Path) -> None:
-    console = Console(record=True, width=300)
-    print_diagnosis(diagnose(YI, tmp_path), console)
-    lines = console.export_text().splitlines()
+def test_command(tmp_path: Path) -> None:
+    cli = CliRunner()
+    done = cli.invoke(app, ["doctor", "--workspace", str(tmp_path)])
+    assert done.exit_code == 1
+    lines = done.stdout.splitlines()
     assert any(line.startswith("ok      torch") for line in lines)
     assert any(line.startswith("error   gpu") for line in lines)
     assert lines[-1] == f"{YI} cannot be trained here yet."
-
-
-def test_command(tmp_path: Path) -> None:
-    cli = CliRunner()
-    assert cli.invoke(app, ["doctor", "--workspace", str(tmp_path)]).exit_code == 1
     done = cli.invoke(app, ["doctor", "--model", "nano", "--workspace", str(tmp_path), "--json"])
     assert done.exit_code == 0
     printed = json.loads(done.stdout)
     assert printed.keys() == {"can_train", "model", "machine", "checks"}
+    assert printed["machine"].keys() == {"gpus", "used", "torch", "cuda", "cores", "ram_free", "disk_free"}
     assert printed["checks"][0].keys() == {"name", "verdict", "found", "remedy"}
     assert isinstance(cli.invoke(app, ["doctor", "--model", "nanoo"]).exception, YiTuneError)

@@ -5,10 +5,23 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from typer.testing import CliRunner
 
+from yi_tune.cli import app
 from yi_tune.errors import YiTuneError
-from yi_tune.models import CATALOGUE, CPU_LIMIT, DEFAULT_MODEL, LocalModel, Model, check_model, find_model
+from yi_tune.hubs import download
+from yi_tune.models import (
+    CATALOGUE,
+    CPU_LIMIT,
+    DEFAULT_MODEL,
+    LocalModel,
+    Model,
+    Origin,
+    check_model,
+    find_model,
+)
 from yi_tune.resources import DATA
+from yi_tune.shapes import Shape, read_shape
 
 
 def test_catalogue() -> None:
@@ -27,15 +40,31 @@ def test_catalogue() -> None:
     assert len(set(folders)) == len(folders)
 
 
-@pytest.mark.parametrize("model", [model for model in CATALOGUE.values() if model.huggingface], ids=lambda m: m.name)
-def test_yi_has_the_tutorials_preset(model: Model) -> None:
+# Counted from the models' config.json.
+@pytest.mark.parametrize(
+    ("name", "parameters", "gibibytes"),
+    [("yi-1.5-6b-chat", 6.061, 11.29), ("yi-1.5-9b-chat", 8.829, 16.45), ("yi-1.5-34b-chat-16k", 34.389, 64.05)],
+)
+def test_yi_has_its_size_and_the_tutorials_preset(name: str, parameters: float, gibibytes: float) -> None:
+    model = CATALOGUE[name]
+    assert model.shape
+    assert round(model.shape.parameters / 1e9, 3) == parameters
+    assert round(model.shape.weight_bytes / 2**30, 2) == gibibytes
     assert (model.learning_rate, model.num_train_epochs) == (1e-4, 3.0)
 
 
-def test_nano_has_a_learning_rate_of_its_own() -> None:
+def test_nano_has_the_size_of_its_file_and_a_learning_rate_of_its_own() -> None:
     nano = CATALOGUE["nano"]
+    size = (nano.path(Path()) / "model.safetensors").stat().st_size
+    assert 0.95 < read_shape(nano.path(Path())).weight_bytes / size <= 1
     assert nano.learning_rate > 1e-4
-    assert nano.num_train_epochs == 3
+
+
+def test_size_by_hand() -> None:
+    # One layer, 64 wide: 4 x 64 x 64 + 3 x 64 x 128 linear parameters; three norms; embeddings and head 2 x 100 x 64.
+    shape = Shape(hidden=64, layers=1, heads=1, kv_heads=1, ffn=128, vocab=100)
+    assert shape.linear_parameters == 4 * 64 * 64 + 3 * 64 * 128
+    assert shape.parameters == shape.linear_parameters + 3 * 64 + 2 * 100 * 64
 
 
 @pytest.mark.parametrize(
@@ -136,39 +165,27 @@ def test_not_downloaded(tmp_path: Path) -> None:
     assert "yi-tune download yi-1.5-6b-chat" in said
 
 
-def test_folder_that_is_no_model(local: LocalModel) -> None:
-    (local.path / "config.json").unlink()
-    assert "is no model: it has no config.json" in refused(local)
-
-
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "{}", '"llama"'])
-def test_broken_config(local: LocalModel, text: str) -> None:
-    (local.path / "config.json").write_text(text)
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"{}", b'"llama"', b"\xff\x00"])
+def test_broken_config(local: LocalModel, content: bytes) -> None:
+    (local.path / "config.json").write_bytes(content)
     assert "config.json is broken. " in refused(local)
 
 
-def test_config_that_is_not_text(local: LocalModel) -> None:
-    (local.path / "config.json").write_bytes(b"\xff\x00")
-    assert "config.json is broken. " in refused(local)
-
-
-def test_other_architecture(local: LocalModel) -> None:
-    (local.path / "config.json").write_text('{"model_type": "qwen2"}')
-    said = refused(local)
-    assert "'qwen2'" in said
-    assert "'llama'" in said
-
-
-def test_no_tokenizer(local: LocalModel) -> None:
-    (local.path / "tokenizer.json").unlink()
-    assert "has no tokenizer" in refused(local)
-
-
-def test_missing_shard(local: LocalModel) -> None:
-    (local.path / "model-2.safetensors").unlink()
-    said = refused(local)
-    assert "model-2.safetensors is missing" in said
-    assert "anew from where it came from" in said
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("config.json", None, "is no model: it has no config.json"),
+        ("config.json", '{"model_type": "qwen2"}', "'qwen2' model; Yi-1.5 models are of type 'llama'"),
+        ("tokenizer.json", None, "has no tokenizer"),
+        ("model-2.safetensors", None, "model-2.safetensors is missing"),
+        ("model-1.safetensors", "version https://git-lfs.github.com/spec/v1\n", "model-1.safetensors are broken"),
+    ],
+)
+def test_not_whole(local: LocalModel, file: str, content: str | None, said: str) -> None:
+    (local.path / file).unlink()
+    if content:
+        (local.path / file).write_text(content)
+    assert said in refused(local)
 
 
 def test_missing_weights(local: LocalModel) -> None:
@@ -187,45 +204,72 @@ def test_truncated_shard(local: LocalModel, kept: int) -> None:
     assert "Delete that file" in said
 
 
-def test_shard_that_is_something_else(local: LocalModel) -> None:
-    (local.path / "model-1.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    assert "model-1.safetensors are broken" in refused(local)
-
-
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "{}", "[]", "null", "3", '"x"', '{"weight_map": null}', '{"weight_map": []}', '{"weight_map": "x"}'],
+    ["", "{", "{}", "[]", "null", "3", '{"weight_map": null}', '{"weight_map": []}', '{"weight_map": {}}', "\xff\x00"],
 )
 def test_broken_index(local: LocalModel, text: str) -> None:
-    (local.path / "model.safetensors.index.json").write_text(text)
+    (local.path / "model.safetensors.index.json").write_text(text, encoding="latin-1")
     assert "model.safetensors.index.json is broken" in refused(local)
 
 
-@pytest.mark.parametrize("shard", [3, None, True, ["x"], {"x": 1}, "", ".", "none.safetensors", "\0"])
+@pytest.mark.parametrize("shard", [3, None, ["x"], {"x": 1}, "", ".", "none.safetensors", "\0"])
 def test_index_of_what_is_no_file(local: LocalModel, shard: Any) -> None:
     index = {"weight_map": {"layer.1": "model-1.safetensors", "layer.2": shard}}
     (local.path / "model.safetensors.index.json").write_text(json.dumps(index))
     assert "The weights are not whole" in refused(local)
 
 
-def test_index_of_nothing(local: LocalModel) -> None:
-    (local.path / "model.safetensors.index.json").write_text('{"weight_map": {}}')
-    assert "model.safetensors.index.json" in refused(local)
-
-
-def test_index_that_is_not_text(local: LocalModel) -> None:
-    (local.path / "model.safetensors.index.json").write_bytes(b"\xff\x00")
-    assert "model.safetensors.index.json is broken" in refused(local)
-
-
-def test_big_models_need_a_gpu(local: LocalModel, tmp_path: Path) -> None:
+def test_big_models_and_those_that_are_not_here_need_a_gpu(local: LocalModel, tmp_path: Path) -> None:
     assert local.weight_bytes == sum(file.stat().st_size for file in local.path.glob("*.safetensors")) > 2 * 64 * 64 * 4
     assert not local.needs_gpu
     with (local.path / "model-3.safetensors").open("wb") as file:
         file.truncate(CPU_LIMIT)  # a sparse file: no disk is used
     assert local.needs_gpu
-
-
-def test_models_that_are_not_here_need_a_gpu(tmp_path: Path) -> None:
     assert find_model("yi-1.5-6b-chat", tmp_path).needs_gpu
-    assert find_model("yi-1.5-6b-chat", tmp_path).weight_bytes == 0
+
+
+def listed(workspace: Path, monkeypatch: pytest.MonkeyPatch, copy: tuple[Path, Origin] | None = None) -> dict[str, Any]:
+    """The list of `yi-tune models` by name, with that copy of the largest model in a cache."""
+    monkeypatch.setattr(download, "cached", lambda model: copy if model.name == "yi-1.5-34b-chat" else None)
+    done = CliRunner().invoke(app, ["models", "--json", "--workspace", str(workspace)])
+    return {model["name"]: model for model in json.loads(done.stdout)}
+
+
+def test_catalogue_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = tmp_path / "cache", Origin("Hugging Face's cache", "01-ai/Yi-1.5-34B-Chat", None, "d" * 40)
+    found = listed(tmp_path, monkeypatch, copy)
+    assert list(found) == list(CATALOGUE)
+    yi = found["yi-1.5-6b-chat"]
+    assert (yi["parameters"], yi["weight_bytes"]) == (6_061_035_520, 2 * 6_061_035_520)
+    assert yi["weight_bytes"] / 4 < yi["qlora_bytes_estimated"] < yi["weight_bytes"]
+    assert (yi["path"], yi["source"], yi["commit"]) == (None, None, None)
+    assert (found["nano"]["path"], found["nano"]["source"]) == (str(DATA / "nano"), "shipped with yi-tune")
+    large = found["yi-1.5-34b-chat"]
+    assert (large["path"], large["source"], large["commit"]) == (str(copy[0]), copy[1].source, "d" * 40)
+
+
+def test_downloads_are_listed_with_their_origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known, other = CATALOGUE["yi-1.5-9b-chat"].path(tmp_path), tmp_path / "models" / "Tuned"
+    for folder, repository in ((known, "01-ai/Yi-1.5-9B-Chat"), (other, "someone/Tuned")):
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text((DATA / "nano" / "config.json").read_text())
+        Origin("huggingface", repository, None, "c" * 40).write(folder)
+    (tmp_path / "models" / "own folder").mkdir()
+    found = listed(tmp_path, monkeypatch)
+    assert list(found) == [*CATALOGUE, "someone/Tuned"]
+    assert (found["yi-1.5-9b-chat"]["path"], found["yi-1.5-9b-chat"]["commit"]) == (str(known), "c" * 40)
+    assert (found["someone/Tuned"]["path"], found["someone/Tuned"]["source"]) == (str(other), "huggingface")
+    assert found["someone/Tuned"]["parameters"] == found["nano"]["parameters"]
+    (other / "config.json").write_text("{}")
+    assert listed(tmp_path, monkeypatch)["someone/Tuned"]["parameters"] is None
+
+
+def test_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "cached", lambda model: None)
+    lines = CliRunner().invoke(app, ["models", "--workspace", str(tmp_path)]).stdout.splitlines()
+    assert lines[0].split() == ["model", "parameters", "on", "disk", "QLoRA", "memory*", "on", "this", "machine"]
+    assert lines[1].split()[:5] == ["yi-1.5-6b-chat", "6.061", "B", "12.1", "GB"]
+    assert lines[1].endswith("  no")
+    assert len(lines) == 1 + len(CATALOGUE) + 2
+    assert "estimate, not measured" in lines[-1]

@@ -1,12 +1,12 @@
-"""What of this machine stands in the way of training, and what to do about it: `yi-tune doctor`."""
+"""The faults of this machine that stand in the way of training, and their remedies: `yi-tune doctor`."""
 
+import importlib
 import importlib.metadata
 import json
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -16,26 +16,26 @@ from pathlib import Path
 from typing import Any, Literal
 
 import psutil
-from rich.console import Console
 from rich.filesize import decimal
 
 from yi_tune.config import find_config, read_config
 from yi_tune.data.identity import Identity, identity_rows, render
 from yi_tune.data.replay import choose_prompts
 from yi_tune.errors import YiTuneError
-from yi_tune.hardware import Gpu, Hardware, free_ram, read_gpus
+from yi_tune.hardware import Gpu, Hardware, detect, free_ram, read_gpus
 from yi_tune.hubs import PATIENCE, Hub, hubs_of
 from yi_tune.hubs.download import cached
 from yi_tune.models import LocalModel, check_model, find_model
+from yi_tune.output import err
 from yi_tune.plan.memory import choose_fit, longest_row, refuse
-from yi_tune.screen import err
-
-Verdict = Literal["ok", "warning", "error"]
 
 _TORCH = "uv pip install --reinstall --torch-backend=auto torch==2.10.0 torchvision==0.25.0 torchaudio==2.10.0"
-# The oldest driver for each major version of CUDA, by its minor-version compatibility
-# (docs.nvidia.com/deploy/cuda-compatibility).
-_DRIVERS = {11: 450, 12: 525, 13: 580}
+# The packages that training loads, each with its modules. Where one fails the next ones may fail because of it.
+_PACKAGES = {
+    "torch": ("torch", "torchvision", "torchaudio"),
+    "bitsandbytes": ("bitsandbytes",),
+    "llamafactory": ("llamafactory.train.tuner",),
+}
 # Bytes of a run: adapter, checkpoints with the optimiser's state, logs. And of RAM beside a GPU, for Python and its
 # libraries and for weights on their way to the GPU.
 _RUN, _RAM = 1_000_000_000, 4_000_000_000
@@ -44,62 +44,43 @@ _LONGEST_PROBE = 180  # seconds; importing everything takes 10 on two cores
 
 @dataclass(frozen=True)
 class Check:
-    """Something that was looked at: what was found, and where that is wrong what mends it."""
+    """A finding, and the remedy where it is wrong."""
 
     name: str
-    verdict: Verdict
+    verdict: Literal["ok", "warning", "error"]
     found: str
     remedy: str = ""
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that was looked at for training `model`; sizes in bytes."""
+    """All findings for training `model`; sizes in bytes."""
 
+    can_train: bool
     model: str
     machine: dict[str, Any]
     checks: list[Check]
-
-    @property
-    def can_train(self) -> bool:
-        return all(check.verdict != "error" for check in self.checks)
 
 
 def diagnose(model: str, workspace: Path) -> Diagnosis:
     """Look at everything that training `model` in `workspace` depends on. Raises YiTuneError for an unknown model."""
     local = find_model(model, workspace)
     with err.status("Looking at the machine"):
-        gpus, probe, ram = read_gpus(), _probe(), free_ram()
-        hardware = Hardware(**probe["hardware"]) if probe["hardware"] else None
+        gpus, found, cores, ram = read_gpus(), _probe(), psutil.cpu_count(), free_ram()
+        broken, hardware = found.pop("broken"), Hardware(**found["used"]) if found["used"] else None
         place = next(folder for folder in (workspace, *workspace.parents) if folder.is_dir())
-        disk = shutil.disk_usage(place).free
-        here = _model(local)
-        checks = [
-            *_packages(probe["broken"]),
-            _gpu(local, gpus, probe, hardware),
-            Check("cpu and ram", "ok", f"{psutil.cpu_count()} cores, {decimal(ram)} of RAM free")
-            if ram >= _RAM or not local.needs_gpu
-            else Check("cpu and ram", "warning", f"{decimal(ram)} of RAM free", f"{decimal(_RAM)} are safer."),
-            *([_memory(local, hardware)] if hardware and (hardware.gpu or not local.needs_gpu) else []),
-            _workspace(workspace, place),
-            _disk(local, here, disk, place),
-            here,
-            *_hubs(local, here),
-        ]
-    machine = {
-        "gpus": [vars(gpu) for gpu in gpus],
-        "used": probe["hardware"],
-        "torch": probe["torch"],
-        "cuda": probe["cuda"],
-        "cores": psutil.cpu_count(),
-        "ram_free": ram,
-        "disk_free": disk,
-    }
-    return Diagnosis(local.model.name, machine, checks)
+        disk, here = shutil.disk_usage(place).free, _model(local)
+        checks = [*_packages(broken), _gpu(local, gpus, found, hardware), _ram(local, cores, ram)]
+        if hardware and (hardware.gpu or not local.needs_gpu):
+            checks.append(_memory(local, hardware))
+        checks += [_workspace(workspace, place), _disk(local, here, disk, place), here, *_hubs(local, here)]
+    machine = {"gpus": [vars(gpu) for gpu in gpus], **found, "cores": cores, "ram_free": ram, "disk_free": disk}
+    return Diagnosis(all(check.verdict != "error" for check in checks), local.model.name, machine, checks)
 
 
 def _probe() -> dict[str, Any]:
-    command = [sys.executable, "-m", "yi_tune.engine.probe"]
+    """The result of `probe` in a process of its own: an extension that does not fit the others may end it."""
+    command = [sys.executable, "-m", "yi_tune.doctor"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_PROBE, check=False)  # noqa: S603
         result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -109,51 +90,49 @@ def _probe() -> dict[str, Any]:
         why = f"importing it ends Python (status {done.returncode}): {done.stderr.strip()[-300:]}"
     else:
         return result
-    return {"torch": None, "cuda": None, "hardware": None, "broken": {"torch": why}}
+    return {"used": None, "torch": None, "cuda": None, "broken": {"torch": why}}
+
+
+def probe() -> dict[str, Any]:
+    """Versions, the hardware that a run would use, and under `broken` each module that does not load, with the reason.
+
+    A 4-bit layer is trained too: bitsandbytes loads its native library only then.
+    """
+    found: dict[str, Any] = {"used": None, "torch": None, "cuda": None, "broken": {}}
+    for module in (module for modules in _PACKAGES.values() for module in modules):
+        try:
+            loaded = importlib.import_module(module)
+            if module == "torch":
+                torch, found["used"] = loaded, vars(detect())
+                found |= {"torch": torch.__version__, "cuda": torch.version.cuda}
+            if module == "bitsandbytes":
+                device = "cuda" if found["used"]["gpu"] else "cpu"
+                layer = loaded.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4")
+                layer.to(device)(torch.ones(2, 64, device=device, requires_grad=True)).sum().backward()
+        except Exception as error:
+            found["broken"][module] = f"{type(error).__name__}: {error}"
+    return found
 
 
 def _packages(broken: dict[str, str]) -> list[Check]:
-    """torch and its two companions; what builds on them; what should not be there."""
-    names = ("torch", "torchvision", "torchaudio")
-    versions = {name: _version(name) for name in names}
-    found = ", ".join(f"{name} {version or 'is missing'}" for name, version in versions.items())
+    versions = {package.name: package.version for package in importlib.metadata.distributions()}
     checks = []
-    if why := next((f"{name}: {broken[name]}" for name in names if name in broken), ""):
-        checks.append(Check("torch", "error", f"{found}. {why}", _TORCH))
-    elif not _in_step(*versions.values()):
-        checks.append(Check("torch", "error", f"{found}: these are not made for one another.", _TORCH))
-    else:
-        checks.append(Check("torch", "ok", found))
-    for module, package in (("bitsandbytes", "bitsandbytes"), ("llamafactory.train.tuner", "llamafactory")):
-        version = _version(package)
-        if checks[0].verdict == "ok" and module in broken:
-            remedy = f"uv pip install --reinstall-package {package} {package}" + (f"=={version}" if version else "")
-            checks.append(Check(package, "error", f"{version or 'missing'}; {broken[module]}", remedy))
-        elif module not in broken:
-            checks.append(Check(package, "ok", version))
+    for package, modules in _PACKAGES.items():
+        names = modules if package == "torch" else (package,)
+        found = ", ".join(f"{name} {versions.get(name, 'is missing')}" for name in names)
+        if why := next((f"{module}: {broken[module]}" for module in modules if module in broken), ""):
+            wanted = f"{package}=={versions[package]}" if package in versions else package
+            remedy = _TORCH if package == "torch" else f"uv pip install --reinstall-package {package} {wanted}"
+            checks.append(Check(package, "error", f"{found}. {why}", remedy))
+            break
+        checks.append(Check(package, "ok", found))
     if find_spec("kernels"):
         why = "is installed: with it bitsandbytes fetches and runs native code from a hub when it is imported"
         checks.append(Check("kernels", "warning", why, "uv pip uninstall kernels"))
     return checks
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return ""
-
-
-def _in_step(torch: str, torchvision: str, torchaudio: str) -> bool:
-    """torch 2.N goes with torchvision 0.(N + 15) and torchaudio 2.N."""
-    try:
-        minors = [int(version.split(".")[1]) for version in (torch, torchvision, torchaudio)]
-    except (IndexError, ValueError):
-        return False
-    return minors == [minors[0], minors[0] + 15, minors[0]]
-
-
-def _gpu(local: LocalModel, gpus: list[Gpu], probe: dict[str, Any], hardware: Hardware | None) -> Check:
+def _gpu(local: LocalModel, gpus: list[Gpu], found: dict[str, Any], hardware: Hardware | None) -> Check:
     seen = "; ".join(
         f"{gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}, {decimal(gpu.free)} of "
         f"{decimal(gpu.total)} free, driver {gpu.driver}"
@@ -161,42 +140,36 @@ def _gpu(local: LocalModel, gpus: list[Gpu], probe: dict[str, Any], hardware: Ha
     )
     if hardware and hardware.gpu:
         precision = "bf16" if hardware.bf16 else "fp16"
-        return Check("gpu", "ok", f"{seen or hardware.gpu}; torch for CUDA {probe['cuda']}; trains in {precision}")
-    if not gpus:
-        found, remedy = "no CUDA GPU, or no NVIDIA driver (nvidia-smi lists none)", "Install the driver for the GPU"
-    else:
-        found, remedy = _unused(gpus[0], probe)
-        found = f"{seen}, but torch sees none: {found}"
-    if local.needs_gpu:
-        return Check("gpu", "error", found, f"{remedy}. Or a model that needs none: --model nano")
-    found = f"{found}; {local.model.name} needs none"
-    return Check("gpu", "warning", found, remedy) if gpus else Check("gpu", "ok", found)
-
-
-def _unused(gpu: Gpu, probe: dict[str, Any]) -> tuple[str, str]:
-    """Why torch does not see a GPU that the driver lists, and what to do."""
+        return Check("gpu", "ok", f"{seen or hardware.gpu}; torch for CUDA {found['cuda']}; trains in {precision}")
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if hidden is not None and not hidden.strip().strip("-1"):
-        return f"CUDA_VISIBLE_DEVICES={hidden!r} hides it", "unset CUDA_VISIBLE_DEVICES"
-    driver, cuda = gpu.driver.split(".")[0], probe["cuda"]
-    if not probe["torch"] or not driver.isdecimal():
-        return "torch does not load", _TORCH
-    if cuda is None:
-        return f"torch {probe['torch']} is built without CUDA", _TORCH
-    oldest = _DRIVERS.get(int(cuda.split(".")[0]), max(_DRIVERS.values()))
-    if int(driver) < _DRIVERS[12]:
-        return f"driver {gpu.driver} is older than CUDA 12 takes", f"Update the driver to {_DRIVERS[12]} or newer"
-    if int(driver) < oldest:
-        return f"torch {probe['torch']} is built for CUDA {cuda}, whose driver is {oldest} or newer", _TORCH
-    return f"CUDA {cuda} does not start", "Restart the machine: driver and kernel module may be out of step"
+    said = f"{seen}, but torch sees none"
+    if not gpus:
+        said, remedy = "no CUDA GPU, or no NVIDIA driver (nvidia-smi lists none)", "Install the driver for the GPU"
+    elif hidden is not None and not hidden.strip().strip("-1"):
+        said, remedy = f"{said}: CUDA_VISIBLE_DEVICES={hidden!r} hides it", "unset CUDA_VISIBLE_DEVICES"
+    elif found["cuda"] is None:
+        said, remedy = f"{said}: torch {found['torch']} is built without CUDA", _TORCH
+    else:
+        said = f"{said}: torch {found['torch']} is built for CUDA {found['cuda']}, which may want a newer driver"
+        remedy = f"A torch for this driver: {_TORCH}. Or update the driver, and restart the machine"
+    if local.needs_gpu:
+        return Check("gpu", "error", said, f"{remedy}. Or a model that needs none: --model nano")
+    said = f"{said}; {local.model.name} needs none"
+    return Check("gpu", "warning", said, remedy) if gpus else Check("gpu", "ok", said)
+
+
+def _ram(local: LocalModel, cores: int | None, free: int) -> Check:
+    found = f"{cores} cores, {decimal(free)} of RAM free"
+    if free < _RAM and local.needs_gpu:
+        return Check("cpu and ram", "warning", found, f"{decimal(_RAM)} are safer.")
+    return Check("cpu and ram", "ok", found)
 
 
 def _memory(local: LocalModel, hardware: Hardware) -> Check:
     """Whether the default config fits, on the identity rows and the base's own answers."""
     config = read_config(find_config("qlora"))
     rows, prompts = render(identity_rows(), Identity("Yi-tune", "yi-tune")), choose_prompts(local.model.replay)
-    length = longest_row(local, config, rows, None, prompts)
-    fit = choose_fit(local.shape, config, length, hardware)
+    fit = choose_fit(local.shape, config, longest_row(local, config, rows, None, prompts), hardware)
     if not fit.fits:
         error = refuse(fit, local.model.name, replay=bool(prompts))
         return Check("memory", "error", error.message, error.hint)
@@ -204,22 +177,16 @@ def _memory(local: LocalModel, hardware: Hardware) -> Check:
 
 
 def _workspace(workspace: Path, place: Path) -> Check:
-    try:
-        if workspace.exists() and not workspace.is_dir():
-            raise NotADirectoryError(f"{workspace} is no folder")
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        return Check("workspace", "error", f"{workspace} cannot be written: {error}", "Another place: --workspace DIR")
+    if workspace.is_file() or not os.access(place, os.W_OK | os.X_OK):
+        return Check("workspace", "error", f"{workspace} cannot be written", "Choose another place: --workspace DIR")
     return Check("workspace", "ok", f"{workspace} can be written")
 
 
 def _disk(local: LocalModel, here: Check, free: int, place: Path) -> Check:
-    shape = local.shape
-    needed = _RUN + (shape.weight_bytes if shape and here.verdict != "ok" else 0)
+    needed = _RUN + (local.shape.weight_bytes if local.shape and here.verdict != "ok" else 0)
     if free < needed:
-        what = f"{decimal(free)} free in {place}; {decimal(needed)} are needed"
-        return Check("disk", "error", what, "Free some, or take another place: --workspace DIR")
+        found = f"{decimal(free)} free in {place}; {decimal(needed)} are needed"
+        return Check("disk", "error", found, "Free some, or take another place: --workspace DIR")
     return Check("disk", "ok", f"{decimal(free)} free")
 
 
@@ -237,39 +204,30 @@ def _model(local: LocalModel) -> Check:
 def _hubs(local: LocalModel, here: Check) -> list[Check]:
     """Each hub that has the model; an error when it is needed, and none can be reached."""
     hubs = hubs_of(local.model.huggingface, local.model.modelscope, None)
-    if not hubs:
-        return []
-    with ThreadPoolExecutor(len(hubs)) as pool:
+    with ThreadPoolExecutor() as pool:
         answers = list(pool.map(_silence, hubs))
-    needed = here.verdict != "ok" and all(answers)
+    verdict: Literal["warning", "error"] = "error" if here.verdict != "ok" and all(answers) else "warning"
     remedy = "Check the network and HTTPS_PROXY, or name a mirror: HF_ENDPOINT or MODELSCOPE_ENDPOINT"
     return [
-        Check(hub.name, "ok", f"{hub.endpoint} answers")
-        if not why
-        else Check(hub.name, "error" if needed else "warning", f"{hub.endpoint} cannot be reached: {why}", remedy)
+        Check(hub.name, verdict, f"{hub.endpoint} cannot be reached: {why}", remedy)
+        if why
+        else Check(hub.name, "ok", f"{hub.endpoint} answers")
         for hub, why in zip(hubs, answers, strict=True)
     ]
 
 
 def _silence(hub: Hub) -> str:
-    """Why a hub does not answer; "" when it does, whatever it says."""
+    """Why a hub does not answer; "" when it answers, with any status."""
     try:
-        request = urllib.request.Request(hub.endpoint, method="HEAD")  # noqa: S310
-        with urllib.request.urlopen(request, timeout=PATIENCE):  # noqa: S310
-            return ""
+        urllib.request.urlopen(urllib.request.Request(hub.endpoint, method="HEAD"), timeout=PATIENCE).close()  # noqa: S310
     except urllib.error.HTTPError:
-        return ""
+        pass
     except (OSError, ValueError) as error:
         return str(getattr(error, "reason", error))
+    return ""
 
 
-def print_diagnosis(diagnosis: Diagnosis, console: Console) -> None:
-    """A line a check, and under what is wrong its remedy."""
-    for check in diagnosis.checks:
-        style = {"ok": "green", "warning": "yellow", "error": "bold red"}[check.verdict]
-        console.print(f"[{style}]{check.verdict:8}[/]", end="")
-        console.print(f"{check.name:14} {check.found}", markup=False, soft_wrap=True)
-        if check.remedy:
-            console.print(f"{'':22} -> {check.remedy}", markup=False, soft_wrap=True)
-    verdict = "can be trained here" if diagnosis.can_train else "cannot be trained here yet"
-    console.print(f"\n{diagnosis.model} {verdict}.", markup=False)
+if __name__ == "__main__":
+    result = probe()
+    # After whatever the imports have printed.
+    print(f"\n{json.dumps(result)}", flush=True)

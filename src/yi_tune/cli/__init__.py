@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from yi_tune.cli import chat, doctor, export, models, runs, serve, train
+from yi_tune.cli import chat, export, models, runs, serve, train
 from yi_tune.errors import YiTuneError
 
 app = typer.Typer(
@@ -31,7 +31,7 @@ for command in (
     export.export,
     serve.serve,
     serve.web,
-    doctor.doctor,
+    models.doctor,
 ):
     app.command()(command)
 app.add_typer(runs.config_app, name="config")

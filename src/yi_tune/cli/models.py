@@ -1,14 +1,15 @@
-"""`yi-tune download` and `yi-tune models`."""
+"""`yi-tune download`, `yi-tune models` and `yi-tune doctor`."""
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from yi_tune.cli.options import WorkspaceOption
-from yi_tune.models import DEFAULT_MODEL
+from yi_tune.models import CATALOGUE, DEFAULT_MODEL, LocalModel, Model, Origin, find_model, read_origin
 
 
 def download(
@@ -26,23 +27,22 @@ def download(
 ) -> None:
     """Fetch a model from Hugging Face or ModelScope, for train and chat to find.
 
-    A copy in the cache of either is used where it lies. Broken off, the same command goes on where it stopped. Tokens
+    A copy in the cache of either is used where it lies. The same command resumes a download that broke off. Tokens
     and mirrors are taken from the hubs' own settings: HF_TOKEN, HF_ENDPOINT, MODELSCOPE_API_TOKEN, MODELSCOPE_ENDPOINT.
 
     yi-tune download yi-1.5-6b-chat --source modelscope
     """
     from yi_tune.hubs import download as downloading
-    from yi_tune.models import find_model
-    from yi_tune.screen import err, out
+    from yi_tune.output import err, out
 
     local = find_model(model, workspace.absolute())
     try:
         downloading.download(local, source, err, revision=revision, verify=verify)
     except KeyboardInterrupt:
-        err.print("\nInterrupted. The same command goes on where it stopped.")
+        err.print("\nInterrupted. The same command resumes it.")
         # Not by the usual way out, on which Python waits for every thread: one may wait for a slow hub.
         os._exit(130)
-    out.print(f"{local.model.name} is in {local.path}", markup=False, soft_wrap=True)
+    out.print(f"{local.model.name} is in {local.path}")
 
 
 def models(
@@ -54,11 +54,84 @@ def models(
 
     yi-tune models --json
     """
-    from yi_tune.catalogue import list_models, print_models
-    from yi_tune.screen import out
+    from rich.filesize import decimal
 
-    listed = list_models(workspace.absolute())
+    from yi_tune.output import out, print_table
+
+    known = {model.path(workspace.absolute()): model for model in CATALOGUE.values()}
+    others = {
+        file.parent: Model(origin.repository, file.parent.name, origin.repository, origin.repository)
+        for file in sorted((workspace.absolute() / "models").glob("*/download.json"))
+        if file.parent not in known and (origin := read_origin(file.parent))
+    }
+    listed = [_listed(LocalModel(model, path)) for path, model in (known | others).items()]
     if as_json:
-        print(json.dumps([vars(model) for model in listed]))
+        print(json.dumps(listed))
+        return
+    rows = [("model", "parameters", "on disk", "QLoRA memory*", "on this machine")]
+    for row in listed:
+        parameters = "" if row["parameters"] is None else f"{row['parameters'] / 1e9:.3f} B"
+        disk, memory = (
+            "" if size is None else decimal(size) for size in (row["weight_bytes"], row["qlora_bytes_estimated"])
+        )
+        rows.append(
+            (row["name"], parameters, disk, memory, f"{row['path']} ({row['source']})" if row["path"] else "no")
+        )
+    print_table(out, rows, right=(1, 2, 3))
+    out.print("\n* the least it takes: an estimate, not measured yet on a GPU")
+
+
+def _listed(local: LocalModel) -> dict[str, Any]:
+    """A model of the list; sizes in bytes, None where only its folder tells, and that is not here."""
+    from yi_tune.hubs.download import cached
+    from yi_tune.plan.memory import MICRO, estimate
+
+    path: Path | None = None
+    origin: Origin | None = None
+    if local.downloaded:
+        path, origin = local.path, read_origin(local.path) or Origin("shipped with yi-tune", "", None, None)
+    elif found := cached(local.model):
+        path, origin = found
+    shape = LocalModel(local.model, path or local.path).shape
+    # In the smallest steps, on rows as short as the identity's.
+    least = shape and estimate(shape, {"quantization_bit": 4, MICRO: 1}, 128, "cuda").total
+    return {
+        "name": local.model.name,
+        "parameters": shape and shape.parameters,
+        "weight_bytes": shape and shape.weight_bytes,
+        "qlora_bytes_estimated": least,
+        "path": path and str(path),
+        "source": origin and origin.source,
+        "commit": origin and origin.commit,
+    }
+
+
+def doctor(
+    *,
+    model: Annotated[str, typer.Option(help="The model that is to be trained.")] = DEFAULT_MODEL,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; sizes in bytes.")] = False,
+    workspace: WorkspaceOption = Path(),
+) -> None:
+    """Can this machine train the model? What is here, what is wrong, and what to do about it.
+
+    Exit status 1 when training could not run.
+
+    yi-tune doctor --model nano
+    """
+    from yi_tune.doctor import diagnose
+    from yi_tune.output import out
+
+    diagnosis = diagnose(model, workspace.absolute())
+    if as_json:
+        print(json.dumps(asdict(diagnosis), ensure_ascii=False))
     else:
-        print_models(listed, out)
+        for check in diagnosis.checks:
+            style = {"ok": "green", "warning": "yellow", "error": "bold red"}[check.verdict]
+            out.print(f"{check.verdict:8}", style=style, end="")
+            out.print(f"{check.name:14} {check.found}")
+            if check.remedy:
+                out.print(f"{'':22} -> {check.remedy}")
+        verdict = "can be trained here" if diagnosis.can_train else "cannot be trained here yet"
+        out.print(f"\n{diagnosis.model} {verdict}.")
+    if not diagnosis.can_train:
+        raise typer.Exit(1)
