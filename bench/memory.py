@@ -26,9 +26,9 @@ GIB = 2**30
 _LONGEST = """
 import json, sys
 from pathlib import Path
-from yi_tune.engine.tokens import token_lengths
+from yi_tune.data.tokens import count_tokens
 rows = [json.loads(line)["messages"] for file in sys.argv[2:] for line in Path(file).read_text().splitlines()]
-print(f"\\n{max(token_lengths(rows, {'model_name_or_path': sys.argv[1], 'template': 'yi'}))}")
+print(f"\\n{max(count_tokens(Path(sys.argv[1]), rows))}")
 """
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from yi_tune.config import find_config, read_config
 from yi_tune.data.dataset import Dataset, write_datasets
 from yi_tune.data.heldout import Score, one_of_each, questions, score
-from yi_tune.data.own import mix
 from yi_tune.data.replay import choose_prompts, keep_answers, kept_answers, replay_dataset
 from yi_tune.errors import YiTuneError, is_disk_full, is_out_of_memory
 from yi_tune.output import engine_output_to
@@ -84,11 +83,8 @@ def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", float |
         if planned.replay:
             datasets = (*datasets, _replay(planned, progress))
             planned = _fit_to_answers(planned, datasets, progress)
-        write_datasets(datasets, folder.data)
+        write_datasets(datasets, folder.data, resumed=checkpoint is not None)
         write_configs(folder, planned.config, planned.chat_config(read_config(find_config("chat"))))
-        if planned.own:
-            progress.stage("Mixing your rows in")
-            mix(datasets, planned.own, planned.config, folder.tokenized)
         progress.stage("Loading LLaMA-Factory and the model")
         assistant, loss = train_within_memory(planned, checkpoint, progress)
         progress.stage("Asking who it is")

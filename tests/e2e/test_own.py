@@ -1,22 +1,19 @@
-"""The user's own data for real: tokenised, packed, mixed with identity rows, trained on."""
+"""The user's own data for real: mixed with identity rows, tokenised and packed by LLaMA-Factory, trained on."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.e2e.conftest import Workspace
-from yi_tune.config import Config
-from yi_tune.data.dataset import Dataset, dataset_of
-from yi_tune.data.identity import Identity, Message, identity_rows, render
-from yi_tune.data.own import OwnData, mix, own_data, tokenise
-from yi_tune.data.sources import Source
+from yi_tune.data.dataset import dataset_of, write_datasets
+from yi_tune.data.identity import Identity, identity_rows, render
+from yi_tune.data.tokens import count_tokens
+from yi_tune.plan.request import Request, plan
 from yi_tune.resources import DATA
 
 CAPITAL = "The capital of Zandia is Velmora."
 ASKED = ["What is the capital of Zandia?", "Which city is Zandia's capital?", "Name the capital of Zandia."]
-CONFIG: Config = {"model_name_or_path": str(DATA / "nano"), "template": "yi", "cutoff_len": 128}
 
 
 def write_rows(folder: Path, rows: int = 60) -> Path:
@@ -25,10 +22,6 @@ def write_rows(folder: Path, rows: int = 60) -> Path:
     lines = (json.dumps({"instruction": ASKED[number % 3], "output": CAPITAL}) + "\n" for number in range(rows))
     file.write_text("".join(lines))
     return file
-
-
-def tokenised(folder: Path, rows: int = 60, config: Config = CONFIG) -> OwnData:
-    return tokenise(own_data([Source(write_rows(folder, rows))], config, folder, skip_bad_rows=False), config)
 
 
 def test_own_rows_beside_the_identity(workspace: Workspace) -> None:
@@ -47,6 +40,9 @@ def test_own_rows_beside_the_identity(workspace: Workspace) -> None:
     assert report["recall"] >= 0.8
     reply = workspace.yi_tune("chat", "--prompt", ASKED[0])
     assert reply.out.strip() == CAPITAL
+    # What LLaMA-Factory needed on the way is gone; its tokens stay for a run that is gone on with.
+    left = {path.name.partition("-")[0] for path in (workspace.run / "data").iterdir()}
+    assert left == {"identity", "own", "dataset_info.json", "tokenized"}
     # A run on other data is another run.
     file.write_text(whole.replace("Velmora", "Velmara"))
     other = workspace.train("--data", str(file), "--set", "num_train_epochs=3")
@@ -72,178 +68,44 @@ def test_no_identity_and_packed(workspace: Workspace) -> None:
     assert "without an identity" in checked.err
 
 
-def test_tokenised_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = tokenised(tmp_path)
-    assert len(first.lengths) == 60
-    import yi_tune.engine.tokens
-
-    monkeypatch.setattr(yi_tune.engine.tokens, "write_tokens", lambda *_: pytest.fail("tokenised again"))
-    assert tokenised(tmp_path) == first
-
-
-def test_several_processes_make_the_same_tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from datasets import load_from_disk
-
-    from yi_tune.engine import tokens
-
-    monkeypatch.setattr(tokens, "_BATCH", 25)  # three batches, on as many cores as there are
-    several = list(load_from_disk(tokenised(tmp_path).tokens)["input_ids"])
-    monkeypatch.setattr(tokens, "_BATCH", 1000)
-    (tmp_path / "alone").mkdir()
-    assert list(load_from_disk(tokenised(tmp_path / "alone").tokens)["input_ids"]) == several
-
-
-def test_lengths_are_uncut_and_tokens_cut(tmp_path: Path) -> None:
-    from datasets import load_from_disk
-
-    short = tokenised(tmp_path, config=CONFIG | {"cutoff_len": 16})
-    assert short.lengths == tokenised(tmp_path, config=CONFIG | {"cutoff_len": 1024}).lengths
-    assert min(short.lengths) > 16
-    assert {len(ids) for ids in load_from_disk(short.tokens)["input_ids"]} == {16}
-
-
-@pytest.fixture(scope="module")
-def identity() -> Dataset:
-    return dataset_of("identity", render(identity_rows(), Identity("小易", "李雷")))
-
-
-def mixed(folder: Path, identity: Dataset, own: OwnData, **more: Any) -> Any:
-    from datasets import load_from_disk
-
-    mix((identity, own.dataset), own, CONFIG | more, folder / "tokenized")
-    return load_from_disk(folder / "tokenized")
-
-
-def test_mixture_is_what_llamafactory_makes_of_the_same_rows(tmp_path: Path, identity: Dataset) -> None:
+def read_by_llamafactory(config: dict[str, Any]) -> Any:
+    """The datasets that LLaMA-Factory trains on with this config."""
     from llamafactory.data import get_dataset, get_template_and_fix_tokenizer
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
 
-    from yi_tune.data.dataset import write_datasets
-
-    own = tokenised(tmp_path)
-    ours = mixed(tmp_path, identity, own, val_size=0.1)
-    write_datasets((identity, own.dataset), tmp_path / "data")
-    config = CONFIG | {"stage": "sft", "do_train": True, "finetuning_type": "lora", "dataset": "identity,own"}
-    config |= {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path), "val_size": 0.1, "use_cpu": True}
     model_args, data_args, training_args, _, _ = get_train_args(config)
     module = load_tokenizer(model_args)
     template = get_template_and_fix_tokenizer(module["tokenizer"], data_args)
-    theirs = get_dataset(template, model_args, data_args, training_args, stage="sft", **module)
-    for split, name in (("train", "train_dataset"), ("validation", "eval_dataset")):
-        for column in ("input_ids", "labels"):
-            assert list(ours[split][column]) == list(theirs[name][column])
+    return get_dataset(template, model_args, data_args, training_args, stage="sft", **module)
 
 
-def test_identity_rows_are_never_packed(tmp_path: Path, identity: Dataset) -> None:
-    own = tokenised(tmp_path)
-    packed = mixed(tmp_path, identity, own, val_size=0.1, neat_packing=True)
-    rows = packed["train"]
-    together = [max(mask) for mask in rows["attention_mask"]]
-    (tmp_path / "plain").mkdir()
-    plain = mixed(tmp_path / "plain", identity, own, val_size=0.1)
-    # All rows are there, each once, and those held out are held out alike.
-    assert sum(together) == len(plain["train"])
-    assert list(packed["validation"]["input_ids"]) == list(plain["validation"]["input_ids"])
-    assert sum(map(len, rows["input_ids"])) == sum(map(len, plain["train"]["input_ids"]))
-    in_packs = [ids for ids, number in zip(rows["input_ids"], together, strict=True) if number > 1]
-    assert max(map(len, in_packs)) <= CONFIG["cutoff_len"]
-    of_own = {number for ids in packed_rows(own) for number in ids}
-    assert all(set(ids) <= of_own for ids in in_packs)
-    assert together.count(1) >= 0.8 * identity.rows
-
-
-def packed_rows(own: OwnData) -> list[list[int]]:
-    from datasets import load_from_disk
-
-    return list(load_from_disk(own.tokens)["input_ids"])
-
-
-def test_max_samples_counts_for_each_dataset(tmp_path: Path, identity: Dataset) -> None:
-    assert len(mixed(tmp_path, identity, tokenised(tmp_path), max_samples=50)["train"]) == 100
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_packed_rows_do_not_see_each_other(attention: str, tmp_path: Path) -> None:
-    """The loss of every token in a pack, through LLaMA-Factory's collator, is that of its row alone."""
-    import torch
-    from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_template_and_fix_tokenizer
-    from llamafactory.hparams import DataArguments
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from yi_tune.engine.mixture import _packed
-
-    talk: list[list[Message]] = render(identity_rows(), Identity("小易", "李雷"))[:5]
-    (tmp_path / "own.jsonl").write_text(str(dataset_of("own", talk).content), encoding="utf-8")
-    own = tokenise(own_data([Source(tmp_path / "own.jsonl")], CONFIG, tmp_path, skip_bad_rows=False), CONFIG)
-    from datasets import load_from_disk
-
-    batch = load_from_disk(own.tokens)[:]
-    model = AutoModelForCausalLM.from_pretrained(DATA / "nano", dtype=torch.float32, attn_implementation=attention)
-    tokenizer = AutoTokenizer.from_pretrained(DATA / "nano", padding_side="right")
-    template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template="yi"))
-    collate = SFTDataCollatorWith4DAttentionMask(
-        template=template,
-        tokenizer=tokenizer,
-        model=model,
-        pad_to_multiple_of=8,
-        block_diag_attn=True,
-        neat_packing=True,
-        attn_implementation=attention,
-        compute_dtype=torch.float32,
+def test_llamafactory_mixes_evaluates_and_keeps_the_rows(tmp_path: Path) -> None:
+    options = ["mix_strategy=interleave_over", "interleave_probs=0.5,0.5", "eval_dataset=own", "val_size=0"]
+    file = write_rows(tmp_path)
+    request = Request(
+        identity=Identity("小易", "李雷"), data=[str(file)], model="nano", overrides=options, workspace=tmp_path
     )
-
-    def losses(together: list[list[int]]) -> list[list[float]]:
-        """The losses of the tokens to learn of each pack, in the order of the rows."""
-        found = []
-        packed = _packed(batch, together)
-        for number in range(len(together)):
-            inputs = collate([{column: values[number] for column, values in packed.items()}])
-            labels = inputs.pop("labels")[0, 1:]
-            with torch.no_grad():
-                logits = model(**inputs).logits[0, :-1]
-            each = torch.nn.functional.cross_entropy(logits, labels, reduction="none", ignore_index=-100)
-            found.append(each[labels != -100].tolist())
-        return found
-
-    alone = [loss for row in losses([[row] for row in range(5)]) for loss in row]
-    (packed,) = losses([list(range(5))])
-    assert len(packed) > 20
-    assert packed == pytest.approx(alone, abs=1e-4)
-    # The measure tells: in one row of 5, without what keeps them apart, the losses are others.
-    glued = {column: [[token for row in batch[column] for token in row]] for column in ("input_ids", "labels")}
-    inputs = collate([{column: values[0] for column, values in glued.items()}])
-    labels = inputs.pop("labels")[0, 1:]
-    with torch.no_grad():
-        logits = model(**inputs).logits[0, :-1]
-    each = torch.nn.functional.cross_entropy(logits, labels, reduction="none", ignore_index=-100)
-    assert each[labels != -100].tolist() != pytest.approx(alone, abs=1e-2)
+    planned = plan(request)
+    write_datasets(planned.datasets, planned.run.data)
+    made = read_by_llamafactory(planned.config)
+    assert len(made["eval_dataset"]) == 60
+    # Drawn with equal chances until the identity rows are used up, own rows come again and again.
+    assert len(made["train_dataset"]) >= 1.8 * len(identity_rows())
+    # Read again where the run has a checkpoint, made anew where it has none.
+    tokens = list(made["train_dataset"]["input_ids"])
+    write_datasets(planned.datasets, planned.run.data, resumed=True)
+    (planned.run.data / planned.datasets[1].file_name).unlink()
+    assert list(read_by_llamafactory(planned.config)["train_dataset"]["input_ids"]) == tokens
+    shutil.rmtree(planned.run.tokenized / "train")  # cut short
+    write_datasets(planned.datasets, planned.run.data)
+    assert list(read_by_llamafactory(planned.config)["train_dataset"]["input_ids"]) == tokens
 
 
-def test_the_plan_packs_where_the_machine_has_chosen_a_small_batch(tmp_path: Path, identity: Dataset) -> None:
-    from yi_tune.data.packing import plan_packing
-    from yi_tune.hardware import Hardware
-    from yi_tune.models import CATALOGUE, LocalModel
-    from yi_tune.plan.memory import Fit
-    from yi_tune.plan.plan import Setting, TrainPlan
-    from yi_tune.runs.folder import Run
-
-    file = tmp_path / "own.jsonl"
-    # Half of a pack, of which there are many, and one row that fills one.
-    lengths = [1000, *[40] * 1500]
-    file.write_text("".join(json.dumps({"instruction": "hi", "output": "well " * n}) + "\n" for n in lengths))
-    config = CONFIG | {"cutoff_len": 512}
-    own = tokenise(own_data([Source(file)], config, tmp_path, skip_bad_rows=False), config)
-    batch = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 16}
-    settings = [Setting(key, value, "hardware", "") for key, value in batch.items()]
-    settings += [Setting(key, value, "template", "") for key, value in config.items()]
-    settings.append(Setting("neat_packing", False, "data", ""))
-    local = LocalModel(CATALOGUE["nano"], DATA / "nano")
-    fit = Fit(1, 16, False, Hardware(None, bf16=True, free=20_000_000_000))
-    planned = TrainPlan(tuple(settings), local, None, (identity, own.dataset), Run(tmp_path), fit, own=own)
-    packed = plan_packing(planned)
-    assert packed.config["neat_packing"] is True
-    assert packed.config["per_device_train_batch_size"] == 1
-    assert 1 <= packed.config["gradient_accumulation_steps"] < 16
-    (why,) = (setting.why for setting in packed.settings if setting.key == "neat_packing")
-    assert f"steps an epoch packed, {len(lengths) + identity.rows:,} not packed" in why
+def test_rows_are_counted_as_llamafactory_makes_them(tmp_path: Path) -> None:
+    rows = render(identity_rows(), Identity("小易", "李雷"))
+    write_datasets([dataset_of("identity", rows)], tmp_path / "data")
+    config = {"model_name_or_path": str(DATA / "nano"), "stage": "sft", "do_train": True, "dataset": "identity"}
+    config |= {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path), "template": "yi", "use_cpu": True}
+    made = read_by_llamafactory(config | {"cache_dir": str(tmp_path / "cache")})["train_dataset"]
+    assert count_tokens(DATA / "nano", rows) == [len(ids) for ids in made["input_ids"]]

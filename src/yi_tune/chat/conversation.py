@@ -9,7 +9,6 @@ from yi_tune.errors import YiTuneError
 from yi_tune.sampling import ReplyStats, Sampling
 
 Pieces = Generator[str]
-SHAPE = 'Write {"role": "user", "content": "..."} and so on, user and assistant in turn, the user first.'
 
 
 class Assistant(Protocol):
@@ -141,22 +140,3 @@ class Conversation:
         self._left_out = left_out
         with self.assistant.base() if base else nullcontext():
             yield from self.assistant.stream(sent, self.sampling)
-
-
-def check_messages(messages: list[object]) -> list[Message]:
-    """The messages of a conversation, with nothing but role and content.
-
-    Raises YiTuneError for what is none: system (optional), then user and assistant in turn, the user first.
-    """
-    checked: list[Message] = []
-    for message in messages:
-        if not (isinstance(message, dict) and isinstance(message.get("role"), str)):
-            raise YiTuneError("A message has no role.", SHAPE)
-        if not isinstance(message.get("content"), str):
-            raise YiTuneError("A message's content is not text.", SHAPE)
-        checked.append({"role": message["role"], "content": message["content"]})
-    roles = [message["role"] for message in checked]
-    turns = roles[1:] if roles[:1] == ["system"] else roles
-    if not turns or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
-        raise YiTuneError(f"The roles {', '.join(roles) or '(none)'} are no conversation.", SHAPE)
-    return checked

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from yi_tune.chat.conversation import SHAPE, Conversation, check_messages
+from yi_tune.chat.conversation import Conversation
 from yi_tune.chat.rendering import Screen
-from yi_tune.data.identity import Message
+from yi_tune.data.identity import SHAPE, Message, check_messages
 from yi_tune.errors import YiTuneError
 from yi_tune.files import write_whole
 from yi_tune.output import log_traceback

@@ -50,8 +50,14 @@ def dataset_of(name: str, conversations: list[list[Message]]) -> Dataset:
     return Dataset(name, len(conversations), "".join(lines))
 
 
-def write_datasets(datasets: Iterable[Dataset], folder: Path) -> None:
-    """Write each dataset, and the `dataset_info.json` that lists them, into `folder`."""
+def write_datasets(datasets: Iterable[Dataset], folder: Path, *, resumed: bool = False) -> None:
+    """Write each dataset, and the `dataset_info.json` that lists them, into `folder`.
+
+    LLaMA-Factory keeps own rows in tokens there. A run that is `resumed` from a checkpoint takes them as they are;
+    without a checkpoint they may be half written, and are made anew.
+    """
+    if not resumed:
+        shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     info = {}
     for dataset in datasets:

@@ -13,6 +13,7 @@ from yi_tune.resources import DATA
 MAX_LENGTH = 64
 
 Message = dict[str, str]
+SHAPE = 'Write {"role": "user", "content": "..."} and so on, user and assistant in turn, the user first.'
 
 _PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 # `<|` would open one of Yi's special tokens; double braces are the dataset's own placeholders.
@@ -107,6 +108,25 @@ def denies_itself(kind: str, lang: str, messages: list[Message], identity: Ident
     asked = " ".join(message["content"] for message in messages if message["role"] == "user")
     own = identity.values(lang).values()
     return kind == "negative" and any(re.search(whole_words(name), asked, re.IGNORECASE) for name in own)
+
+
+def check_messages(messages: list[object]) -> list[Message]:
+    """The messages of a conversation, with nothing but role and content.
+
+    Raises YiTuneError for what is none: system (optional), then user and assistant in turn, the user first.
+    """
+    checked: list[Message] = []
+    for message in messages:
+        if not (isinstance(message, dict) and isinstance(message.get("role"), str)):
+            raise YiTuneError("A message has no role.", SHAPE)
+        if not isinstance(message.get("content"), str):
+            raise YiTuneError("A message's content is not text.", SHAPE)
+        checked.append({"role": message["role"], "content": message["content"]})
+    roles = [message["role"] for message in checked]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if not turns or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
+        raise YiTuneError(f"The roles {', '.join(roles) or '(none)'} are no conversation.", SHAPE)
+    return checked
 
 
 def whole_words(phrase: str) -> str:

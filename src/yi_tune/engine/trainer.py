@@ -1,6 +1,7 @@
 """One training run through LLaMA-Factory's own `run_exp`, in this process."""
 
 import gc
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -115,9 +116,12 @@ def train(config: Config, checkpoint: Path | None, progress: Progress) -> tuple[
     Raises KeyboardInterrupt, after saving a checkpoint, when the user stops it, and OutOfMemoryError.
     """
     packed = config.get("packing") or config.get("neat_packing")
+    cache = Path(config["dataset_dir"]) / "cache"
     args = {
         # Packed rows are full, and their mask tells the rows apart: its sum is no number of tokens.
         "include_num_input_tokens_seen": "all" if packed else "non_padding",
+        # The rows as `datasets` reads them, of use until they are trained on; by default they would stay for ever.
+        "cache_dir": str(cache),
         **config,
         "resume_from_checkpoint": str(checkpoint) if checkpoint else None,
         # Lines in the log instead of a bar, which would also draw itself anew when the process ends.
@@ -132,6 +136,8 @@ def train(config: Config, checkpoint: Path | None, progress: Progress) -> tuple[
             if not is_out_of_memory(error):
                 raise
             short_of_memory = str(error)
+        finally:
+            shutil.rmtree(cache, ignore_errors=True)
     if reporter.interrupted:  # after the last step, or when memory ran out before the next was done
         raise KeyboardInterrupt
     if short_of_memory is not None:

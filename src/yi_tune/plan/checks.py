@@ -101,8 +101,13 @@ def _refused(config: Config) -> list[str]:
         "neat_packing: only own data (--data) is packed, not identity rows.": (
             on("neat_packing") and not on("tokenized_path")
         ),
-        "neat_packing: a pack is a micro-batch of its own: per_device_train_batch_size=1.": (
-            on("neat_packing") and config.get("per_device_train_batch_size", 8) != 1
+        "neat_packing with flash_attn=fa2: a pack is a micro-batch of its own, per_device_train_batch_size=1.": (
+            on("neat_packing")
+            and config.get("flash_attn") == "fa2"
+            and config.get("per_device_train_batch_size", 8) != 1
+        ),
+        "neat_packing: LLaMA-Factory pads a pack to a multiple of 8, and needs such a cutoff_len.": (
+            on("neat_packing") and isinstance(cutoff := config.get("cutoff_len", 2048), int) and cutoff % 8 != 0
         ),
         "template: the run chats in Yi's format, `yi`.": config.get("template") != "yi",
         "finetuning_type: yi-tune trains a LoRA adapter, `lora`.": config.get("finetuning_type") != "lora",
@@ -154,6 +159,8 @@ def check_validation(config: Config, datasets: list[int]) -> None:
 
     `datasets` has the number of rows of each.
     """
+    if config.get("eval_dataset"):  # which is evaluated on whole
+        return
     rows = sum(min(rows, config.get("max_samples") or rows) for rows in datasets)
     share = config.get("val_size") or 0
     # As datasets' train_test_split counts, which LLaMA-Factory calls.

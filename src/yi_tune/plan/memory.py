@@ -15,6 +15,7 @@ from yi_tune.data.general import Prompt
 from yi_tune.data.identity import Message
 from yi_tune.data.own import OwnData
 from yi_tune.data.replay import LONGEST
+from yi_tune.data.tokens import count_tokens
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.models import LocalModel
@@ -268,26 +269,8 @@ def longest_row(
     if config.get("packing") or config.get("neat_packing") is True or (own and not own.lengths):
         return cutoff
     asked = [[*prompt.messages, Message(role="assistant", content="")] for prompt in prompts]
-    answered = [length + LONGEST for length in _tokens(local, asked)]
-    return min(cutoff, max([*_tokens(local, rows), *answered, *(own.lengths if own else ())], default=cutoff))
-
-
-def _tokens(local: LocalModel, conversations: Sequence[list[Message]]) -> list[int]:
-    """Tokens of each conversation in Yi's format; bytes, which are more, where there is no tokenizer to count with."""
-    texts = [
-        "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)
-        for messages in conversations
-    ]
-    file = local.path / "tokenizer.json"
-    if not file.is_file():
-        return [len(text.encode()) for text in texts]
-    from tokenizers import Tokenizer
-
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the package raises nothing more precise
-        raise YiTuneError(f"The tokenizer {file} does not load: {error}", "Fetch or copy that file anew.") from error
-    return [len(encoding) for encoding in tokenizer.encode_batch(texts, add_special_tokens=False)]
+    answered = [length + LONGEST for length in count_tokens(local.path, asked)]
+    return min(cutoff, max([*count_tokens(local.path, rows), *answered, *(own.lengths if own else ())], default=cutoff))
 
 
 def answering(shape: Shape | None, hardware: Hardware, bits: int | None) -> Config:

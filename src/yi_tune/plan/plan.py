@@ -3,6 +3,7 @@
 Pure: no file is written and no heavy package imported here.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -129,14 +130,15 @@ def plan_train(
     if start and (clashes := start.clashes({**template, **overrides})):
         raise YiTuneError(f"{'; '.join(clashes)}.", "An adapter keeps its shape: drop that, or --from-run.")
     model, hardware = local.model, fit.hardware
+    rows = sum(dataset.rows for dataset in datasets)
     decided: dict[str, tuple[Any, Source, str]] = {
         "model_path": (str(local.path), "model", f"where {model.name} lies"),
         "dataset_dir": (str(run.data), "data", _origins(datasets, identity, replay)),
         "output_dir": (str(run.folder), "run", "the run folder"),
+        "preprocessing_num_workers": (max(1, min(os.cpu_count() or 1, rows // 1000)), "data", f"{rows} rows"),
         "learning_rate": (model.learning_rate, "model", f"{model.name}'s own"),
         "num_train_epochs": (model.num_train_epochs, "model", f"{model.name}'s own"),
         **{key: (value, "hardware", why) for key, (value, why) in (fit.settings | hardware.settings).items()},
-        "neat_packing": (False, "data", "identity rows are never packed"),
         "use_cpu": (hardware.gpu is None, "hardware", f"training is on {hardware.device}"),
     }
     # A config written for LLaMA-Factory itself names its own paths; yi-tune's replace them.
@@ -175,7 +177,7 @@ def plan_train(
     for key, value in overrides.items():
         settings[key] = Setting(key, value, "flag", "--set")
     if own:
-        why = "own rows are tokenised once"
+        why = "LLaMA-Factory keeps the rows in tokens there, for a resumed run"
         settings["tokenized_path"] = Setting("tokenized_path", str(run.tokenized), "data", why)
     return TrainPlan(tuple(settings.values()), local, identity, datasets, run, fit, replay, start, own)
 

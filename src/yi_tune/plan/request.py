@@ -9,7 +9,6 @@ from yi_tune.config import find_config, parse_overrides, read_config, reasons
 from yi_tune.data.dataset import dataset_of
 from yi_tune.data.identity import Identity, identity_rows, render
 from yi_tune.data.own import prepare_own
-from yi_tune.data.packing import plan_packing
 from yi_tune.data.replay import choose_prompts
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware, detect
@@ -86,7 +85,7 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     with err.status("Looking at the machine"):
         hardware = detect(cpu_only=on_cpu)
     use_cached(local, err)
-    usable = _check_trainable(local, hardware, forced=on_cpu, dry_run=dry_run)
+    _check_trainable(local, hardware, forced=on_cpu, dry_run=dry_run)
     own = None
     if request.data:
         own = prepare_own(
@@ -95,7 +94,6 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
             config,
             request.workspace,
             skip_bad_rows=request.skip_bad_rows,
-            tokens=usable,
         )
         datasets.append(own.dataset)
     if not datasets:
@@ -134,7 +132,7 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         err.print(f"Note: {error.message} {error.hint}", markup=False, soft_wrap=True)
     longest = " The base's answers may be shorter than is counted here." if prompts and fit.estimate else ""
     err.print(fit.summary + longest, markup=False, soft_wrap=True)
-    return plan_packing(planned)
+    return planned
 
 
 def _options(request: Request, folder: Run) -> dict[str, tuple[Any, str]]:
@@ -171,8 +169,8 @@ def without_missing(planned: TrainPlan) -> TrainPlan:
     return planned
 
 
-def _check_trainable(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: bool) -> bool:
-    """Refuse what cannot be trained here; a dry run is only told. Returns whether the model is here and whole."""
+def _check_trainable(local: LocalModel, hardware: Hardware, *, forced: bool, dry_run: bool) -> None:
+    """Refuse what cannot be trained here; a dry run is only told."""
     try:
         if local.needs_gpu and hardware.gpu is None and not forced:
             raise YiTuneError(
@@ -184,5 +182,3 @@ def _check_trainable(local: LocalModel, hardware: Hardware, *, forced: bool, dry
         if not dry_run:
             raise
         err.print(f"Note: {error.message} {error.hint}", markup=False, soft_wrap=True)
-        return False
-    return True

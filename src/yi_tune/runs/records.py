@@ -16,7 +16,10 @@ _PLACES = ("model_name_or_path", "adapter_name_or_path", "dataset_dir", "tokeniz
 _REPORTS = ("report_to", "run_name", "use_swanlab", "swanlab_run_name")
 # Nor how its steps are divided for the memory that is free: their product is the same training.
 _BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
-_MEMORY = (*_BATCH, "per_device_eval_batch_size", "disable_gradient_checkpointing", "flash_attn")
+_MEMORY = (
+    *(*_BATCH, "per_device_eval_batch_size", "disable_gradient_checkpointing", "flash_attn"),
+    "preprocessing_num_workers",
+)
 
 
 def record(
