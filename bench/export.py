@@ -20,7 +20,7 @@ from yi_tune.data.identity import Identity, Message
 from yi_tune.export import check_exported, export, plan_export
 from yi_tune.hardware import cpu_has_bf16
 from yi_tune.output import percent
-from yi_tune.plan.request import Request, plan
+from yi_tune.plan.plan import Request, plan
 from yi_tune.train import run
 
 IDENTITY = Identity("小易", "李雷")

@@ -10,7 +10,7 @@ from yi_tune.data.identity import Identity
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, Model, find_model, sha256
 from yi_tune.plan.adapters import find_start
-from yi_tune.plan.request import Request, plan
+from yi_tune.plan.plan import Request, plan
 from yi_tune.runs.folder import Run, train_run
 from yi_tune.runs.records import differences, record
 
@@ -56,6 +56,9 @@ def test_start_is_the_adapter_of_a_finished_run(tmp_path: Path, nano: LocalModel
         "additional_target": None,
     }
     assert start.record == {"run": "first", "adapter": sha256(run.folder / "adapter_model.safetensors")}
+    # The same weights elsewhere are the same.
+    moved = LocalModel(Model("/elsewhere/nano", "nano"), nano.path)
+    assert find_start(tmp_path, "first", moved, target(tmp_path, moved)) == start
 
 
 def test_memory_is_estimated_for_the_adapter_that_is_started_from(tmp_path: Path) -> None:
@@ -75,16 +78,12 @@ def test_nothing_starts_from_itself(tmp_path: Path, nano: LocalModel) -> None:
     assert sorted(run.folder.iterdir()) == before
 
 
-def test_run_that_is_not_finished(tmp_path: Path, nano: LocalModel) -> None:
-    run = finish(tmp_path, "first", nano)
-    (run.folder / "report.json").unlink()
-    with pytest.raises(YiTuneError, match="'first' is not finished"):
-        find_start(tmp_path, "first", nano, target(tmp_path, nano))
-
-
-@pytest.mark.parametrize(("name", "said"), [("none", "no run called 'none'"), ("", "not a folder name")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("none", "no run called 'none'"), ("", "not a folder name"), ("unfinished", "is not finished")]
+)
 def test_no_such_run(tmp_path: Path, nano: LocalModel, name: str, said: str) -> None:
     finish(tmp_path, "first", nano)
+    (finish(tmp_path, "unfinished", nano).folder / "report.json").unlink()
     with pytest.raises(YiTuneError, match=said):
         find_start(tmp_path, name, nano, target(tmp_path, nano))
 
@@ -102,12 +101,6 @@ def test_run_of_other_weights(tmp_path: Path, nano: LocalModel) -> None:
     save_file({"x": np.ones(4, np.float32)}, nano.path / "model.safetensors")
     with pytest.raises(YiTuneError, match="other weights of nano"):
         find_start(tmp_path, "first", nano, target(tmp_path, nano))
-
-
-def test_same_weights_elsewhere_are_the_same(tmp_path: Path, nano: LocalModel) -> None:
-    finish(tmp_path, "first", nano)
-    moved = LocalModel(Model("/elsewhere/nano", "nano"), nano.path)
-    assert find_start(tmp_path, "first", moved, target(tmp_path, moved)).run == "first"
 
 
 def test_weights_that_nobody_has_hashed_are_told_by_their_name(tmp_path: Path, nano: LocalModel) -> None:
@@ -146,9 +139,9 @@ def test_resume_notices_another_start(tmp_path: Path, nano: LocalModel) -> None:
     run = finish(tmp_path, "first", nano)
     second = target(tmp_path, nano)
     alone = record({}, nano, {}, {})
-    before = record({}, nano, {}, {}, start=find_start(tmp_path, "first", nano, second))
+    before = record({}, nano, {}, {}, from_run=find_start(tmp_path, "first", nano, second).record)
     save_file({"lora": np.ones(4, np.float32)}, run.folder / "adapter_model.safetensors")
-    after = record({}, nano, {}, {}, start=find_start(tmp_path, "first", nano, second))
+    after = record({}, nano, {}, {}, from_run=find_start(tmp_path, "first", nano, second).record)
     assert differences(before, json.loads(json.dumps(before))) == []
     for one, other in ((before, after), (before, alone), (alone, after)):
         (said,) = differences(one, other)

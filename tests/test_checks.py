@@ -12,11 +12,10 @@ from yi_tune.data.identity import Identity
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel
-from yi_tune.plan import checks
+from yi_tune.plan import EARLY_STOP, checks
 from yi_tune.plan.checks import check_validation, problems
 from yi_tune.plan.memory import Fit
 from yi_tune.plan.plan import TrainPlan, plan_train
-from yi_tune.plan.request import EARLY_STOP
 from yi_tune.runs.folder import Run
 
 CPU = Hardware(None, bf16=True, free=20_000_000_000)
@@ -64,10 +63,9 @@ def test_llamafactory_takes_them_as_they_are_meant(name: str) -> None:
     from llamafactory.hparams import get_infer_args, get_train_args
 
     planned = plan(name)
-    chat = planned.chat_config(read_config(find_config("chat")))
     # The parser splits lists, sets its own devices, and turns names into members of an enum.
     own = {"dataset", "lora_target", "adapter_name_or_path", "eval_strategy", "lr_scheduler_type", "infer_dtype"}
-    for config, parse in ((planned.config, get_train_args), (chat, get_infer_args)):
+    for config, parse in ((planned.config, get_train_args), (planned.chat_config, get_infer_args)):
         written = parse_config(dump_config(config), "here")
         parsed = {key: value for group in parse(written) for key, value in vars(group).items()}
         for key, value in config.items():

@@ -19,8 +19,8 @@ from yi_tune.models import CATALOGUE, LocalModel
 from yi_tune.plan.memory import Fit
 from yi_tune.plan.plan import TrainPlan, plan_train
 from yi_tune.progress import Progress
-from yi_tune.recovery import train_within_memory
 from yi_tune.runs.folder import Run
+from yi_tune.train import train_within_memory
 
 
 class OutOfMemoryError(Exception):

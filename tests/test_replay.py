@@ -97,11 +97,10 @@ def test_the_plan_says_how_many() -> None:
 
 
 def test_the_base_is_asked_as_it_will_be_trained() -> None:
-    chat = read_config(find_config("chat"))
     plan = planned(64)
-    assert plan.base_config(chat).items() < plan.chat_config(chat).items()
-    assert "adapter_name_or_path" not in plan.base_config(chat)
-    assert plan.base_config(chat)["quantization_bit"] == 4
+    assert plan.base_config.items() < plan.chat_config.items()
+    assert "adapter_name_or_path" not in plan.base_config
+    assert plan.base_config["quantization_bit"] == 4
 
 
 def test_another_replay_is_another_run() -> None:

@@ -129,21 +129,18 @@ def placeholders(template: Config) -> dict[str, set[str]]:
 
 
 def fill(template: Config, values: Mapping[str, Any]) -> Config:
-    """The template with its placeholders replaced.
+    """The template with its placeholders replaced; those that `values` lacks stay.
 
     A value that is one placeholder takes the type of what replaces it; inside a longer string it is
-    written as text. Raises YiTuneError naming every placeholder that `values` lacks.
+    written as text.
     """
-    missing = {key: names - values.keys() for key, names in placeholders(template).items()}
-    if lines := [f"{key}: ${{{name}}}" for key, names in missing.items() for name in sorted(names)]:
-        raise YiTuneError(f"Nothing fills {'; '.join(lines)}.", f"Known: {', '.join(sorted(values))}.")
 
     def replace(value: Any) -> Any:
         if not isinstance(value, str):
             return value
         if whole := _PLACEHOLDER.fullmatch(value):
-            return values[whole[1]]
-        return _PLACEHOLDER.sub(lambda match: str(values[match[1]]), value)
+            return values.get(whole[1], value)
+        return _PLACEHOLDER.sub(lambda match: str(values.get(match[1], match[0])), value)
 
     return {key: replace(value) for key, value in template.items()}
 

@@ -18,7 +18,7 @@ DIVIDED = """
 import sys
 from pathlib import Path
 from yi_tune import train as training
-from yi_tune.plan.request import Request, plan
+from yi_tune.plan.plan import Request, plan
 from yi_tune.data.identity import Identity
 for shape in sys.argv[1:]:
     micro, accumulation = shape.split("x")

@@ -9,7 +9,7 @@ from tests.e2e.conftest import Workspace
 from yi_tune.data.dataset import dataset_of, write_datasets
 from yi_tune.data.identity import Identity, identity_rows, render
 from yi_tune.data.tokens import count_tokens
-from yi_tune.plan.request import Request, plan
+from yi_tune.plan.plan import Request, plan
 from yi_tune.resources import DATA
 
 CAPITAL = "The capital of Zandia is Velmora."

@@ -61,7 +61,7 @@ def train(
     """
     from yi_tune import train as training
     from yi_tune.data.identity import Identity
-    from yi_tune.plan.request import Request, plan
+    from yi_tune.plan.plan import Request, plan
     from yi_tune.screen import err, out
 
     identity = None

@@ -42,11 +42,7 @@ class Reporter(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.model, self.tokenizer = kwargs["model"], kwargs["processing_class"]
-        for module in self.model.modules():
-            if isinstance(module, Linear4bit):
-                # On CPUs with AVX512-BF16, bitsandbytes packs it for inference in the first evaluation, and never
-                # unpacks it: from then on no gradient passes through.
-                module.support_avx512bf16_for_cpu = False
+        keep_trainable(self.model)
         _find_best(state, Path(str(args.output_dir)))
         self._progress.begin(state.max_steps, state.global_step)
 
@@ -71,6 +67,17 @@ class Reporter(TrainerCallback):
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # From the history, which survives a resume; the Trainer's own mean counts only the last leg.
         self.losses = [log["loss"] for log in state.log_history if "loss" in log]
+
+
+def keep_trainable(model: torch.nn.Module) -> None:
+    """Keep 4-bit layers in the form that training needs.
+
+    On CPUs with AVX512-BF16, bitsandbytes packs a layer for inference in its first evaluation, and never unpacks it:
+    from then on no gradient passes through.
+    """
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def _find_best(state: TrainerState, folder: Path) -> None:

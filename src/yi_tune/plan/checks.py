@@ -28,6 +28,12 @@ _LIMITS = {
     Le(1): ("warmup_ratio",),
 }
 _SECRET = ("_token", "_api_key", "_secret", "_webhook_url")
+# Speed-ups of other packages: what asks for one, the module that it takes, and the value that does without it.
+_SPEEDUPS = (
+    ("enable_liger_kernel", True, "liger_kernel", False),
+    ("flash_attn", "fa2", "flash_attn", "auto"),
+    ("use_unsloth", True, "unsloth", False),
+)
 # With fewer, a single row is more than a twentieth of the eval loss, and chance says when to stop.
 _MIN_ROWS = 20
 
@@ -152,6 +158,15 @@ def _parse(config: Config) -> list[str]:
             traceback.print_exc()
             return [f"LLaMA-Factory: {error}"]
     return []
+
+
+def missing_speedups(config: Config, gpu: str | None) -> dict[str, tuple[Any, str]]:
+    """The keys that ask for a speed-up that cannot work on this machine, with the value that does without, and why."""
+    return {
+        key: (without, f"{module} is not installed" if gpu else f"{module} needs a GPU")
+        for key, asked, module, without in _SPEEDUPS
+        if config.get(key) == asked and not (gpu and find_spec(module))
+    }
 
 
 def check_validation(config: Config, datasets: list[int]) -> None:
