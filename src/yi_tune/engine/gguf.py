@@ -12,13 +12,6 @@ from gguf import GGMLQuantizationType as Kind
 
 from yi_tune.errors import YiTuneError
 
-_FILE_TYPES = {
-    "f16": gguf.LlamaFileType.MOSTLY_F16,
-    "q8_0": gguf.LlamaFileType.MOSTLY_Q8_0,
-    "q4_0": gguf.LlamaFileType.MOSTLY_Q4_0,
-}
-# Kinds that store blocks of 32 numbers as bytes.
-_BLOCKS = (Kind.Q8_0, Kind.Q4_0)
 # llama.cpp splits text by one of the rules that it knows by name. This one, each digit by itself and then GPT-2's
 # rule, is that of nano's tokenizer, whose merges never cross the border of a Chinese character anyway.
 _PRE = "smollm"
@@ -30,61 +23,54 @@ def write_gguf(model: Any, tokenizer: Any, base: Path, file: Path, quant: str, n
 
     `quant` is f16, q8_0 or q4_0. Raises YiTuneError for a tokenizer or a shape that it cannot write.
     """
-    writer = gguf.GGUFWriter(file, gguf.MODEL_ARCH_NAMES[gguf.MODEL_ARCH.LLAMA])
+    writer = gguf.GGUFWriter(file, "llama")
     writer.add_name(name)
-    writer.add_file_type(_FILE_TYPES[quant])
+    writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{quant.upper()}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_shape(writer, model.config)
     _add_tokenizer(writer, tokenizer, base, model.config.vocab_size)
+    tensors = list(_tensors(model, Kind[quant.upper()]))
     # All of the header first, then tensor by tensor: a second copy of the model would not fit everywhere.
-    for tensor, parameter, kind in _tensors(model, quant):
+    for tensor, parameter, kind, _ in tensors:
         block, size = gguf.GGML_QUANT_SIZES[kind]
         # The type of numpy's is not looked at beside the kind.
-        writer.add_tensor_info(
-            tensor, parameter.shape, numpy.dtype(numpy.float32), parameter.numel() // block * size, kind
-        )
+        number = numpy.dtype(numpy.float32)
+        writer.add_tensor_info(tensor, parameter.shape, number, parameter.numel() // block * size, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for tensor, parameter, kind in _tensors(model, quant):
+    for _, parameter, kind, heads in tensors:
         array = parameter.detach().float().cpu().numpy()
-        if tensor.endswith(("attn_q.weight", "attn_k.weight")):
-            heads = model.config.num_attention_heads if "attn_q" in tensor else model.config.num_key_value_heads
-            array = _permuted(array, heads)
+        if heads:
+            # llama.cpp's rotary embedding turns neighbouring rows of a head, transformers' a row of the first half
+            # with one of the second (`LlamaModel.permute` in llama.cpp's convert_hf_to_gguf.py).
+            array = array.reshape(heads, 2, -1, array.shape[1]).swapaxes(1, 2).reshape(array.shape)
         writer.write_tensor_data(gguf.quants.quantize(array, kind))
     writer.close()
 
 
-def _tensors(model: Any, quant: str) -> Iterator[tuple[str, torch.Tensor, Kind]]:
-    """llama.cpp's name of each tensor, the tensor and the kind it is stored in.
+def _tensors(model: Any, quant: Kind) -> Iterator[tuple[str, torch.Tensor, Kind, int]]:
+    """llama.cpp's name of each tensor, the tensor, the kind it is stored in, and the heads of a q or k projection.
 
     Norms are kept in 32 bits, as llama.cpp wants them. At q4_0, embeddings and head are stored as q8_0: they are
     where a small model loses most (llama.cpp's own q4_0 keeps the head finer too). Rows that do not fill blocks of
     32 stay in f16.
     """
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, model.config.num_hidden_layers)
+    config = model.config
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
     for key, parameter in model.state_dict().items():
-        if key == "lm_head.weight" and model.config.tie_word_embeddings:
+        if key == "lm_head.weight" and config.tie_word_embeddings:
             continue
         tensor = names.get_name(key, try_suffixes=(".weight",))
         if tensor is None:
             raise YiTuneError(f"llama.cpp's llama architecture has no tensor {key}.", _OTHER_WAY)
-        kind = Kind[quant.upper()]
-        if parameter.ndim == 1:
-            kind = Kind.F32
-        elif kind == Kind.Q4_0 and key in ("lm_head.weight", "model.embed_tokens.weight"):
+        kind = Kind.F32 if parameter.ndim == 1 else quant
+        if kind == Kind.Q4_0 and key in ("lm_head.weight", "model.embed_tokens.weight"):
             kind = Kind.Q8_0
-        if kind in _BLOCKS and parameter.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
+        if parameter.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0]:
             kind = Kind.F16
-        yield tensor, parameter, kind
-
-
-def _permuted(weights: numpy.ndarray, heads: int) -> numpy.ndarray:
-    """The rows of a q or k projection in the order of llama.cpp's rotary embedding: it turns neighbouring rows of a
-    head, where transformers turns a row of the first half with one of the second (`LlamaModel.permute` in llama.cpp's
-    convert_hf_to_gguf.py).
-    """
-    return weights.reshape(heads, 2, -1, weights.shape[1]).swapaxes(1, 2).reshape(weights.shape)
+        yield tensor, parameter, kind, heads.get(key.split(".")[-2], 0)
 
 
 def _add_shape(writer: gguf.GGUFWriter, config: Any) -> None:
@@ -114,18 +100,17 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, base: Path, vocab_si
     """
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     if (base / "tokenizer.model").is_file():
-        tokens, scores, types = (
-            list(column) for column in zip(*gguf.SentencePieceVocab(base).all_tokens(), strict=True)
-        )
-        tokens = [token.decode() for token in tokens]
+        pieces, scores, types = map(list, zip(*gguf.SentencePieceVocab(base).all_tokens(), strict=True))
+        tokens = [piece.decode() for piece in pieces]
         writer.add_tokenizer_model("llama")
         writer.add_token_scores(scores + [-1000.0] * (vocab_size - len(tokens)))
         writer.add_add_space_prefix(False)
     else:
-        if not _is_nanos(backend["pre_tokenizer"]):
+        steps = [step["type"] for step in (backend["pre_tokenizer"] or {}).get("pretokenizers", [])]
+        if [step for step in steps if step != "Split"] != ["Digits", "ByteLevel"]:  # which _PRE is
             raise YiTuneError("yi-tune knows no name that llama.cpp has for this tokenizer.", _OTHER_WAY)
-        by_id = {index: token for token, index in tokenizer.get_vocab().items()}
-        tokens = [by_id[index] for index in range(len(by_id))]
+        vocabulary = tokenizer.get_vocab()
+        tokens = sorted(vocabulary, key=vocabulary.get)
         types = [gguf.TokenType.NORMAL] * len(tokens)
         writer.add_tokenizer_model("gpt2")
         writer.add_tokenizer_pre(_PRE)
@@ -144,9 +129,3 @@ def _add_tokenizer(writer: gguf.GGUFWriter, tokenizer: Any, base: Path, vocab_si
     writer.add_add_bos_token(False)
     writer.add_add_eos_token(False)
     writer.add_chat_template(tokenizer.chat_template)
-
-
-def _is_nanos(pre_tokenizer: dict[str, Any] | None) -> bool:
-    """Whether text is split as _PRE does it: digits one by one, and GPT-2's rule on bytes."""
-    steps = (pre_tokenizer or {}).get("pretokenizers", [])
-    return [step["type"] for step in steps if step["type"] != "Split"] == ["Digits", "ByteLevel"]
