@@ -295,8 +295,8 @@ def test_folder_that_is_no_export(tmp_path: Path) -> None:
 
 
 def test_size_is_known_beforehand(run: Run, tmp_path: Path) -> None:
-    # From the shape: 3,426,048 parameters, of which 2 x 1792 x 256 are embeddings and head.
-    small = 8_000_000
-    assert plan(run, tmp_path).bytes == plan(run, tmp_path, quant="f16").bytes == 2 * 3_426_048 + small
-    assert plan(run, tmp_path, quant="q8_0").bytes == int(3_426_048 * 34 / 32) + small
-    assert plan(run, tmp_path, quant="q4_0").bytes == int((3_426_048 - 917_504) * 18 / 32 + 917_504 * 34 / 32) + small
+    # 3,426,048 parameters, of which 2 x 1792 x 256 are embeddings and head.
+    exact = {None: 2 * 3_426_048, "f16": 2 * 3_426_048, "q8_0": 3_426_048 * 34 / 32}
+    exact["q4_0"] = (3_426_048 - 917_504) * 18 / 32 + 917_504 * 34 / 32
+    for quant, size in exact.items():
+        assert size < plan(run, tmp_path, quant=quant).bytes - 8_000_000 < size * 1.01 + 10_000

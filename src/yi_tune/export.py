@@ -27,7 +27,6 @@ from yi_tune.output import engine_output_to, log_folder, percent
 from yi_tune.progress import Progress
 from yi_tune.resources import CONFIGS, DATA
 from yi_tune.runs.folder import Run
-from yi_tune.shapes import read_shape
 
 Quant = Literal["f16", "q8_0", "q4_0"]
 
@@ -36,8 +35,8 @@ RECORD = "export.json"
 CHAT_TEMPLATE = DATA / "nano" / "chat_template.jinja"
 
 _LOCK = ".lock"
-# Bytes of a number: blocks of 32 share a 16-bit scale.
-_WIDTH = {"f16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
+# Of the bytes of 16-bit weights; blocks of 32 share a scale, and at q4_0 embeddings and head are kept in q8_0.
+_SHARE = {"f16": 1.0, "q8_0": 34 / 64, "q4_0": 0.35}
 # What is written beside the numbers: header, tokenizer, card. Yi's tokenizer takes 4 MB.
 _REST = 8_000_000
 # What the Yi-1.5 README asks those who pass a derived model on to say.
@@ -72,12 +71,8 @@ class Export:
     @property
     def bytes(self) -> int:
         """About how much it will take, in bytes."""
-        shape = read_shape(self.base)
-        # At q4_0 embeddings and head are kept in q8_0.
-        ends = 2 * shape.vocab * shape.hidden
-        wide = _WIDTH[self.quant or "f16"]
-        numbers = (shape.parameters - ends) * wide + ends * (_WIDTH["q8_0"] if self.quant == "q4_0" else wide)
-        return int(numbers) + _REST
+        weights = sum(file.stat().st_size for file in self.base.glob("*.safetensors"))
+        return int(weights * _SHARE[self.quant or "f16"]) + _REST
 
 
 def plan_export(run: Run, base: Config, target: Path | None, quant: Quant | None, workspace: Path) -> Export:

@@ -17,6 +17,9 @@ from rich.text import Text
 from yi_tune.chat.conversation import Pieces
 from yi_tune.output import print_table
 
+# Who answers, and how to ask.
+Answers = Mapping[str, Callable[[], Pieces]]
+
 # At most this share of the time goes into drawing, and no more than 20 times a second: the model needs the cores.
 _DRAWING_SHARE = 0.1
 _SHORTEST_PAUSE = 0.05
@@ -36,23 +39,18 @@ class Screen:
         self._answers = answers
         self._notes = notes
 
-    def note(self, text: str) -> None:
+    def note(self, text: str, style: str = "dim") -> None:
         """Say something that is no reply."""
-        self._notes.print(text, style="dim", markup=False, soft_wrap=True)
+        self._notes.print(text, style=style)
 
     def note_table(self, rows: Mapping[str, str]) -> None:
         """Names, and what there is to say about each."""
         print_table(self._notes, rows.items())
 
-    def complain(self, text: str) -> None:
-        """Say what went wrong."""
-        self._notes.print(text, style="red", markup=False, soft_wrap=True)
-
     def reply(self, pieces: Pieces) -> None:
         """Show a reply as it comes. What breaks it off, Ctrl-C too, is raised once what came is shown."""
         if can_draw(self._answers):
-            texts = {"": ""}
-            self._show({"": lambda: pieces}, texts, lambda: markdown(texts[""]))
+            self._show({"": lambda: pieces}, lambda texts: markdown(texts[""]))
             return
         out, written = self._answers.file, False
         try:
@@ -66,21 +64,15 @@ class Screen:
                 out.write("\n")
                 out.flush()
 
-    def side_by_side(self, answers: Mapping[str, Callable[[], Pieces]]) -> None:
+    def side_by_side(self, answers: Answers) -> None:
         """Show what each of `answers` says, asked in their order, in columns under their names; raises as `reply`."""
-        texts = dict.fromkeys(sorted(answers), "")
         text = markdown if can_draw(self._answers) else Text
-        self._show(answers, texts, lambda: columns(texts, text), last_lines=True)
+        self._show(answers, lambda texts: columns(texts, text), last_lines=True)
 
     def _show(
-        self,
-        answers: Mapping[str, Callable[[], Pieces]],
-        texts: dict[str, str],
-        render: Callable[[], RenderableType],
-        *,
-        last_lines: bool = False,
+        self, answers: Answers, render: Callable[[dict[str, str]], RenderableType], *, last_lines: bool = False
     ) -> None:
-        """Add what each of `answers` says to `texts`, and draw `render()`."""
+        texts = dict.fromkeys(sorted(answers), "")
         region = Region(self._answers) if can_draw(self._answers) else None
         try:
             for name, answer in answers.items():
@@ -88,12 +80,10 @@ class Screen:
                     for piece in pieces:
                         texts[name] += piece
                         if region and region.due:
-                            region.draw(render(), last_lines=last_lines)
+                            region.draw(render(texts), last_lines=last_lines)
         finally:
-            if region and any(texts.values()):
-                region.draw(render())
-            elif any(texts.values()):
-                self._answers.print(render())
+            if any(texts.values()):
+                (region.draw if region else self._answers.print)(render(texts))
 
 
 def markdown(text: str) -> Markdown:

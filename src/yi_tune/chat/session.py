@@ -50,10 +50,10 @@ class Session:
         except KeyboardInterrupt:
             self.screen.note("[stopped]")
         except YiTuneError as error:
-            self.screen.complain(f"{error.message} {error.hint}")
+            self.screen.note(f"{error.message} {error.hint}", "red")
         except Exception as error:
-            what = f"The answer failed: {type(error).__name__}: {error}\nThe whole of it is in {log_traceback()}"
-            self.screen.complain(what)
+            failed = f"The answer failed: {type(error).__name__}: {error}\nThe whole of it is in {log_traceback()}"
+            self.screen.note(failed, "red")
 
     def _require_both(self) -> None:
         if not self.conversation.assistant.switches:
@@ -188,4 +188,4 @@ def interactive(session: Session, ask: Callable[[str], str]) -> None:
         except KeyboardInterrupt:
             screen.note("Ctrl-D or /exit leaves.")
         except YiTuneError as error:
-            screen.complain(f"{error.message} {error.hint}".strip())
+            screen.note(f"{error.message} {error.hint}".strip(), "red")
