@@ -1,29 +1,17 @@
 """A conversation with the model: what was said, who answers, and how replies are drawn."""
 
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, closing, nullcontext
-from typing import Protocol
+from contextlib import closing, nullcontext
+from typing import TYPE_CHECKING
 
 from yi_tune.data.identity import Message
 from yi_tune.errors import YiTuneError
-from yi_tune.sampling import ReplyStats, Sampling
+from yi_tune.sampling import Sampling
+
+if TYPE_CHECKING:
+    from yi_tune.engine.assistant import Assistant
 
 Pieces = Generator[str]
-
-
-class Assistant(Protocol):
-    """What answers: the engine's Assistant, whose docstrings say more."""
-
-    last: ReplyStats | None
-
-    @property
-    def switches(self) -> bool: ...
-
-    def base(self) -> AbstractContextManager[None]: ...
-
-    def stream(self, messages: list[Message], sampling: Sampling) -> Pieces: ...
-
-    def fit(self, messages: list[Message], max_new_tokens: int) -> list[Message]: ...
 
 
 class Conversation:
@@ -35,7 +23,7 @@ class Conversation:
 
     def __init__(
         self,
-        assistant: Assistant,
+        assistant: "Assistant",
         sampling: Sampling,
         system: str | None = None,
         *,

@@ -46,21 +46,23 @@ def piped_json(settings: Conversation, lines: Iterable[str], out: TextIO, *, bot
     """
     failed, assistant = 0, settings.assistant
     for line in filter(str.strip, lines):
-        answer: dict[str, object] = {"prompt": _prompt(line.strip())}
+        prompt = _prompt(line.strip())
+        answer: dict[str, object] = {"prompt": prompt}
         try:
-            messages = parse_conversation(line.strip())
+            messages = check_messages(prompt) if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
+            if messages[-1]["role"] != "user":
+                raise YiTuneError("The last message has to be the user's.", SHAPE)
             if messages[0]["role"] != "system":
                 messages = [*settings.system_message, *messages]
             if both:
                 with assistant.base():
-                    base = "".join(assistant.stream(messages, settings.sampling)).strip()
-            reply = "".join(assistant.stream(messages, settings.sampling)).strip()
-            answer |= {"base": base, "tuned": reply} if both else {"reply": reply}
+                    answer["base"] = "".join(assistant.stream(messages, settings.sampling)).strip()
+            answer["tuned" if both else "reply"] = "".join(assistant.stream(messages, settings.sampling)).strip()
         except Exception as error:
             failed += 1
             if not isinstance(error, YiTuneError):
                 log_traceback()
-            answer["error"] = str(error)
+            answer = {"prompt": prompt, "error": str(error)}
         out.write(json.dumps(answer, ensure_ascii=False) + "\n")
         out.flush()
     if failed:
@@ -68,7 +70,7 @@ def piped_json(settings: Conversation, lines: Iterable[str], out: TextIO, *, bot
 
 
 def _prompt(line: str) -> str | list[object]:
-    """The line as it is given back: the list of messages if it is one, else the text."""
+    """The list of messages that the line is in JSON, or else the line."""
     try:
         parsed: object = json.loads(line)
     except (ValueError, RecursionError):
@@ -76,29 +78,13 @@ def _prompt(line: str) -> str | list[object]:
     return parsed if isinstance(parsed, list) else line
 
 
-def parse_conversation(line: str) -> list[Message]:
-    """The messages of a line: a JSON list of them, or else one user message with the line's text.
-
-    Raises YiTuneError for a list that is no conversation, or whose last message is not the user's.
-    """
-    messages = _prompt(line)
-    if isinstance(messages, str):
-        return [{"role": "user", "content": line}]
-    checked = check_messages(messages)
-    if checked[-1]["role"] != "user":
-        roles = ", ".join(message["role"] for message in checked)
-        raise YiTuneError(f"The roles {roles} are no conversation to answer: the last one has to be user.", SHAPE)
-    return checked
-
-
 def named_file(text: str) -> Path:
     """The path that was typed: with spaces, in quotes or not, `~` the home folder. Raises YiTuneError for none."""
-    if len(text) > 1 and text[0] == text[-1] and text[0] in "\"'":
-        text = text[1:-1]
-    if not text:
+    path = text.strip("\"'")
+    if not path:
         raise YiTuneError("Which file?", "Name it, as in: chat.jsonl")
     try:
-        return Path(text).expanduser()
+        return Path(path).expanduser()
     except RuntimeError as error:  # ~somebody who has no home
         raise YiTuneError(f"{text}: {error}") from None
 
