@@ -36,8 +36,8 @@ err = Screen(stderr=True)
 
 
 def print_table(console: Console, rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> None:
-    """Print rows of cells, the first of them the header, a line each however wide the terminal is. Columns are aligned
-    by their width on a terminal, where a Chinese character takes two cells; those in `right` to the right.
+    """Print a line for each row of cells, however wide the terminal is. Columns are aligned, those in `right` to the
+    right; a Chinese character takes two cells of a terminal.
     """
     rows = list(rows)
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]

@@ -1,4 +1,4 @@
-"""What the user sees while a model is fetched, loads and trains: a live line on a terminal, plain lines elsewhere."""
+"""How far a run is: a live line on a terminal, plain lines elsewhere."""
 
 from collections import deque
 from statistics import fmean

@@ -1,4 +1,4 @@
-"""Run folders: `saves/<model>/<run>/` holds all that a resume, and a later chat or check, needs."""
+"""Run folders: `saves/<model>/<run>/` holds everything for a resume, and for a later chat or check."""
 
 import json
 import re
@@ -17,10 +17,10 @@ from yi_tune.models import LocalModel, check_path, read_header, workspace_option
 from yi_tune.runs.records import differences
 
 _REQUIRED = ("model", "model_path", "identity", "data", "config")
-# What old runs did not record.
+# Old runs did not record these.
 _OLD: dict[str, Any] = {"weights": "", "from_run": None, "replay": 0, "created": None, "versions": {}}
-# What the Trainer writes into a checkpoint, in this order, and needs to go on as if nothing had happened. Without the
-# optimizer's state it would go on too, but from another point, and say nothing.
+# The Trainer writes these into a checkpoint, in this order, and needs them to go on as if nothing had happened. Without
+# the optimizer's state it would go on too, but from another point, and say nothing.
 _NEEDED = ("*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
 
 
@@ -58,7 +58,7 @@ class Run:
 
     @property
     def trained(self) -> bool:
-        """Whether there is anything of training to lose: a checkpoint, or weights."""
+        """Whether training has left anything to lose: a checkpoint, or weights."""
         return self.finished or any(next(self.folder.glob(kept), None) for kept in ("checkpoint-*", "*.safetensors"))
 
     @property
@@ -68,20 +68,19 @@ class Run:
 
     @property
     def failure(self) -> str:
-        """What the last training failed of; empty if it did not, or could not say."""
-        try:
+        """The error that ended the last training; empty if none did, or none could be written."""
+        with suppress(OSError):
             return (self.folder / "failure.txt").read_text(encoding="utf-8", errors="ignore")
-        except OSError:
-            return ""
+        return ""
 
     def record_failure(self, message: str) -> None:
-        """Keep what training failed of, until the run goes on; on a full disk it may be lost."""
+        """Keep the error that ended training, until the run goes on; on a full disk it may be lost."""
         with suppress(OSError):
             self.write("failure.txt", message)
 
     @property
     def record(self) -> dict[str, Any]:
-        """run.json: what was trained, from what, with which versions. Raises YiTuneError if it is broken."""
+        """The content of run.json (runs/records.py). Raises YiTuneError if it is broken."""
         try:
             content: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
             if not (isinstance(content["identity"], dict) and isinstance(content["config"], dict)):
@@ -98,10 +97,9 @@ class Run:
 
     @property
     def busy(self) -> YiTuneError:
-        """That another process holds it."""
-        return YiTuneError(
-            f"Another process is working on the run {self.name!r}.", "Wait for it, or use another --run."
-        )
+        """The error for a run that another process holds."""
+        message = f"Another process is working on the run {self.name!r}."
+        return YiTuneError(message, "Wait for it, or use another --run.")
 
     def lock(self) -> AbstractContextManager[object]:
         """Hold the run for this process. Raises YiTuneError when another holds it, or the folder cannot be written."""
@@ -123,15 +121,14 @@ def _check_name(run: str) -> None:
 
 
 def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
-    """Make the (locked) folder ready to train what `new` says; what it holds of that run already stays, and what it
-    holds of another goes where that has trained nothing yet.
+    """Make the (locked) folder ready to train the run that `new` records. Files of the same run stay; those of another
+    go if it has trained nothing yet, or with `fresh`.
 
-    Raises YiTuneError, and changes nothing, when the folder holds something else.
+    Raises YiTuneError, and changes nothing, when the folder holds anything else.
     """
-    marker = run.folder / "run.json"
-    # A run.json.part is all there is when the disk was full from the start.
+    # A process that was killed at its start leaves no more than run.json.part.
     content = [path for path in run.folder.iterdir() if path.name not in (".lock", "run.json.part")]
-    if content and not marker.is_file():
+    if content and not (run.folder / "run.json").is_file():
         raise YiTuneError(f"{run.folder} is not empty and no run of yi-tune's.", "Use another --run.")
     if content and not fresh:
         changed = differences(run.record, new)
@@ -154,7 +151,7 @@ def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
 
 
 def _delete(content: Iterable[Path]) -> None:
-    # The marker last: until it goes, the folder is known to be a run, and the rest can be deleted by the same command.
+    # run.json last: until it goes, the folder is known to be a run, and the same command can delete the rest.
     for path in sorted(content, key=lambda path: path.name == "run.json"):
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
@@ -175,8 +172,8 @@ def all_runs(workspace: Path) -> list[Run]:
 def newest_whole(run: Path, say: Callable[[str], None]) -> Path | None:
     """The newest whole checkpoint in the folder of a (locked) run. Broken ones are named, by `say`, and removed.
 
-    Removed, because they take room on a disk that may be full, and because the Trainer counts them when it deletes
-    the oldest. Raises OSError, and removes nothing more, for a file that may be whole but cannot be read.
+    They take room on a disk that may be full, and the Trainer counts them when it deletes the oldest. Raises OSError,
+    and removes nothing more, for a file that may be whole but cannot be read.
     """
     whole = {}
     for folder in run.glob("checkpoint-*"):
@@ -244,9 +241,7 @@ def find_run(workspace: Path, name: str | None = None, model: LocalModel | None 
 
 
 def write_configs(run: Run, train: Config, chat: Config) -> None:
-    """Write train.yaml and chat.yaml, which llamafactory-cli takes as they are, and what of run.json they change."""
-    marker = run.folder / "run.json"
-    content = json.loads(marker.read_text(encoding="utf-8"))
-    run.write(marker.name, json.dumps(content | {"config": train}, ensure_ascii=False, indent=2))
+    """Write train.yaml and chat.yaml, which llamafactory-cli takes as they are, and the config in run.json."""
+    run.write("run.json", json.dumps(run.record | {"config": train}, ensure_ascii=False, indent=2))
     run.write("train.yaml", f"# llamafactory-cli train {run.folder}/train.yaml\n{dump_config(train)}")
     run.write("chat.yaml", f"# llamafactory-cli chat {run.folder}/chat.yaml\n{dump_config(chat)}")
