@@ -202,7 +202,7 @@ def test_smaller_steps_down_to_one_row() -> None:
         sizes.append((config[MICRO], config[ACCUMULATION], config[NO_CHECKPOINTING]))
     assert sizes == [(3, 4, True), (1, 12, True), (1, 12, False)]
     assert config[EVAL] == 1
-    assert smaller({MICRO: 1, EVAL: 8, NO_CHECKPOINTING: True}) == {EVAL: 1}
+    assert smaller({MICRO: 1, EVAL: 8}) == {EVAL: 1, NO_CHECKPOINTING: False}
 
 
 def test_longest_row(tmp_path: Path) -> None:

@@ -42,12 +42,15 @@ _RUN, _RAM = 1_000_000_000, 4_000_000_000
 _LONGEST_PROBE = 180  # seconds; importing everything takes 10 on two cores
 
 
+Verdict = Literal["ok", "warning", "error"]
+
+
 @dataclass(frozen=True)
 class Check:
     """A finding, and the remedy where it is wrong."""
 
     name: str
-    verdict: Literal["ok", "warning", "error"]
+    verdict: Verdict
     found: str
     remedy: str = ""
 
@@ -70,12 +73,20 @@ def diagnose(model: str, workspace: Path) -> Diagnosis:
         broken, hardware = found.pop("broken"), Hardware(**found["used"]) if found["used"] else None
         place = next(folder for folder in (workspace, *workspace.parents) if folder.is_dir())
         disk, here = shutil.disk_usage(place).free, _model(local)
-        checks = [*_packages(broken), _gpu(local, gpus, found, hardware), _ram(local, cores, ram)]
+        needed = _RUN + (local.shape.weight_bytes if local.shape and here.verdict != "ok" else 0)
+        checks = [*_packages(broken), _gpu(local, gpus, found, hardware)]
+        said, enough = f"{cores} cores, {decimal(ram)} of RAM free", ram >= _RAM or not local.needs_gpu
+        checks.append(_check("cpu and ram", enough, said, f"{decimal(_RAM)} are safer.", "warning"))
         if hardware and (hardware.gpu or not local.needs_gpu):
             checks.append(_memory(local, hardware))
-        checks += [_workspace(workspace, place), _disk(local, here, disk, place), here, *_hubs(local, here)]
+        checks += [*_room(workspace, place, disk, needed), here, *_hubs(local, here)]
     machine = {"gpus": [vars(gpu) for gpu in gpus], **found, "cores": cores, "ram_free": ram, "disk_free": disk}
     return Diagnosis(all(check.verdict != "error" for check in checks), local.model.name, machine, checks)
+
+
+def _check(name: str, right: bool, found: str, remedy: str, verdict: Verdict = "error") -> Check:
+    """A check that has that verdict, and a remedy, where it is not `right`."""
+    return Check(name, "ok", found) if right else Check(name, verdict, found, remedy)
 
 
 def _probe() -> dict[str, Any]:
@@ -134,8 +145,8 @@ def _packages(broken: dict[str, str]) -> list[Check]:
 
 def _gpu(local: LocalModel, gpus: list[Gpu], found: dict[str, Any], hardware: Hardware | None) -> Check:
     seen = "; ".join(
-        f"{gpu.name}, compute capability {gpu.capability[0]}.{gpu.capability[1]}, {decimal(gpu.free)} of "
-        f"{decimal(gpu.total)} free, driver {gpu.driver}"
+        f"{gpu.name}, compute capability {gpu.capability}, {decimal(gpu.free)} of {decimal(gpu.total)} free, "
+        f"driver {gpu.driver}"
         for gpu in gpus
     )
     if hardware and hardware.gpu:
@@ -154,15 +165,7 @@ def _gpu(local: LocalModel, gpus: list[Gpu], found: dict[str, Any], hardware: Ha
         remedy = f"A torch for this driver: {_TORCH}. Or update the driver, and restart the machine"
     if local.needs_gpu:
         return Check("gpu", "error", said, f"{remedy}. Or a model that needs none: --model nano")
-    said = f"{said}; {local.model.name} needs none"
-    return Check("gpu", "warning", said, remedy) if gpus else Check("gpu", "ok", said)
-
-
-def _ram(local: LocalModel, cores: int | None, free: int) -> Check:
-    found = f"{cores} cores, {decimal(free)} of RAM free"
-    if free < _RAM and local.needs_gpu:
-        return Check("cpu and ram", "warning", found, f"{decimal(_RAM)} are safer.")
-    return Check("cpu and ram", "ok", found)
+    return _check("gpu", not gpus, f"{said}; {local.model.name} needs none", remedy, "warning")
 
 
 def _memory(local: LocalModel, hardware: Hardware) -> Check:
@@ -176,18 +179,13 @@ def _memory(local: LocalModel, hardware: Hardware) -> Check:
     return Check("memory", "ok", f"{fit.summary} Micro-batch {fit.micro_batch} x {fit.accumulation}.")
 
 
-def _workspace(workspace: Path, place: Path) -> Check:
-    if workspace.is_file() or not os.access(place, os.W_OK | os.X_OK):
-        return Check("workspace", "error", f"{workspace} cannot be written", "Choose another place: --workspace DIR")
-    return Check("workspace", "ok", f"{workspace} can be written")
-
-
-def _disk(local: LocalModel, here: Check, free: int, place: Path) -> Check:
-    needed = _RUN + (local.shape.weight_bytes if local.shape and here.verdict != "ok" else 0)
-    if free < needed:
-        found = f"{decimal(free)} free in {place}; {decimal(needed)} are needed"
-        return Check("disk", "error", found, "Free some, or take another place: --workspace DIR")
-    return Check("disk", "ok", f"{decimal(free)} free")
+def _room(workspace: Path, place: Path, free: int, needed: int) -> list[Check]:
+    writable = not workspace.is_file() and os.access(place, os.W_OK | os.X_OK)
+    remedy = "Free some space, or take another place: --workspace DIR"
+    return [
+        _check("workspace", writable, f"{workspace} can{'' if writable else 'not'} be written", remedy),
+        _check("disk", free >= needed, f"{decimal(free)} free in {place}; {decimal(needed)} are needed", remedy),
+    ]
 
 
 def _model(local: LocalModel) -> Check:
@@ -205,26 +203,23 @@ def _hubs(local: LocalModel, here: Check) -> list[Check]:
     """Each hub that has the model; an error when it is needed, and none can be reached."""
     hubs = hubs_of(local.model.huggingface, local.model.modelscope, None)
     with ThreadPoolExecutor() as pool:
-        answers = list(pool.map(_silence, hubs))
-    verdict: Literal["warning", "error"] = "error" if here.verdict != "ok" and all(answers) else "warning"
+        answers = list(pool.map(_answer, hubs))
+    verdict: Verdict = "warning" if here.verdict == "ok" or "answers" in answers else "error"
     remedy = "Check the network and HTTPS_PROXY, or name a mirror: HF_ENDPOINT or MODELSCOPE_ENDPOINT"
     return [
-        Check(hub.name, verdict, f"{hub.endpoint} cannot be reached: {why}", remedy)
-        if why
-        else Check(hub.name, "ok", f"{hub.endpoint} answers")
-        for hub, why in zip(hubs, answers, strict=True)
+        _check(hub.name, answer == "answers", f"{hub.endpoint} {answer}", remedy, verdict)
+        for hub, answer in zip(hubs, answers, strict=True)
     ]
 
 
-def _silence(hub: Hub) -> str:
-    """Why a hub does not answer; "" when it answers, with any status."""
+def _answer(hub: Hub) -> str:
     try:
         urllib.request.urlopen(urllib.request.Request(hub.endpoint, method="HEAD"), timeout=PATIENCE).close()  # noqa: S310
-    except urllib.error.HTTPError:
+    except urllib.error.HTTPError:  # any answer is one
         pass
     except (OSError, ValueError) as error:
-        return str(getattr(error, "reason", error))
-    return ""
+        return f"cannot be reached: {getattr(error, 'reason', error)}"
+    return "answers"
 
 
 if __name__ == "__main__":

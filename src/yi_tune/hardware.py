@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,11 @@ import psutil
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as the driver sees it: memory in bytes, compute capability as (major, minor)."""
+    """A GPU as the driver sees it, memory in bytes."""
 
     uuid: str
     name: str
-    capability: tuple[int, int]
+    capability: str
     total: int
     free: int
     driver: str
@@ -39,21 +38,19 @@ class Hardware:
 
     @property
     def settings(self) -> dict[str, tuple[Any, str]]:
-        """What of LLaMA-Factory's config is the machine's, precision and attention: values, and why.
+        """The keys of LLaMA-Factory's config that are the machine's, precision and attention: values, and why.
 
-        bf16 where the machine has it, else fp16 on a GPU, and neither on a CPU: LLaMA-Factory then multiplies 4-bit
-        weights in float32, which is faster than emulating bf16. The attention it leaves in bf16, and of that the
-        backward pass of SDPA is the slow part (docs/bench-cpu.md). fp16 on a CPU is slower by far.
+        bf16 where the machine has it, else fp16 on a GPU. A CPU without bf16 multiplies 4-bit weights faster in float32
+        than it emulates bf16; LLaMA-Factory leaves the attention in bf16, where SDPA's backward pass is the slow part
+        (docs/bench-cpu.md). fp16 on a CPU is slower by far.
         """
-        without = f"{self.device} has no bf16"
-        if self.bf16:
-            bf16, fp16, attention = (True, f"{self.device} has bf16"), (False, "not beside bf16"), ("auto", "SDPA")
-        elif self.gpu:
-            bf16, fp16, attention = (False, without), (True, without), ("auto", "SDPA")
-        else:
-            bf16, fp16 = (False, without), (False, "slow on a CPU")
-            attention = ("disabled", f"{without}, and SDPA is slow to emulate it")
-        return {"bf16": bf16, "fp16": fp16, "flash_attn": attention}
+        bf16 = f"{self.device} has {'' if self.bf16 else 'no '}bf16"
+        slow = not self.bf16 and self.gpu is None
+        return {
+            "bf16": (self.bf16, bf16),
+            "fp16": (not self.bf16 and not slow, "slow on a CPU" if slow else "not beside bf16" if self.bf16 else bf16),
+            "flash_attn": ("disabled", f"{bf16}, and SDPA is slow to emulate it") if slow else ("auto", "SDPA"),
+        }
 
 
 def detect(*, cpu_only: bool = False) -> Hardware:
@@ -93,26 +90,19 @@ def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 def read_gpus() -> list[Gpu]:
     """Every GPU that the driver's nvidia-smi lists, whether torch can use it or not; none where it does not work."""
     fields = "uuid,name,compute_cap,memory.total,memory.free,driver_version"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    try:
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return []
     gpus = []
-    for line in _nvidia_smi(f"--query-gpu={fields}", "--format=csv,noheader,nounits").splitlines():
+    for line in listed.splitlines():
         try:
             uuid, name, capability, total, free, driver = (part.strip() for part in line.split(","))
-            major, minor = (int(part) for part in capability.split("."))
-            gpus.append(Gpu(uuid, name, (major, minor), int(total) * 2**20, int(free) * 2**20, driver))
+            gpus.append(Gpu(uuid, name, capability, int(total) * 2**20, int(free) * 2**20, driver))
         except ValueError:  # "No devices were found", "[N/A]"
             continue
     return gpus
-
-
-def _nvidia_smi(*arguments: str) -> str:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ""
-    try:
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=30, check=False)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
 
 
 def free_ram(control_group: Path = Path("/sys/fs/cgroup")) -> int:

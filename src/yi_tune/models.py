@@ -73,17 +73,6 @@ def read_origin(folder: Path) -> Origin | None:
         return None
 
 
-def whole(folder: Path) -> bool:
-    """Whether `folder` holds a record and every file of it in its size."""
-    origin = read_origin(folder)
-    try:
-        return origin is not None and all(
-            (folder / name).stat().st_size == it.size for name, it in origin.files.items()
-        )
-    except OSError:  # missing, or a link to a cache that is gone
-        return False
-
-
 def sha256(path: Path) -> str:
     """The sha256 of a file."""
     with path.open("rb") as file:
@@ -147,11 +136,15 @@ class LocalModel:
 
     @property
     def downloaded(self) -> bool:
-        """Whether it is here: as `yi-tune download` brought it, whole; or nano, or a folder of the user's own."""
+        """Whether it is here: every file that `yi-tune download` brought; or nano, or a folder of the user's own."""
         origin = read_origin(self.path)
-        if self.model.huggingface is None and origin is None:
-            return self.path.is_dir()
-        return whole(self.path) and self.owns(origin)
+        if origin is None:
+            return self.model.huggingface is None and self.path.is_dir()
+        try:
+            sizes = {name: (self.path / name).stat().st_size for name in origin.files}
+        except OSError:  # missing, or a link to a cache that is gone
+            return False
+        return self.owns(origin) and sizes == {name: file.size for name, file in origin.files.items()}
 
     def owns(self, origin: Origin | None) -> bool:
         """Whether a record is one of this model: the names of two repositories may end alike."""

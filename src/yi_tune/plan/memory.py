@@ -6,6 +6,7 @@ The formula is held against measurements on a CPU in docs/memory.md (bench/memor
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import product
 from typing import Any, Literal
 
 from rich.filesize import decimal
@@ -62,21 +63,13 @@ class Estimate:
 def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estimate:
     """The peak of a run with this config whose longest row has `length` tokens.
 
-    With h, q and f for the widths of hidden state, queries and FFN, in bytes:
-
-    weights: the layers' linear parts in 4.127 or 8 bits, or 16; embeddings and head: 16 bits
-    model file: on a CPU the linear parts' 16 bits too, pages of the file that stay mapped (seen in RssFile)
-    adapter: float32, that is 4 for a weight, 4 for its gradient, 8 for Adam's two moments
-    activations that a layer keeps of each token for the backward pass: two norms in float32 8h; the inputs of q, k, v
-      and of gate, up 4h; q, k, v (repeated to q's width) and the attention's output 8q; SiLU's input and output, up,
-      and their product 8f (Korthikanti et al., arXiv 2205.05198, section 4, less what frozen weights, SDPA and no
-      dropout save). PEFT casts to float32 on a CPU, and for unquantised weights, so that each linear part keeps an
-      input of its own: 6h + 2q more. On a CPU in neither bf16 nor fp16 autocast does not cast, but nothing is shared:
-      28h + 10q + 10f in all. Without SDPA each head keeps its weights for each token of the row, before and after their
-      cast: 6 (counted on nano with torch.autograd.graph.saved_tensors_hooks)
-    with gradient checkpointing: the layers' inputs 2h, and one layer while it is computed again
-    logits: 12 a token and word: log-softmax, its gradient and that of its input, all float32
-    answers: keys and values of the questions asked after training, where they take more than a step
+    With h, q and f for the widths of hidden state, queries and FFN a layer keeps of each token, for the backward pass,
+    in bytes: two norms in float32 8h; the inputs of q, k, v and of gate, up 4h; q, k, v (repeated to q's width) and the
+    attention's output 8q; SiLU's input and output, up, and their product 8f (Korthikanti et al., arXiv 2205.05198,
+    section 4, less what frozen weights, SDPA and no dropout save). PEFT casts to float32 on a CPU, and for unquantised
+    weights, so that each linear part keeps an input of its own: 6h + 2q. In neither bf16 nor fp16 nothing is shared.
+    Without SDPA each head keeps its weights for each token of the row, before and after their cast (counted on nano
+    with torch.autograd.graph.saved_tensors_hooks).
     """
     padded = -(-length // 8) * 8  # as LLaMA-Factory does
     tokens = number(config, MICRO, 8) * padded
@@ -132,9 +125,7 @@ def _adapter_parameters(shape: Shape, config: Config) -> int:
 
 @dataclass(frozen=True)
 class Fit:
-    """How the rows of a step are divided, for a model of this shape, a config that may leave some of it open, and
-    rows of at most `length` tokens.
-    """
+    """How the rows of a step are divided, for rows of at most `length` tokens; `config` may leave some of it open."""
 
     micro_batch: int
     accumulation: int
@@ -160,24 +151,19 @@ class Fit:
     @property
     def settings(self) -> dict[str, tuple[Any, str]]:
         """The keys of a config that say it: values, and why."""
-        batch = f"the largest of 8, 4, 2, 1 that fits {self._free}" if self.shape else "the model's shape is not known"
+        why = f"the largest of 8, 4, 2, 1 that fits {self._free}" if self.shape else "the model's shape is not known"
+        short = f"memory is short: {self._free}" if self.checkpointing else "memory suffices without"
         return {
-            MICRO: (self.micro_batch, batch),
+            MICRO: (self.micro_batch, why),
             ACCUMULATION: (self.accumulation, f"{self.micro_batch} x {self.accumulation} rows a step"),
             EVAL: (self.micro_batch, "as many as in training: it takes no more memory"),
-            NO_CHECKPOINTING: (False, f"memory is short: {self._free}")
-            if self.checkpointing
-            else (True, "memory suffices without"),
+            NO_CHECKPOINTING: (not self.checkpointing, short),
         }
 
     @property
     def division(self) -> Config:
         """The values of `settings`."""
         return {key: value for key, (value, _) in self.settings.items()}
-
-    def for_rows_of(self, length: int) -> "Fit":
-        """The choice for rows of another length."""
-        return choose_fit(self.shape, self.config, length, self.hardware)
 
     @property
     def _free(self) -> str:
@@ -191,6 +177,10 @@ class Fit:
         parts = ", ".join(f"{name} {decimal(size)}" for name, size in self.estimate.parts.items() if size >= 1_000_000)
         return f"Memory: {decimal(self.estimate.total)} estimated ({parts}); {self._free}."
 
+    def for_rows_of(self, length: int) -> "Fit":
+        """The choice for rows of another length."""
+        return choose_fit(self.shape, self.config, length, self.hardware)
+
 
 def choose_fit(shape: Shape | None, config: Config, length: int, hardware: Hardware) -> Fit:
     """The largest micro-batch that fits the free memory, without gradient checkpointing where that fits too; the
@@ -199,19 +189,18 @@ def choose_fit(shape: Shape | None, config: Config, length: int, hardware: Hardw
     Values of `config` are obeyed; a key that it leaves open (a `${...}`) is chosen. `length` is that of the longest
     row in tokens.
     """
-    micro, accumulation = (None if _left_open(config, key) else key for key in (MICRO, ACCUMULATION))
-    if micro:
-        size = number(config, MICRO, 8)
-        follows = max(1, round(EFFECTIVE_BATCH / size))
-        batches = [(size, number(config, ACCUMULATION, 1) if accumulation else follows)]
-    elif accumulation:
-        steps = number(config, ACCUMULATION, 1)
-        batches = [(max(1, EFFECTIVE_BATCH // steps), steps)]
-    else:
-        batches = [(size, EFFECTIVE_BATCH // size) for size in (8, 4, 2, 1)]
-    checkpointing = (False, True) if _left_open(config, NO_CHECKPOINTING) else (not config.get(NO_CHECKPOINTING),)
-    fits = [Fit(*batch, again, hardware, shape, config, length) for batch in batches for again in checkpointing]
-    return next((fit for fit in fits if fit.fits), fits[-1])
+    steps, sizes = number(config, ACCUMULATION, 1), [8, 4, 2, 1]
+    if not _left_open(config, MICRO):
+        sizes = [number(config, MICRO, 8)]
+    elif not _left_open(config, ACCUMULATION):
+        sizes = [max(1, EFFECTIVE_BATCH // steps)]
+    choices = [False, True] if _left_open(config, NO_CHECKPOINTING) else [not config.get(NO_CHECKPOINTING)]
+    for size, checkpointing in product(sizes, choices):
+        follows = max(1, round(EFFECTIVE_BATCH / size)) if _left_open(config, ACCUMULATION) else steps
+        fit = Fit(size, follows, checkpointing, hardware, shape, config, length)
+        if fit.fits:
+            break
+    return fit
 
 
 def _left_open(config: Config, key: str) -> bool:
@@ -246,15 +235,11 @@ def smaller(config: Config) -> Config | None:
     """The changes for the same training in smaller steps, after memory ran out; None below one row."""
     micro = number(config, MICRO, 8)
     if micro > 1:
-        half = max(size for size in range(1, micro // 2 + 1) if micro % size == 0)
-        return {
-            MICRO: half,
-            ACCUMULATION: number(config, ACCUMULATION, 1) * (micro // half),
-            EVAL: min(number(config, EVAL, 8), half),
-        }
-    if number(config, EVAL, 8) > 1:  # it may have been an evaluation
-        return {EVAL: 1}
-    return {NO_CHECKPOINTING: False} if config.get(NO_CHECKPOINTING) else None
+        half = max(size for size in range(1, micro) if micro % size == 0)
+        return {MICRO: half, ACCUMULATION: number(config, ACCUMULATION, 1) * (micro // half), EVAL: half}
+    if number(config, EVAL, 8) > 1 or config.get(NO_CHECKPOINTING):  # it may have been an evaluation
+        return {EVAL: 1, NO_CHECKPOINTING: False}
+    return None
 
 
 def longest_row(
