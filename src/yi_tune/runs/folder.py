@@ -242,6 +242,7 @@ def find_run(workspace: Path, name: str | None = None, model: LocalModel | None 
 
 def write_configs(run: Run, train: Config, chat: Config) -> None:
     """Write train.yaml and chat.yaml, which llamafactory-cli takes as they are, and the config in run.json."""
-    run.write("run.json", json.dumps(run.record | {"config": train}, ensure_ascii=False, indent=2))
+    record = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
+    run.write("run.json", json.dumps(record | {"config": train}, ensure_ascii=False, indent=2))
     run.write("train.yaml", f"# llamafactory-cli train {run.folder}/train.yaml\n{dump_config(train)}")
     run.write("chat.yaml", f"# llamafactory-cli chat {run.folder}/chat.yaml\n{dump_config(chat)}")
