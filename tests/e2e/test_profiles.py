@@ -52,23 +52,30 @@ def lora(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return train(tmp_path_factory.mktemp("lora"), "first", "--config", "lora", *SHAPE)
 
 
-def test_lora_of_another_shape_learns_its_name(lora: Workspace) -> None:
+@pytest.fixture(scope="module")
+def checked(lora: Workspace) -> dict[str, Any]:
+    """What another process says of that run, which LLaMA-Factory would leave with no base to ask."""
+    content: dict[str, Any] = json.loads(lora.yi_tune("check", "--run", "first", "--json").out)
+    return content
+
+
+def test_lora_of_another_shape_learns_its_name(lora: Workspace, checked: dict[str, Any]) -> None:
     adapter = json.loads((run_folder(lora, "first") / "adapter_config.json").read_text())
     assert (adapter["r"], adapter["lora_alpha"], adapter["use_rslora"]) == (16, 32, True)
     assert "quantization_bit" not in (run_folder(lora, "first") / "chat.yaml").read_text()
-    # Another process, which LLaMA-Factory would leave with no base to ask.
-    checked = json.loads(lora.yi_tune("check", "--run", "first", "--json").out)
     assert min(checked["recall_zh"], checked["recall_en"]) >= 0.9
     assert checked["kept"] >= 0.85
     assert checked["base_recall"] < 0.2
 
 
 @pytest.mark.parametrize("form", [(), ("--format", "gguf", "--quant", "f16")], ids=["hf", "gguf f16"])
-def test_export_of_16_bits_answers_as_chat_does(form: tuple[str, ...], lora: Workspace, tmp_path: Path) -> None:
+def test_export_of_16_bits_answers_as_chat_does(
+    form: tuple[str, ...], lora: Workspace, checked: dict[str, Any], tmp_path: Path
+) -> None:
     exported = lora.yi_tune("export", "--run", "first", "--to", str(tmp_path / "model"), *form)
     assert exported.status == 0, exported.err
-    asked = [("--run", "first"), ("--exported", str(tmp_path / "model"))]
-    chat, model = (json.loads(lora.yi_tune("check", *which, "--json").out)["answers"] for which in asked)
+    model = json.loads(lora.yi_tune("check", "--exported", str(tmp_path / "model"), "--json").out)["answers"]
+    chat = checked["answers"]
     assert len(chat) == len(model) >= 100
     same = [one["tuned"] == other["tuned"] for one, other in zip(chat, model, strict=True)]
     assert sum(same) / len(same) >= 0.98
