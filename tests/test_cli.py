@@ -11,9 +11,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -303,15 +301,8 @@ def finished_run(workspace: Path, model: Path) -> Path:
     folder = workspace / "saves" / "mine" / "identity"
     folder.mkdir(parents=True)
     identity = {"name": "小易", "author": "李雷", "name_en": "Ada", "author_en": "Grace"}
-    record: dict[str, Any] = {
-        "model": str(model),
-        "model_path": str(model),
-        "weights": "",
-        "identity": identity,
-        "data": "identity-0.jsonl",
-        "config": {},
-    }
-    (folder / "run.json").write_text(json.dumps(record))
+    told = {"model": str(model), "model_path": str(model), "identity": identity, "data": "identity-0.jsonl"}
+    (folder / "run.json").write_text(json.dumps({**told, "config": {}}))
     (folder / "report.json").write_text("{}")
     (folder / "chat.yaml").write_text("template: yi\n")
     return folder
@@ -336,18 +327,14 @@ def test_workspace_from_the_environment(tmp_path: Path, yi_tune: Cli) -> None:
     assert str(tmp_path / "flag" / "saves") in said
 
 
-@pytest.mark.parametrize("command", ["chat", "check", "serve"])
-def test_base_model_that_is_gone_or_broken(command: str, tmp_path: Path, yi_tune: Cli) -> None:
+def test_base_model_that_is_gone_or_broken(tmp_path: Path, yi_tune: Cli) -> None:
     model = tmp_path / "mine"
     finished_run(tmp_path, model)
-    assert f"Unknown model '{model}'" in yi_tune.complaint(command, "--workspace", tmp_path)
+    for command in ("chat", "check", "serve"):
+        assert f"Unknown model '{model}'" in yi_tune.complaint(command, "--workspace", tmp_path)
     model.mkdir()
-    assert "is no model: it has no config.json" in yi_tune.complaint(command)
-    (model / "config.json").write_text('{"model_type": "llama"}')
-    (model / "tokenizer.json").write_text("{}")
-    assert "model.safetensors is missing" in yi_tune.complaint(command)
-    (model / "model.safetensors").write_bytes(b"cut")
-    assert "broken or cut short" in yi_tune.complaint(command)
+    for command in ("chat", "check", "serve"):
+        assert "is no model: it has no config.json" in yi_tune.complaint(command)
 
 
 def test_base_that_is_not_downloaded(yi_tune: Cli) -> None:
@@ -439,52 +426,32 @@ def test_no_runs_yet(tmp_path: Path, yi_tune: Cli) -> None:
 
 
 def test_runs_rm_asks_first(tmp_path: Path, yi_tune: Cli) -> None:
-    finished_run(tmp_path, tmp_path / "mine")
-    run = tmp_path / "saves" / "mine" / "identity"
-    listed = json.loads(yi_tune("runs", "--json", "--workspace", tmp_path).stdout)
+    run = finished_run(tmp_path, tmp_path / "mine")
+    listed = json.loads(yi_tune("runs", "--json").stdout)
     assert [(found["run"], found["state"]) for found in listed] == [("identity", "finished")]
     for answer in ("n\n", ""):
-        kept = yi_tune("runs", "rm", "identity", "--workspace", tmp_path, stdin=answer)
+        kept = yi_tune("runs", "rm", "identity", stdin=answer)
         assert kept.returncode == 1
         assert f"Delete {run}" in kept.stderr.replace("\n", "")
         assert run.is_dir()
-    gone = yi_tune("runs", "rm", "identity", "--workspace", tmp_path, stdin="y\n")
+    gone = yi_tune("runs", "rm", "identity", stdin="y\n")
     assert gone.returncode == 0, gone.stderr
     assert not run.exists()
-    assert "There is no run called 'identity'" in yi_tune.complaint(
-        "runs", "rm", "identity", "--yes", "--workspace", tmp_path
-    )
+    assert "There is no run called 'identity'" in yi_tune.complaint("runs", "rm", "identity", "--yes")
 
 
 def test_runs_rm_yes(tmp_path: Path, yi_tune: Cli) -> None:
-    here = tmp_path / "here"
-    finished_run(tmp_path, tmp_path / "mine")
-    finished_run(here, tmp_path / "mine")
+    there = finished_run(tmp_path / "there", tmp_path / "mine")
+    here = finished_run(tmp_path, tmp_path / "mine")
     # Wherever the option stands.
-    done = yi_tune("runs", "--workspace", here, "rm", "identity", "--yes")
+    done = yi_tune("runs", "--workspace", tmp_path / "there", "rm", "identity", "--yes")
     assert done.returncode == 0, done.stderr
-    assert not (here / "saves" / "mine" / "identity").exists()
-    assert (tmp_path / "saves" / "mine" / "identity").is_dir()
+    assert here.is_dir()
+    assert not there.exists()
     assert yi_tune("runs", "rm", "identity", "--yes", "--workspace", tmp_path).returncode == 0
-    assert not (tmp_path / "saves" / "mine" / "identity").exists()
-    thesis = tmp_path / "saves" / "mine" / "thesis"
+    assert not here.exists()
+    thesis = here.with_name("thesis")
     thesis.mkdir()
-    assert "no run called" in yi_tune.complaint("runs", "rm", "thesis", "--yes", "--workspace", tmp_path)
-    assert "is not a folder name" in yi_tune.complaint("runs", "rm", "../mine", "--yes", "--workspace", tmp_path)
+    assert "no run called" in yi_tune.complaint("runs", "rm", "thesis", "--yes")
+    assert "is not a folder name" in yi_tune.complaint("runs", "rm", "../mine", "--yes")
     assert thesis.is_dir()
-
-
-def test_early_stop_on_too_few_rows(tmp_path: Path, yi_tune: Cli) -> None:
-    said = yi_tune.complaint(*TRAIN, "--early-stop", "--set", "max_samples=80", "--workspace", tmp_path)
-    assert "--early-stop needs 20 validation rows, and val_size=0.1 holds back 8 of 80" in said
-    assert "--set val_size=20" in said
-    assert not (tmp_path / "saves").exists()
-
-
-def test_tracker_that_is_not_installed(tmp_path: Path, yi_tune: Cli) -> None:
-    if find_spec("swanlab"):
-        pytest.skip("swanlab is installed")
-    done = yi_tune(*TRAIN, "--report-to", "swanlab", "--workspace", tmp_path)
-    assert done.returncode == 1
-    assert "report_to: swanlab is not installed: pip install swanlab" in done.stderr
-    assert not (tmp_path / "saves").exists()

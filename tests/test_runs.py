@@ -185,16 +185,16 @@ def test_fresh_that_fails_halfway_can_be_repeated(finished: Run, monkeypatch: py
     assert not finished.folder.exists()
 
 
-@pytest.mark.parametrize("key", ["model", "model_path", "identity", "data", "config"])
-def test_record_that_lacks_a_key(run: Run, key: str) -> None:
-    run.write("run.json", json.dumps({other: value for other, value in content().items() if other != key}))
-    with pytest.raises(YiTuneError, match=rf"no readable run\.json \('{key}'\)"):
-        prepare(run, content(), fresh=False)
+BROKEN = ["", "{", "\xff", "[]", "null", '"model"']
+LACKING = [
+    json.dumps({other: value for other, value in content().items() if other != key})
+    for key in ("model", "model_path", "identity", "data", "config")
+]
 
 
-@pytest.mark.parametrize("text", ["", "{", "\xff", "[]", "null", '"model"'])
+@pytest.mark.parametrize("text", BROKEN + LACKING)
 def test_broken_record(run: Run, text: str) -> None:
-    (run.folder / "run.json").write_bytes(text.encode("latin-1"))
+    (run.folder / "run.json").write_bytes(text.encode("latin-1", errors="xmlcharrefreplace"))
     with pytest.raises(YiTuneError, match=r"no readable run\.json") as caught:
         prepare(run, content(), fresh=False)
     assert "--fresh" in caught.value.hint
@@ -361,12 +361,10 @@ def test_remove_of_a_folder_that_is_a_link(finished: Run) -> None:
 # Names and places
 
 
-@pytest.mark.parametrize("name", ["a", "a.b-c_2", "2026", "小易", "_x"])
-def test_run_name(name: str, tmp_path: Path) -> None:
-    run = train_run(tmp_path, NANO, name)
-    assert run.folder == tmp_path / "saves" / "nano" / name
-    assert run.name == name
-    assert not run.folder.exists()
+def test_run_name(tmp_path: Path) -> None:
+    for name in ("a", "a.b-c_2", "2026", "小易", "_x"):
+        assert train_run(tmp_path, NANO, name) == Run(tmp_path / "saves" / "nano" / name)
+        assert Run(tmp_path / name).name == name
 
 
 @pytest.mark.parametrize(
@@ -410,12 +408,8 @@ def test_newest_finished_run_is_found(tmp_path: Path) -> None:
     second = finish(tmp_path, "a", 400, "Yi-1.5-6B-Chat")
     third = finish(tmp_path, "b", 300)
     finish(tmp_path, "zeta", None)
-    (tmp_path / "saves" / "nano" / "mine" / "deeper").mkdir(parents=True)
-    assert find_run(tmp_path).folder == second
-    assert find_run(tmp_path, "a").folder == second
-    assert find_run(tmp_path, "a", NANO).folder == first
-    assert find_run(tmp_path, None, NANO).folder == third
-    assert find_run(tmp_path, "b").folder == third
+    for asked, found in (((), second), (("a",), second), (("a", NANO), first), ((None, NANO), third), (("b",), third)):
+        assert find_run(tmp_path, *asked).folder == found
 
 
 def test_no_finished_run(tmp_path: Path) -> None:
