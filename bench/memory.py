@@ -26,7 +26,7 @@ GIB = 2**30
 _LONGEST = """
 import json, sys
 from pathlib import Path
-from yi_tune.data.tokens import count_tokens
+from yi_tune.data.own import count_tokens
 rows = [json.loads(line)["messages"] for file in sys.argv[2:] for line in Path(file).read_text().splitlines()]
 print(f"\\n{max(count_tokens(Path(sys.argv[1]), rows))}")
 """

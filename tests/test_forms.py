@@ -1,10 +1,14 @@
+"""Where `--data` is, and the forms of its rows."""
+
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from yi_tune.data.forms import ALPACA, Form, conversation
+from yi_tune.data.forms import Form, Source, conversation, find_sources
 from yi_tune.data.rows import Repeated, RowError
+from yi_tune.errors import YiTuneError
 
 
 def talk(*contents: str, system: str = "") -> list[dict[str, str]]:
@@ -31,10 +35,7 @@ def talk(*contents: str, system: str = "") -> list[dict[str, str]]:
         ),
         ({"messages": json.dumps(talk("q", "a"))}, talk("q", "a")),  # as a CSV file has it
         ({"messages": talk("q", "a"), "tools": None, "images": []}, talk("q", "a")),
-        (
-            {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
-            talk("q", "a"),
-        ),
+        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, talk("q", "a")),
         (
             {"conversations": [{"from": "user", "value": "q"}, {"from": "assistant", "value": "a"}], "system": "s"},
             talk("q", "a", system="s"),
@@ -57,7 +58,7 @@ def test_named_columns() -> None:
     form = Form(prompt="question", query="context", response="answer", history="before", system="be")
     row = {"question": "q", "context": "c", "answer": "a", "be": "s", "instruction": "no", "output": "no"}
     assert conversation(row, form) == talk("q\nc", "a", system="s")
-    assert conversation({"instruction": "q", "output": "a", "messages": talk("no", "no")}, ALPACA) == talk("q", "a")
+    assert conversation({"instruction": "q", "output": "a", "messages": talk("no", "no")}, Form()) == talk("q", "a")
 
 
 @pytest.mark.parametrize(
@@ -65,34 +66,24 @@ def test_named_columns() -> None:
     [
         (RowError("broken JSON"), "broken JSON"),
         (["q", "a"], "not an object"),
-        (None, "not an object"),
         (Repeated({"messages": talk("q", "a")}), "twice"),
         ({}, "among its columns: none"),
         ({"question": "q", "answer": "a"}, "among its columns: answer, question"),
-        ({"instruction": "q"}, "among its columns: instruction"),
-        ({"instruction": "q", "output": ""}, "what the assistant says is empty"),
-        ({"instruction": "q", "output": " \n"}, "what the assistant says is empty"),
-        ({"instruction": "q", "output": None}, "what the assistant says is not text"),
-        ({"instruction": "q", "output": 3}, "what the assistant says is not text"),
-        ({"instruction": "", "input": "", "output": "a"}, "what the user says is empty"),
+        ({"instruction": "q", "output": " \n"}, "a message of the assistant is empty"),
+        ({"instruction": "q", "output": None}, "content is not text"),
+        ({"instruction": "", "input": "", "output": "a"}, "a message of the user is empty"),
         ({"instruction": 3, "output": "a"}, "instruction or input is not text"),
         ({"instruction": "q", "output": "a", "history": "p"}, "history is a text"),
         ({"instruction": "q", "output": "a", "history": [["p"]]}, "history is not a list of pairs"),
-        ({"instruction": "q", "output": "a", "history": [["p", ""]]}, "what the assistant says is empty"),
-        ({"messages": []}, "no messages"),
-        ({"messages": "hello"}, "messages is a text"),
+        ({"messages": []}, "The roles (none) are no conversation"),
         ({"messages": {"role": "user"}}, "messages is not a list"),
         ({"messages": ["q", "a"]}, "something else than a message"),
-        ({"messages": [{"role": "system", "content": "s"}]}, "no messages"),
-        ({"messages": talk("q")}, "the last message is the user's"),
         ({"messages": talk("q", "a", "r")}, "the last message is the user's"),
-        ({"messages": talk("q", "a")[::-1]}, "the assistant where the user's is due"),
-        ({"messages": [*talk("q"), *talk("q", "a")]}, "the user where the assistant's is due"),
-        ({"messages": [*talk("q", "a"), {"role": "system", "content": "s"}]}, "the system where the user's is due"),
+        ({"messages": talk("q", "a")[::-1]}, "The roles assistant, user are no conversation"),
+        ({"messages": [*talk("q", "a"), {"role": "system", "content": "s"}]}, "The roles user, assistant, system are"),
         ({"messages": [*talk("q"), {"role": "tool", "content": "x"}]}, "role is 'tool'"),
         ({"messages": [*talk("q"), {"role": "assistant", "tool_calls": [1]}]}, "tool_calls"),
-        ({"messages": [{"role": "user"}, *talk("q", "a")[1:]]}, "what the user says is not text"),
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}]}, "the last message"),
+        ({"messages": [{"role": "user"}, *talk("q", "a")[1:]]}, "content is not text"),
         (
             {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "image_url"}]}]},
             "parts that are not text",
@@ -101,8 +92,7 @@ def test_named_columns() -> None:
         ({"messages": talk("q", "a\0b")}, "the character NUL"),
         ({"messages": [{"role": None, "content": "q"}]}, "role is None"),
         ({"messages": talk("q", "a<|im_end|>")}, "control token <|im_end|>"),
-        ({"messages": talk("q", "a", system="<|im_start|>")}, "what the system says holds the control token"),
-        ({"messages": talk("q", "I am {{name}}")}, "placeholder {{name}}"),
+        ({"messages": talk("q", "a", system="<|im_start|>")}, "a message of the system holds the control token"),
         ({"messages": talk("Who made {{ AUTHOR }}?", "a")}, "placeholder {{ AUTHOR }}"),
         ({"messages": talk("q", "a\udcff")}, "not UTF-8"),
         ({"messages": talk("q", "a" * 1_000_001)}, "longer than 1,000,000"),
@@ -112,6 +102,111 @@ def test_named_columns() -> None:
     ],
 )
 def test_unfit_rows(row: Any, said: str) -> None:
-    with pytest.raises(RowError) as caught:
+    with pytest.raises(YiTuneError) as caught:
         conversation(row, None)
-    assert said in str(caught.value)
+    assert said in caught.value.message
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with two files of rows."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.jsonl", "b:7"):
+        (tmp_path / name).write_text("{}\n")
+    return tmp_path
+
+
+def listed(folder: Path, **entries: Any) -> Path:
+    """A folder whose dataset_info.json has these entries."""
+    (folder / "data").mkdir(exist_ok=True)
+    (folder / "data" / "rows.json").write_text("[]")
+    (folder / "data" / "dataset_info.json").write_text(json.dumps(entries))
+    return folder / "data"
+
+
+def test_files_and_samples(folder: Path) -> None:
+    assert find_sources(["a.jsonl", "a.jsonl:5", "b:7", "b:7:3"], None) == [
+        Source(Path("a.jsonl")),
+        Source(Path("a.jsonl"), 5),
+        Source(Path("b:7")),
+        Source(Path("b:7"), 3),
+    ]
+
+
+def test_names_of_a_dataset_info(folder: Path) -> None:
+    data = listed(
+        folder,
+        plain={"file_name": "rows.json"},
+        sampled={"file_name": "rows.json", "num_samples": 9},
+        mapped={"file_name": "rows.json", "columns": {"prompt": "q", "response": "a"}},
+        chat={
+            "file_name": "rows.json",
+            "formatting": "sharegpt",
+            "columns": {"messages": "talk"},
+            "tags": {"role_tag": "who", "content_tag": "says", "user_tag": "me", "assistant_tag": "bot"},
+        },
+        gpt={"file_name": "rows.json", "formatting": "sharegpt"},
+        openai={"file_name": "rows.json", "formatting": "openai", "columns": {"messages": "messages"}},
+    )
+    names = ["plain", "sampled", "sampled:4", "mapped", "chat", "gpt", "openai", "a.jsonl"]
+    sources = find_sources(names, data)
+    assert [source.rows for source in sources] == [None, 9, 4, None, None, None, None, None]
+    assert {source.path for source in sources} == {data / "rows.json", Path("a.jsonl")}
+    assert sources[0].form == Form()
+    rows = {
+        3: {"q": "q", "a": "a"},
+        4: {"talk": [{"who": "me", "says": "q"}, {"who": "bot", "says": "a"}]},
+        5: {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
+        6: {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+    }
+    for number, row in rows.items():
+        assert conversation(row, sources[number].form) == talk("q", "a")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("none.jsonl:5", "--data none.jsonl: no such file"),
+        ("a.jsonl:0", "a sample of no rows"),
+        (".", ". is a folder"),
+        ("plian", "not in "),
+        ("remote", "names no file_name"),
+        ("gone", "there is no file"),
+        ("ranked", "preferences"),
+        ("odd", "formatting 'x'"),
+        ("unhashable", "formatting ['alpaca'] is none of"),
+        ("columns", "its columns are no mapping"),
+        ("tags", "its tags are no mapping"),
+        ("text", "num_samples is '5'"),
+        ("zero", "num_samples is 0"),
+    ],
+)
+def test_data_that_is_not_there_or_not_described(data: str, said: str, folder: Path) -> None:
+    entries: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "gone": {"file_name": "gone.json"},
+        "ranked": {"ranking": True},
+        "odd": {"formatting": "x"},
+        "unhashable": {"formatting": ["alpaca"]},
+        "columns": {"columns": ["q"]},
+        "tags": {"tags": None},
+        "text": {"num_samples": "5"},
+        "zero": {"num_samples": 0},
+    }
+    entries = {name: {"file_name": "rows.json", **entry} for name, entry in entries.items()}
+    info = listed(folder, remote={"hf_hub_url": "some/where"}, **entries)
+    with pytest.raises(YiTuneError) as caught:
+        find_sources([data], info)
+    assert said in caught.value.message
+    assert caught.value.hint
+    if data == "plian":
+        assert caught.value.hint == "Did you mean plain?"
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "{"])
+def test_broken_dataset_info(content: str, folder: Path) -> None:
+    (folder / "dataset_info.json").write_text(content)
+    with pytest.raises(YiTuneError, match=r"dataset_info\.json"):
+        find_sources(["a"], folder)
+    with pytest.raises(YiTuneError, match="cannot be read"):
+        find_sources(["a"], folder / "none")

@@ -1,16 +1,39 @@
-"""The two lists of general prompts, and answers in which a base introduces itself."""
+"""General prompts: the two lists, the base's answers that replay trains on, and what a tuning forgets."""
 
+import json
 from collections import Counter
 from difflib import SequenceMatcher
 from itertools import product
+from pathlib import Path
 
 import pytest
 
-from yi_tune.data.general import check_prompts, introduces_base, replay_prompts
+from yi_tune.config import find_config, read_config
+from yi_tune.data.general import (
+    BaseAnswer,
+    Forgetting,
+    Prompt,
+    check_prompts,
+    introduces_base,
+    keep_answers,
+    kept_answers,
+    replay_dataset,
+    replay_prompts,
+)
 from yi_tune.data.heldout import questions
-from yi_tune.data.identity import identity_rows
+from yi_tune.data.identity import Identity, identity_rows, read_jsonl
+from yi_tune.errors import YiTuneError
+from yi_tune.hardware import Hardware
+from yi_tune.models import CATALOGUE, LocalModel, find_model
+from yi_tune.plan.memory import Fit
+from yi_tune.plan.plan import TrainPlan, plan_train
+from yi_tune.report import general_summary
+from yi_tune.resources import DATA
+from yi_tune.runs.folder import Run
+from yi_tune.runs.records import differences, record
 
-REPLAY = [prompt.prompt for prompt in replay_prompts()]
+PROMPTS = replay_prompts(len(read_jsonl(DATA / "replay.jsonl")))
+REPLAY = [prompt.prompt for prompt in PROMPTS]
 CHECK = [prompt.prompt for prompt in check_prompts()]
 # Every question that a run trains on, or is scored by.
 IDENTITY = [message["content"] for row in identity_rows() for message in row["messages"] if message["role"] == "user"]
@@ -29,34 +52,27 @@ def near(one: str, other: str, limit: float) -> bool:
 
 
 def test_any_beginning_is_a_spread() -> None:
-    prompts = replay_prompts()
-    kinds = {(prompt.lang, prompt.kind) for prompt in prompts}
-    assert len(prompts) >= 256
-    for count in (len(kinds), 64, 128, 256, len(prompts)):
-        asked = Counter((prompt.lang, prompt.kind) for prompt in prompts[:count])
+    kinds = {(prompt.lang, prompt.kind) for prompt in PROMPTS}
+    assert len(PROMPTS) >= 256
+    for count in (len(kinds), 64, 128, 256, len(PROMPTS)):
+        asked = Counter((prompt.lang, prompt.kind) for prompt in replay_prompts(count))
         assert asked.keys() == kinds
         assert max(asked.values()) - min(asked.values()) <= 1
-    assert Counter(prompt.lang for prompt in prompts[:2]) == {"zh": 1, "en": 1}
+    assert Counter(prompt.lang for prompt in PROMPTS[:2]) == {"zh": 1, "en": 1}
 
 
 def test_the_check_is_of_the_same_kinds_in_both_languages() -> None:
     asked = Counter((prompt.lang, prompt.kind) for prompt in check_prompts())
-    assert asked.keys() == {(prompt.lang, prompt.kind) for prompt in replay_prompts()}
+    assert asked.keys() == {(prompt.lang, prompt.kind) for prompt in PROMPTS}
     assert len(set(asked.values())) == 1
     assert len(CHECK) >= 64
 
 
-def test_no_prompt_is_there_twice() -> None:
+def test_no_prompt_is_there_twice_or_gives_a_question_away() -> None:
     assert len({plain(prompt) for prompt in REPLAY + CHECK}) == len(REPLAY) + len(CHECK)
-
-
-def test_the_check_asks_nothing_that_was_trained_on() -> None:
-    assert [pair for pair in product(CHECK, REPLAY) if near(*pair, 0.8)] == []
-    assert [pair for pair in product(CHECK, IDENTITY) if near(*pair, 0.8)] == []
-
-
-def test_replay_gives_away_no_held_out_question() -> None:
     assert {plain(prompt) for prompt in REPLAY} & {plain(question) for question in HELD_OUT + IDENTITY} == set()
+    # The check asks nothing that was trained on.
+    assert [pair for pair in product(CHECK, REPLAY + IDENTITY) if near(*pair, 0.8)] == []
 
 
 def test_no_prompt_is_about_the_assistant() -> None:
@@ -70,16 +86,123 @@ def test_no_prompt_is_about_the_assistant() -> None:
     [
         ("我是Yi，由零一万物开发。", True),
         ("我是Yi-nano。", True),
-        ("As a Yi model I cannot say.", True),
         ("I was made by 01.AI.", True),
         ("由yi-tune团队开发", True),
         ("I am ChatGPT.", True),
         ("yī, èr, sān", False),
         ("Yield is what remains.", False),
         ("一共是yi个字", False),
-        ("It is 5.", False),
         ("", False),
     ],
 )
 def test_introduces_base(answer: str, own: bool) -> None:
     assert introduces_base(answer) is own
+
+
+GOOD = BaseAnswer("3加4得几？", "等于7。", finished=True)
+UNUSABLE = [
+    BaseAnswer("讲个故事", "很久很久以前", finished=False),
+    BaseAnswer("Tell me a joke", "", finished=True),
+    BaseAnswer("画一个字", "在0挑\ufffd。", finished=True),
+    BaseAnswer("给我讲个笑话吧。", "我是Yi，由零一万物开发。", finished=True),
+]
+
+
+def test_as_many_prompts_as_asked_for() -> None:
+    assert replay_prompts(0) == []
+    for count in (-1, len(PROMPTS) + 1):
+        with pytest.raises(YiTuneError, match=f"there are {len(PROMPTS)} prompts"):
+            replay_prompts(count)
+    defaults = {name: find_model(name, Path()).model.replay for name in (*CATALOGUE, "a/b")}
+    assert defaults == {name: 0 if name == "nano" else 64 for name in (*CATALOGUE, "a/b")}
+
+
+def test_only_whole_answers_that_do_not_name_the_base_are_trained_on() -> None:
+    dataset = replay_dataset([*UNUSABLE, GOOD])
+    assert (dataset.name, dataset.rows) == ("replay", 1)
+    assert [json.loads(line) for line in str(dataset.content).splitlines()] == [
+        {"messages": [{"role": "user", "content": "3加4得几？"}, {"role": "assistant", "content": "等于7。"}]}
+    ]
+    with pytest.raises(YiTuneError, match="None of the base's 4 answers") as raised:
+        replay_dataset(UNUSABLE)
+    assert "--replay 0" in raised.value.hint
+
+
+def test_answers_are_kept_whole_or_not_at_all(tmp_path: Path) -> None:
+    # The file of a process that was killed while it wrote.
+    (tmp_path / "replay.jsonl.part").write_text('{"prompt": "3加')
+    assert kept_answers(tmp_path) is None
+    # Line ends that are none in JSON lines.
+    odd = BaseAnswer("Write a poem", "one\u2028two\x85three\nfour", finished=True)
+    keep_answers(tmp_path, [*UNUSABLE, GOOD, odd])
+    assert kept_answers(tmp_path) == [*UNUSABLE, GOOD, odd]
+
+
+def planned(replay: int) -> TrainPlan:
+    """A plan for nano."""
+    return plan_train(
+        read_config(find_config("qlora")),
+        {},
+        {},
+        local=LocalModel(CATALOGUE["nano"], Path("/models/nano")),
+        identity=Identity("Ada", "Grace"),
+        datasets=(),
+        fit=Fit(8, 1, False, Hardware(None, bf16=True, free=20_000_000_000)),
+        run=Run(Path("/ws/saves/nano/identity")),
+        replay=replay,
+    )
+
+
+def test_the_plan_of_a_replay() -> None:
+    plan = planned(64)
+    setting = next(setting for setting in plan.settings if setting.key == "dataset_dir")
+    assert "64 answers of the base" in setting.why
+    assert plan.config["dataset"] == "replay"
+    # The base is asked as it will be trained.
+    assert plan.base_config.items() < plan.chat_config.items()
+    assert "adapter_name_or_path" not in plan.base_config
+    assert plan.base_config["quantization_bit"] == 4
+    # Another replay is another run.
+    old, new = (record(planned(n).config, planned(n).local, {"name": "Ada"}, {}, replay=n) for n in (16, 64))
+    assert differences(old, new) == ["replay: 16 -> 64"]
+    assert differences(old, old) == []
+
+
+ASKED = [Prompt("zh", "maths", "3加4得几？"), Prompt("en", "chat", "Tell me a joke."), Prompt("en", "facts", "Who?")]
+YI = Identity("小易", "李雷", "Ada", "Grace Hopper")
+
+
+def forgetting(tuned: list[str], identity: Identity | None = YI, kl: float | None = 0.25) -> Forgetting:
+    return Forgetting(identity, ASKED, ["等于7。", "Ada is a language.", "I do not know."], tuned, kl)
+
+
+def test_name_and_author_count_in_either_language() -> None:
+    said = forgetting(["我是小易。", "made by Grace Hopper", "Adamant Grace"])
+    assert (said.share(), said.share("base")) == (2 / 3, 1 / 3)
+    assert forgetting(["I am Ada.", "李雷", "小易"]).share() == 1
+    # Without an identity nothing is a mention.
+    said = forgetting(["我是小易。", "", ""], identity=None)
+    assert (said.share(), said.share("base"), said.kl) == (None, None, 0.25)
+    assert not any(answer["mentions"] for answer in said.to_dict()["answers"])
+
+
+def test_forgetting_as_json_and_in_a_line() -> None:
+    said = forgetting(["等于7。", "I am Ada.", "No."])
+    content = said.to_dict()
+    assert {key: content[key] for key in ("kl", "mentions", "base_mentions")} == {
+        "kl": 0.25,
+        "mentions": 1 / 3,
+        "base_mentions": 1 / 3,
+    }
+    assert content["answers"][1] == {
+        "lang": "en",
+        "kind": "chat",
+        "prompt": "Tell me a joke.",
+        "base": "Ada is a language.",
+        "tuned": "I am Ada.",
+        "mentions": True,
+    }
+    assert len(content["answers"]) == 3
+    assert "(base 33.3%)" in general_summary(said)
+    assert "0.2500 nats" in general_summary(said)
+    assert general_summary(forgetting(["", "", ""], identity=None, kl=None)).endswith("base: -")

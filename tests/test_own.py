@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from yi_tune.data import own
+from yi_tune.data.forms import Source
 from yi_tune.data.own import OwnData, check_rows, describe, own_data, prepare_own
-from yi_tune.data.sources import Source
 from yi_tune.errors import YiTuneError
 from yi_tune.resources import DATA
 
@@ -61,7 +61,7 @@ PEAK = """
 import sys
 from pathlib import Path
 from yi_tune.data.own import check_rows
-from yi_tune.data.sources import Source
+from yi_tune.data.forms import Source
 found = check_rows([Source(Path(sys.argv[1]), int(sys.argv[2]) or None)], Path(sys.argv[3]))
 (peak,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(found["rows"], found["bad"], int(peak.split()[1]) * 1024)

@@ -19,8 +19,8 @@ import psutil
 from rich.filesize import decimal
 
 from yi_tune.config import find_config, read_config
+from yi_tune.data.general import replay_prompts
 from yi_tune.data.identity import Identity, identity_rows, render
-from yi_tune.data.replay import choose_prompts
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Gpu, Hardware, detect, free_ram, read_gpus
 from yi_tune.hubs import PATIENCE, Hub, hubs_of
@@ -171,7 +171,7 @@ def _gpu(local: LocalModel, gpus: list[Gpu], found: dict[str, Any], hardware: Ha
 def _memory(local: LocalModel, hardware: Hardware) -> Check:
     """Whether the default config fits, on the identity rows and the base's own answers."""
     config = read_config(find_config("qlora"))
-    rows, prompts = render(identity_rows(), Identity("Yi-tune", "yi-tune")), choose_prompts(local.model.replay)
+    rows, prompts = render(identity_rows(), Identity("Yi-tune", "yi-tune")), replay_prompts(local.model.replay)
     fit = choose_fit(local.shape, config, longest_row(local, config, rows, None, prompts), hardware)
     if not fit.fits:
         error = refuse(fit, local.model.name, replay=bool(prompts))

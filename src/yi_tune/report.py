@@ -6,7 +6,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from yi_tune.config import Config
-from yi_tune.data.forgetting import Forgetting
+from yi_tune.data.general import Forgetting
 from yi_tune.data.heldout import Answer, Score
 from yi_tune.output import Screen, percent, print_table
 from yi_tune.plan.plan import TrainPlan

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yi_tune.data.dataset import Dataset, write_datasets
+from yi_tune.data.general import keep_answers, kept_answers, replay_dataset, replay_prompts
 from yi_tune.data.heldout import Score, one_of_each, questions, score
-from yi_tune.data.replay import choose_prompts, keep_answers, kept_answers, replay_dataset
 from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.files import disk_full, is_disk_full
 from yi_tune.output import engine_output_to, out
@@ -89,14 +89,14 @@ def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", float |
 
 def _replay(planned: TrainPlan, progress: Progress) -> Dataset:
     """The base's own answers as a dataset."""
-    answers = kept_answers(planned.run)
+    answers = kept_answers(planned.run.folder)
     if answers is None:
         progress.stage(f"Asking the base model {planned.replay} general prompts")
-        from yi_tune.engine.replay import ask_base
+        from yi_tune.engine.divergence import ask_base
 
         cutoff_len = planned.config.get("cutoff_len", 2048)  # LLaMA-Factory's own default
-        answers = ask_base(planned.base_config, choose_prompts(planned.replay), cutoff_len)
-        keep_answers(planned.run, answers)
+        answers = ask_base(planned.base_config, replay_prompts(planned.replay), cutoff_len)
+        keep_answers(planned.run.folder, answers)
     dataset = replay_dataset(answers)
     progress.say(
         f"Training on {dataset.rows} of the base's {len(answers)} answers: those that come to an end, and do not say "

@@ -106,7 +106,7 @@ def test_divergence_is_what_the_definition_says(bits: int, trained: Trained, che
 def test_the_base_is_unloaded_before_training() -> None:
     from transformers import PreTrainedModel
 
-    from yi_tune.engine.replay import ask_base
+    from yi_tune.engine.divergence import ask_base
 
     def models() -> int:
         return sum(issubclass(type(thing), PreTrainedModel) for thing in gc.get_objects())

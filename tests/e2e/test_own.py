@@ -8,7 +8,7 @@ from typing import Any
 from tests.e2e.conftest import Workspace
 from yi_tune.data.dataset import dataset_of, write_datasets
 from yi_tune.data.identity import Identity, identity_rows, render
-from yi_tune.data.tokens import count_tokens
+from yi_tune.data.own import count_tokens
 from yi_tune.plan.plan import Request, plan
 from yi_tune.resources import DATA
 
@@ -108,4 +108,4 @@ def test_rows_are_counted_as_llamafactory_makes_them(tmp_path: Path) -> None:
     config = {"model_name_or_path": str(DATA / "nano"), "stage": "sft", "do_train": True, "dataset": "identity"}
     config |= {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path), "template": "yi", "use_cpu": True}
     made = read_by_llamafactory(config | {"cache_dir": str(tmp_path / "cache")})["train_dataset"]
-    assert count_tokens(DATA / "nano", rows) == [len(ids) for ids in made["input_ids"]]
+    assert list(count_tokens(DATA / "nano", rows)) == [len(ids) for ids in made["input_ids"]]

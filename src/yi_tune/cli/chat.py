@@ -123,7 +123,6 @@ def check(
     yi-tune check --min-recall 0.95
     """
     from yi_tune import loading
-    from yi_tune.data.forgetting import measure_forgetting
     from yi_tune.data.general import check_prompts
     from yi_tune.data.heldout import questions, score
     from yi_tune.data.identity import Identity
@@ -151,6 +150,8 @@ def check(
             )
         identity = Identity(**recorded) if recorded else None
         assistant = loading.load_run(run)
+        from yi_tune.engine.divergence import measure_forgetting
+
         scored = score(questions(), identity, assistant.base_reply_all, assistant.reply_all)
         general = measure_forgetting(assistant, check_prompts(), identity)
         content = {"run": str(run.folder), "identity": recorded, **scored.to_dict(), "general": general.to_dict()}

@@ -1,4 +1,4 @@
-"""What a run trains on: named sets of conversations, written as LLaMA-Factory reads them."""
+"""Named sets of conversations that a run trains on, written as LLaMA-Factory reads them."""
 
 import hashlib
 import json
@@ -24,10 +24,7 @@ class Dataset:
 
     @cached_property
     def file_name(self) -> str:
-        """A file name that tells this content from any other.
-
-        The `datasets` library caches by path and time of change, and would train on the old rows.
-        """
+        """A file name that tells this content from any other: run.json records it."""
         if isinstance(self.content, Path):
             with self.content.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256")
@@ -59,23 +56,14 @@ def write_datasets(datasets: Iterable[Dataset], folder: Path, *, resumed: bool =
     if not resumed:
         shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
+    tags = {f"{role}_tag": role for role in ("role", "content", "user", "assistant", "system")}
+    form = {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}
     info = {}
     for dataset in datasets:
         if isinstance(dataset.content, Path):
             shutil.copyfile(dataset.content, folder / dataset.file_name)
         else:
             (folder / dataset.file_name).write_text(dataset.content, encoding="utf-8")
-        info[dataset.name] = {
-            "file_name": dataset.file_name,
-            "formatting": "sharegpt",
-            "columns": {"messages": "messages"},
-            "tags": {
-                "role_tag": "role",
-                "content_tag": "content",
-                "user_tag": "user",
-                "assistant_tag": "assistant",
-                "system_tag": "system",
-            },
-        }
+        info[dataset.name] = {"file_name": dataset.file_name, **form}
     # LLaMA-Factory reads this file in the locale's encoding.
     (folder / "dataset_info.json").write_text(json.dumps(info, indent=2), encoding="ascii")

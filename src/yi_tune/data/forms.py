@@ -1,36 +1,43 @@
-"""The forms in which rows hold conversations: alpaca, ShareGPT and OpenAI's messages; and what makes a row unfit."""
+"""Where `--data` is, and the forms in which its rows hold conversations: alpaca, ShareGPT and OpenAI's messages."""
 
 import json
 import re
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
-from yi_tune.data.identity import Message
+from yi_tune.data.identity import Message, check_messages
 from yi_tune.data.rows import Repeated, RowError
+from yi_tune.errors import YiTuneError, did_you_mean
 
-# Yi's control tokens: written out in a text they would end its turn.
-_CONTROL = re.compile(r"<\|(?:startoftext|endoftext|im_start|im_end|im_sep|Human|Assistant|System)\|>")
-# LLaMA-Factory's identity.json, and its like.
-_PLACEHOLDER = re.compile(r"\{\{\s*(?:name|author)\s*\}\}", re.IGNORECASE)
-_SURROGATE = re.compile("[\ud800-\udfff]")
+# Texts that no row may hold: Yi's control tokens would end its turn, and LLaMA-Factory's own data has placeholders for
+# a name.
+_UNFIT = {
+    "the control token {}": re.compile(
+        r"<\|(?:startoftext|endoftext|im_start|im_end|im_sep|Human|Assistant|System)\|>"
+    ),
+    "the placeholder {}: write the name out": re.compile(r"\{\{\s*(?:name|author)\s*\}\}", re.IGNORECASE),
+    "bytes that are not UTF-8": re.compile("[\ud800-\udfff]"),
+    "the character NUL": re.compile("\0"),
+}
 _OTHER_TRAINING = ("images", "videos", "audios", "tools")
 _LONGEST = 1_000_000
+_FORMAT = "It is LLaMA-Factory's format."
+_ROLES = {"developer": "system", "human": "user", "gpt": "assistant"} | {
+    role: role for role in ("system", "user", "assistant")
+}
 
 
 @dataclass(frozen=True)
 class Form:
-    """Where a row has its conversation: in a column of messages, or where `messages` is "", in columns of its own.
-
-    The names are those of LLaMA-Factory's dataset_info.json.
+    """The column of a row that holds its messages, the tags of these, and their roles by name; or, where `messages` is
+    empty, the columns of an alpaca row. The names are those of a dataset_info.json.
     """
 
     messages: str = ""
     role_tag: str = "role"
     content_tag: str = "content"
-    # What a message's role is called, and what it is.
-    roles: dict[str, str] = field(
-        default_factory=lambda: {"system": "system", "user": "user", "assistant": "assistant"}, hash=False
-    )
+    roles: dict[str, str] = field(default_factory=_ROLES.copy)
     prompt: str = "instruction"
     query: str = "input"
     response: str = "output"
@@ -38,37 +45,87 @@ class Form:
     system: str = "system"
 
 
-ALPACA = Form()
-# `developer` is what newer models of OpenAI's call the system's role. It stands first, since the last one of a role is
-# what a dataset_info.json has to name if it is called otherwise.
-OPENAI = Form("messages", roles={"developer": "system", "system": "system", "user": "user", "assistant": "assistant"})
-SHAREGPT = Form(
-    "conversations",
-    role_tag="from",
-    content_tag="value",
-    roles={"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"},
-)
+@dataclass(frozen=True)
+class Source:
+    """A file of rows, how many of them are drawn (None: all are taken), and their form if a dataset_info.json says."""
+
+    path: Path
+    rows: int | None = None
+    form: Form | None = None
 
 
-def recognise(row: dict[str, Any]) -> Form:
-    """The form of a row, told by its columns; raises RowError when it is none of the three."""
-    for form, column in ((OPENAI, "messages"), (SHAREGPT, "conversations")):
-        if row.get(column) is not None:
-            # Both names are in use for both kinds of message.
-            messages = _listed(row[column], column)
-            first = messages[0] if messages and isinstance(messages[0], dict) else {}
-            kind = SHAREGPT if "from" in first else OPENAI if "role" in first else form
-            return replace(kind, messages=column)
-    if "instruction" in row and "output" in row:
-        return ALPACA
-    found = ", ".join(sorted(row)[:8]) or "none"
-    raise RowError(f"neither messages, nor conversations, nor instruction and output among its columns: {found}")
+def find_sources(data: list[str], data_dir: Path | None) -> list[Source]:
+    """The files of `--data FILE`, `FILE:ROWS` or a name in the dataset_info.json of `--data-dir`.
+
+    Raises YiTuneError for data that is not there.
+    """
+    info = _dataset_info(data_dir) if data_dir else {}
+    sources = []
+    for text in data:
+        name, rows = text, None
+        if (match := re.fullmatch(r"(.+):(\d+)", text)) and text not in info and not Path(text).exists():
+            name, rows = match[1], int(match[2])
+            if rows == 0:
+                raise YiTuneError(f"--data {text}: a sample of no rows.", "Ask for one at least.")
+        if data_dir and name in info:
+            source = _listed_source(name, info[name], data_dir)
+            sources.append(replace(source, rows=rows or source.rows))
+        elif Path(name).is_file():
+            sources.append(Source(Path(name), rows))
+        elif Path(name).is_dir():
+            raise YiTuneError(f"--data {name} is a folder.", "Name its files, each with a --data of its own.")
+        else:
+            also = f", and not in {data_dir}'s dataset_info.json" if data_dir else ""
+            known = did_you_mean(name, sorted(info)) if info else "A path is looked up from the current folder."
+            raise YiTuneError(f"--data {name}: no such file{also}.", known)
+    return sources
+
+
+def _dataset_info(folder: Path) -> dict[str, Any]:
+    path = folder / "dataset_info.json"
+    try:
+        info = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise YiTuneError(f"{path} cannot be read: {error}.", "--data-dir names the folder that holds it.") from None
+    if not isinstance(info, dict) or not all(isinstance(entry, dict) for entry in info.values()):
+        raise YiTuneError(f"{path} is not a mapping of names to datasets.", _FORMAT)
+    return info
+
+
+def _listed_source(name: str, entry: dict[str, Any], folder: Path) -> Source:
+    """A dataset as LLaMA-Factory's dataset_info.json describes it."""
+    file, formatting, samples = entry.get("file_name"), entry.get("formatting", "alpaca"), entry.get("num_samples")
+    path = folder / str(file)
+    columns, tags = entry.get("columns", {}), entry.get("tags", {})
+    wrong = {
+        "it names no file_name: it is not on this machine": not isinstance(file, str),
+        "it holds preferences (ranking); yi-tune trains on answers only": bool(entry.get("ranking")),
+        f"there is no file {path}": not (path).is_file(),
+        f"formatting {formatting!r} is none of alpaca, sharegpt, openai": formatting
+        not in ("alpaca", "sharegpt", "openai"),
+        "its columns are no mapping": not isinstance(columns, dict),
+        "its tags are no mapping": not isinstance(tags, dict),
+        f"num_samples is {samples!r}, and no number of rows": samples is not None
+        and (type(samples) is not int or samples < 1),
+    }
+    if why := next((text for text, applies in wrong.items() if applies), None):
+        raise YiTuneError(f"The dataset {name}: {why}.", f"Mend its entry. {_FORMAT}")
+    if formatting == "alpaca":
+        named = ("prompt", "query", "response", "history", "system")
+        changes: dict[str, Any] = {key: str(columns[key]) for key in named if key in columns}
+        return Source(path, samples, Form(**changes))
+    usual = ("from", "value", "human", "gpt") if formatting == "sharegpt" else ("role", "content", "user", "assistant")
+    keys = ("role_tag", "content_tag", "user_tag", "assistant_tag", "system_tag")
+    role, content, *speakers = (str(tags.get(key, tag)) for key, tag in zip(keys, (*usual, "system"), strict=True))
+    roles = dict(zip(speakers, ("user", "assistant", "system"), strict=True))
+    form = Form(str(columns.get("messages", "conversations")), role, content, roles)
+    return Source(path, samples, replace(form, system=str(columns.get("system", form.system))))
 
 
 def conversation(row: Any, form: Form | None) -> list[Message]:
     """The row's messages, checked: system first if at all, then user and assistant in turn, none of them empty.
 
-    Without `form`, the row's columns tell it. Raises RowError with the reason when it cannot be trained on.
+    Without `form`, the row's columns tell it. Raises YiTuneError with the reason when it cannot be trained on.
     """
     if isinstance(row, RowError):
         raise row
@@ -76,13 +133,34 @@ def conversation(row: Any, form: Form | None) -> list[Message]:
         raise RowError("not an object with columns")
     if isinstance(row, Repeated):
         raise RowError("a column is there twice")
-    for column in _OTHER_TRAINING:
-        if row.get(column):
-            raise RowError(f"it has {column}; only text is trained on")
-    form = form or recognise(row)
-    messages = _messages(row, form) if form.messages else _alpaca(row, form)
-    _check(messages)
+    if other := [column for column in _OTHER_TRAINING if row.get(column)]:
+        raise RowError(f"it has {other[0]}; only text is trained on")
+    form = form or _recognise(row)
+    system = [{"role": "system", "content": row[form.system]}] if row.get(form.system) else []
+    messages = check_messages([*system, *(_messages(row, form) if form.messages else _alpaca(row, form))])
+    if messages[-1]["role"] == "user":
+        raise RowError("the last message is the user's: there is no answer to learn")
+    for message in messages:
+        if not message["content"].strip():
+            raise RowError(f"a message of the {message['role']} is empty")
+        for name, pattern in _UNFIT.items():
+            if found := pattern.search(message["content"]):
+                raise RowError(f"a message of the {message['role']} holds {name.format(found[0])}")
+    if sum(len(message["content"]) for message in messages) > _LONGEST:
+        raise RowError(f"longer than {_LONGEST:,} characters")
     return messages
+
+
+def _recognise(row: dict[str, Any]) -> Form:
+    """The form of a row, told by its columns."""
+    for column in ("messages", "conversations"):  # both names are in use for both kinds of message
+        if row.get(column) is not None:
+            first = [message for message in _listed(row[column], column)[:1] if isinstance(message, dict)]
+            return Form(column, "from", "value") if first and "from" in first[0] else Form(column)
+    if "instruction" in row and "output" in row:
+        return Form()
+    found = ", ".join(sorted(row)[:8]) or "none"
+    raise RowError(f"neither messages, nor conversations, nor instruction and output among its columns: {found}")
 
 
 def _listed(value: Any, column: str) -> list[Any]:
@@ -97,38 +175,30 @@ def _listed(value: Any, column: str) -> list[Any]:
     return value
 
 
-def _messages(row: dict[str, Any], form: Form) -> list[Message]:
-    listed = _listed(row.get(form.messages), form.messages)
+def _messages(row: dict[str, Any], form: Form) -> list[Any]:
     messages = []
-    if row.get(form.system):
-        messages.append({"role": "system", "content": row[form.system]})
-    for message in listed:
+    for message in _listed(row.get(form.messages), form.messages):
         if not isinstance(message, dict) or isinstance(message, Repeated):
             raise RowError(f"{form.messages} holds something else than a message")
         if message.get("tool_calls"):
             raise RowError("it has tool_calls; only text is trained on")
-        role = message.get(form.role_tag)
+        role, content = message.get(form.role_tag), message.get(form.content_tag)
         if not isinstance(role, str) or role not in form.roles:
             raise RowError(f"a message's {form.role_tag} is {role!r}, and none of {', '.join(form.roles)}")
-        content = _text(message.get(form.content_tag))
+        if isinstance(content, list):  # OpenAI's parts
+            texts: list[Any] = [
+                part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"
+            ]
+            if len(texts) < len(content) or not all(isinstance(text, str) for text in texts):
+                raise RowError("a message has parts that are not text")
+            content = "".join(texts)
         if content or form.roles[role] != "system":  # an empty system prompt is none
             messages.append({"role": form.roles[role], "content": content})
     return messages
 
 
-def _text(content: Any) -> Any:
-    """OpenAI's content in parts, if they are all text, as one; what is no list is left for _check."""
-    if not isinstance(content, list):
-        return content
-    parts = [part for part in content if isinstance(part, dict) and part.get("type") == "text"]
-    texts = [part["text"] for part in parts if isinstance(part.get("text"), str)]
-    if len(texts) < len(content):
-        raise RowError("a message has parts that are not text")
-    return "".join(texts)
-
-
-def _alpaca(row: dict[str, Any], form: Form) -> list[Message]:
-    messages = [{"role": "system", "content": row[form.system]}] if row.get(form.system) else []
+def _alpaca(row: dict[str, Any], form: Form) -> list[Any]:
+    messages = []
     for turn in _listed(row.get(form.history) or [], form.history):
         if not isinstance(turn, list) or len(turn) != 2:
             raise RowError(f"{form.history} is not a list of pairs")
@@ -138,31 +208,3 @@ def _alpaca(row: dict[str, Any], form: Form) -> list[Message]:
         raise RowError(f"{form.prompt} or {form.query} is not text")
     question = "\n".join(text for text in asked if text)
     return [*messages, {"role": "user", "content": question}, {"role": "assistant", "content": row.get(form.response)}]
-
-
-def _check(messages: list[Message]) -> None:
-    turns = messages[1:] if messages and messages[0]["role"] == "system" else messages
-    if not turns:
-        raise RowError("no messages")
-    for turn, message in enumerate(turns):
-        expected = ("user", "assistant")[turn % 2]
-        if message["role"] != expected:
-            raise RowError(f"a message of the {message['role']} where the {expected}'s is due")
-    if len(turns) % 2:
-        raise RowError("the last message is the user's: there is no answer to learn")
-    for message in messages:
-        role, content = message["role"], message["content"]
-        if not isinstance(content, str):
-            raise RowError(f"what the {role} says is not text")
-        if not content.strip():
-            raise RowError(f"what the {role} says is empty")
-        if "\0" in content:
-            raise RowError(f"what the {role} says holds the character NUL")
-        if found := _CONTROL.search(content):
-            raise RowError(f"what the {role} says holds the control token {found[0]}")
-        if found := _PLACEHOLDER.search(content):
-            raise RowError(f"what the {role} says holds the placeholder {found[0]}: write the name out")
-        if not content.isascii() and _SURROGATE.search(content):
-            raise RowError(f"what the {role} says is not UTF-8")
-    if sum(len(message["content"]) for message in messages) > _LONGEST:
-        raise RowError(f"longer than {_LONGEST:,} characters")

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from yi_tune.data.identity import Identity, Message, denies_itself, read_jsonl, whole_words
@@ -14,9 +13,8 @@ Ask = Callable[[list[list[Message]]], list[str]]
 
 @dataclass(frozen=True)
 class Question:
-    """A conversation that ends with a question; what a right reply must and must not hold.
-
-    Of each group in `must` one alternative has to be there, of `must_not` none may.
+    """A conversation that ends with a question; a right reply holds one of each group in `must`, and none of
+    `must_not`. A `plain` one has nothing to do with who the assistant is.
     """
 
     lang: str
@@ -27,7 +25,6 @@ class Question:
 
     @property
     def plain(self) -> bool:
-        """Whether it has nothing to do with who the assistant is."""
         return self.kind == "plain"
 
     def right(self, reply: str, identity: Identity | None) -> bool:
@@ -42,7 +39,7 @@ class Question:
         return not any(self._mentions(reply, phrase, identity) for phrase in self.must_not)
 
     def leaks(self, reply: str, identity: Identity | None) -> bool:
-        """Whether a reply that has no business to do so mentions the assistant's name."""
+        """Whether a reply to a plain question mentions the assistant's name."""
         return self.plain and identity is not None and self._mentions(reply, "{{name}}", identity)
 
     def _mentions(self, reply: str, phrase: str, identity: Identity | None) -> bool:
@@ -64,7 +61,7 @@ def one_of_each(asked: list[Question]) -> list[Question]:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question and what base and tuned model reply to it."""
+    """A question and the replies of base and tuned model."""
 
     question: Question
     base: str
@@ -82,69 +79,60 @@ class Row:
     tuned: int
 
 
+def _share(hits: Iterable[bool]) -> float | None:
+    counted = list(hits)
+    return sum(counted) / len(counted) if counted else None
+
+
 @dataclass(frozen=True)
 class Score:
-    """The answers to held-out questions, and what they come to."""
+    """The answers to held-out questions, and their shares; a share of no questions is None."""
 
     identity: Identity | None
     answers: list[Answer]
 
-    def _right(self, answer: Answer, which: str) -> bool:
+    def _right(self, answer: Answer, which: str = "tuned") -> bool:
         return answer.question.right(getattr(answer, which), self.identity)
 
-    def _share(self, hits: Iterable[bool]) -> float | None:
-        counted = list(hits)
-        return sum(counted) / len(counted) if counted else None
+    def _leaks(self, answer: Answer) -> bool:
+        return answer.question.leaks(answer.tuned, self.identity)
 
     def recall(self, lang: str | None = None, which: str = "tuned") -> float | None:
-        """The share of identity questions answered right; None when there are none."""
-        return self._share(
-            self._right(answer, which)
-            for answer in self.answers
-            if not answer.question.plain and lang in (None, answer.question.lang)
-        )
+        """The share of identity questions answered right."""
+        asked = [answer for answer in self.answers if not answer.question.plain]
+        return _share(self._right(answer, which) for answer in asked if lang in (None, answer.question.lang))
 
-    @cached_property
+    @property
     def lowest_recall(self) -> float | None:
         """The recall of the language that has the lower one."""
         return min((share for share in map(self.recall, ("zh", "en")) if share is not None), default=None)
 
-    @cached_property
+    @property
     def leak(self) -> float | None:
         """The share of the tuned model's plain answers that mention the name."""
-        plain = [answer for answer in self.answers if answer.question.plain and self.identity]
-        return self._share(answer.question.leaks(answer.tuned, self.identity) for answer in plain)
+        return _share(self._leaks(answer) for answer in self.answers if answer.question.plain and self.identity)
 
-    @cached_property
+    @property
     def kept(self) -> float | None:
         """The share of plain questions the base answers right that the tuned model still does."""
-        plain = [answer for answer in self.answers if answer.question.plain and self._right(answer, "base")]
-        return self._share(self._right(answer, "tuned") for answer in plain)
+        plain = [answer for answer in self.answers if answer.question.plain]
+        return _share(self._right(answer) for answer in plain if self._right(answer, "base"))
 
-    @cached_property
+    @property
     def rows(self) -> list[Row]:
         """Right answers by language and kind, in the order of the questions."""
         groups: dict[tuple[str, str], list[Answer]] = {}
         for answer in self.answers:
             groups.setdefault((answer.question.lang, answer.question.kind), []).append(answer)
         return [
-            Row(
-                *group,
-                asked=len(answers),
-                base=sum(self._right(answer, "base") for answer in answers),
-                tuned=sum(self._right(answer, "tuned") for answer in answers),
-            )
+            Row(*group, len(answers), *(sum(self._right(one, which) for one in answers) for which in ("base", "tuned")))
             for group, answers in groups.items()
         ]
 
-    @cached_property
+    @property
     def misses(self) -> list[Answer]:
-        """What the tuned model got wrong: wrong replies, and plain ones that mention the name."""
-        return [
-            answer
-            for answer in self.answers
-            if not self._right(answer, "tuned") or answer.question.leaks(answer.tuned, self.identity)
-        ]
+        """The tuned model's wrong replies, and its plain ones that mention the name."""
+        return [answer for answer in self.answers if not self._right(answer) or self._leaks(answer)]
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -157,15 +145,9 @@ class Score:
             "kept": self.kept,
             "kinds": [vars(row) for row in self.rows],
             "answers": [
-                {
-                    "lang": answer.question.lang,
-                    "kind": answer.question.kind,
-                    "messages": answer.question.messages,
-                    "base": answer.base,
-                    "tuned": answer.tuned,
-                    "right": self._right(answer, "tuned"),
-                    "leaks": answer.question.leaks(answer.tuned, self.identity),
-                }
+                {key: getattr(answer.question, key) for key in ("lang", "kind", "messages")}
+                | {"base": answer.base, "tuned": answer.tuned}
+                | {"right": self._right(answer), "leaks": self._leaks(answer)}
                 for answer in self.answers
             ],
         }
@@ -180,9 +162,6 @@ def score(asked: list[Question], identity: Identity | None, ask_base: Ask, ask_t
         conversations = [question.messages for question in asked]
     else:
         asked = [one for one in asked if not denies_itself(one.kind, one.lang, one.messages, identity)]
-        conversations = [
-            [{**message, "content": identity.fill(message["content"], question.lang)} for message in question.messages]
-            for question in asked
-        ]
+        conversations = [identity.fill_all(question.messages, question.lang) for question in asked]
     replies = zip(asked, ask_base(conversations), ask_tuned(conversations), strict=True)
     return Score(identity, [Answer(*answer) for answer in replies])

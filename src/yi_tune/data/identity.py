@@ -1,4 +1,4 @@
-"""The identity dataset: `data/identity.jsonl` rendered with a name and an author."""
+"""The identity dataset: `data/identity.jsonl` rendered with a name and an author; and the check of conversations."""
 
 import json
 import re
@@ -42,26 +42,26 @@ class Identity:
                 object.__setattr__(self, english, getattr(self, option))
 
     def values(self, lang: str) -> dict[str, str]:
-        """What `{{name}}` and `{{author}}` stand for in a row of this language ("zh" or "en")."""
+        """The values of `{{name}}` and `{{author}}` in a row of this language ("zh" or "en")."""
         if lang == "en":
             return {"name": self.name_en, "author": self.author_en}
         return {"name": self.name, "author": self.author}
 
     def fill(self, text: str, lang: str) -> str:
-        """`text` with its placeholders replaced, in one pass: what is put in is never read again.
+        """`text` with its placeholders replaced, in one pass: a value that is put in is never read again.
 
         Raises YiTuneError for a placeholder that is neither name nor author.
         """
         values = self.values(lang)
+        if unknown := [match for match in _PLACEHOLDER.finditer(text) if match[1] not in values]:
+            raise YiTuneError(
+                f"Nothing fills the placeholder {unknown[0][0]} in {text!r}.", "Use {{name}} or {{author}}."
+            )
+        return _PLACEHOLDER.sub(lambda match: values[match[1]], text)
 
-        def replace(match: re.Match[str]) -> str:
-            if match[1] not in values:
-                raise YiTuneError(
-                    f"Nothing fills the placeholder {match[0]} in {text!r}.", "Use {{name}} or {{author}}."
-                )
-            return values[match[1]]
-
-        return _PLACEHOLDER.sub(replace, text)
+    def fill_all(self, messages: list[Message], lang: str) -> list[Message]:
+        """The messages with the placeholders in their content replaced."""
+        return [{**message, "content": self.fill(message["content"], lang)} for message in messages]
 
 
 def _check(option: str, value: str) -> None:
@@ -74,9 +74,8 @@ def _check(option: str, value: str) -> None:
     # Cc: controls and newlines; Zl, Zp: line ends.
     if categories & {"Cc", "Cs", "Zl", "Zp"}:
         raise YiTuneError(f"{option} {value!r} holds a newline, a control character or broken UTF-8.", "Remove it.")
-    for reserved in _RESERVED:
-        if reserved in value:
-            raise YiTuneError(f"{option} {value!r} holds {reserved!r}, which the chat format reserves.", "Remove it.")
+    if reserved := [text for text in _RESERVED if text in value]:
+        raise YiTuneError(f"{option} {value!r} holds {reserved[0]!r}, which the chat format reserves.", "Remove it.")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -93,11 +92,11 @@ def identity_rows() -> list[dict[str, Any]]:
 def render(rows: list[dict[str, Any]], identity: Identity) -> list[list[Message]]:
     """The conversations of `rows` with name and author filled in.
 
-    A row that denies what is true of this very identity ("Are you by Google?" when the author is
-    Google) is left out. Raises YiTuneError for a placeholder that nothing fills.
+    A row that denies a truth about this very identity ("Are you by Google?" when the author is Google) is left out.
+    Raises YiTuneError for a placeholder that nothing fills.
     """
     return [
-        [{**message, "content": identity.fill(message["content"], row["lang"])} for message in row["messages"]]
+        identity.fill_all(row["messages"], row["lang"])
         for row in rows
         if not denies_itself(row["kind"], row["lang"], row["messages"], identity)
     ]
@@ -110,10 +109,17 @@ def denies_itself(kind: str, lang: str, messages: list[Message], identity: Ident
     return kind == "negative" and any(re.search(whole_words(name), asked, re.IGNORECASE) for name in own)
 
 
+def whole_words(phrase: str) -> str:
+    """A pattern for `phrase` in which "8" is not found in "18", nor the name "X" in "TeX"."""
+    before = r"(?<![A-Za-z0-9])" if re.match(r"[A-Za-z0-9]", phrase) else ""
+    after = r"(?![A-Za-z0-9])" if re.search(r"[A-Za-z0-9]$", phrase) else ""
+    return before + re.escape(phrase) + after
+
+
 def check_messages(messages: list[object]) -> list[Message]:
     """The messages of a conversation, with nothing but role and content.
 
-    Raises YiTuneError for what is none: system (optional), then user and assistant in turn, the user first.
+    Raises YiTuneError unless they are a system prompt, if at all, then user and assistant in turn, the user first.
     """
     checked: list[Message] = []
     for message in messages:
@@ -127,10 +133,3 @@ def check_messages(messages: list[object]) -> list[Message]:
     if not turns or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
         raise YiTuneError(f"The roles {', '.join(roles) or '(none)'} are no conversation.", SHAPE)
     return checked
-
-
-def whole_words(phrase: str) -> str:
-    """A pattern for `phrase` in which "8" is not found in "18", nor the name "X" in "TeX"."""
-    before = r"(?<![A-Za-z0-9])" if re.match(r"[A-Za-z0-9]", phrase) else ""
-    after = r"(?![A-Za-z0-9])" if re.search(r"[A-Za-z0-9]$", phrase) else ""
-    return before + re.escape(phrase) + after

@@ -6,7 +6,7 @@ import json
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,11 +16,9 @@ from typing import Any
 
 from yi_tune.config import Config
 from yi_tune.data.dataset import Dataset
-from yi_tune.data.forms import conversation
+from yi_tune.data.forms import Source, conversation, find_sources
 from yi_tune.data.identity import Message
-from yi_tune.data.rows import RowError, read_rows
-from yi_tune.data.sources import Source, find_sources
-from yi_tune.data.tokens import TOKENIZER, count_tokens
+from yi_tune.data.rows import read_rows
 from yi_tune.errors import YiTuneError
 from yi_tune.files import hold
 from yi_tune.output import err
@@ -28,6 +26,7 @@ from yi_tune.output import err
 _SHOWN = 10
 # Entries that a workspace's cache keeps, the newest ones; each is about the size of its files.
 _KEPT = 4
+_TOKENIZER = "tokenizer.json"
 _BATCH = 1000
 
 
@@ -87,7 +86,7 @@ def own_data(sources: list[Source], model: Path, workspace: Path) -> OwnData:
     """The rows of `sources`, checked and counted with the tokenizer of `model`; from the cache if their content, and
     not just their names and times of change, has been there before.
     """
-    tokenizer = model / TOKENIZER
+    tokenizer = model / _TOKENIZER
     decides = [
         [[_digest(source.path), source.path.suffix.lower(), source.rows, repr(source.form)] for source in sources],
         _digest(tokenizer) if tokenizer.is_file() else None,
@@ -103,7 +102,7 @@ def own_data(sources: list[Source], model: Path, workspace: Path) -> OwnData:
                     part = Path(name)
                     found = check_rows(sources, part / "rows.jsonl")
                     conversations = Dataset("own", found["rows"], part / "rows.jsonl").conversations()
-                    found["lengths"] = list(_lengths(model, conversations)) if tokenizer.is_file() else []
+                    found["lengths"] = list(count_tokens(model, conversations)) if tokenizer.is_file() else []
                     (part / "checked.json").write_text(json.dumps(found), encoding="utf-8")
                     part.rename(folder)
             os.utime(folder)
@@ -126,11 +125,6 @@ def _digest(path: Path) -> str:
         raise YiTuneError(f"{path} cannot be read: {error.strerror}.", "Is that the right file?") from None
 
 
-def _lengths(model: Path, conversations: Iterator[list[Message]]) -> Iterator[int]:
-    while batch := list(islice(conversations, _BATCH)):
-        yield from count_tokens(model, batch)
-
-
 def check_rows(sources: list[Source], to: Path) -> dict[str, Any]:
     """Check every row of `sources` and write the good ones to the file `to`, drawn where a sample is asked for.
 
@@ -146,10 +140,10 @@ def check_rows(sources: list[Source], to: Path) -> dict[str, Any]:
             for where, row in read_rows(source.path):
                 try:
                     line = json.dumps({"messages": conversation(row, source.form)}, ensure_ascii=False) + "\n"
-                except RowError as error:
+                except YiTuneError as error:
                     bad += 1
                     if len(reasons) < _SHOWN:
-                        reasons.append((index, where, _printable(str(error))))
+                        reasons.append((index, where, _printable(error.message)))
                     continue
                 good += 1
                 if source.rows is None:
@@ -192,3 +186,26 @@ def describe(lengths: list[int], cutoff_len: object) -> str:
     over = sum(length > cutoff_len for length in ranked)
     cut = f"{over:,} longer than cutoff_len {cutoff_len:,} and cut to it" if over else f"cutoff_len {cutoff_len:,}"
     return f"{text}; {cut}"
+
+
+def count_tokens(model: Path, conversations: Iterable[list[Message]]) -> Iterator[int]:
+    """Tokens of each conversation in Yi's format; bytes, which are more, where `model` has no tokenizer to count with.
+
+    Raises YiTuneError for a tokenizer that does not load.
+    """
+    texts = (
+        "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)
+        for messages in conversations
+    )
+    file = model / _TOKENIZER
+    if not file.is_file():
+        yield from (len(text.encode()) for text in texts)
+        return
+    from tokenizers import Tokenizer
+
+    try:
+        tokenizer = Tokenizer.from_file(str(file))
+    except Exception as error:  # the package raises nothing more precise
+        raise YiTuneError(f"The tokenizer {file} does not load: {error}", "Fetch or copy that file anew.") from error
+    while batch := list(islice(texts, _BATCH)):
+        yield from map(len, tokenizer.encode_batch_fast(batch, add_special_tokens=False))

@@ -1,22 +1,55 @@
-"""How far the tuned model has moved from its base."""
+"""The base beside the tuned model: its answers before training, and how far the tuned model has moved from it."""
 
+import gc
 from collections.abc import Iterator
 
 import torch
 from torch.nn.functional import kl_div, log_softmax
 
-from yi_tune.engine.assistant import Assistant, Reply
+from yi_tune.config import Config
+from yi_tune.data.general import LONGEST, BaseAnswer, Forgetting, Prompt, introduces_base
+from yi_tune.data.identity import Identity
+from yi_tune.engine.assistant import Assistant, Reply, load_assistant
 
 # Answer tokens whose logits are held at once: with Yi's vocabulary of 64,000, 130 MB of float32 for each model.
 _TOKENS = 512
+
+
+def ask_base(config: Config, prompts: list[Prompt], cutoff_len: int) -> list[BaseAnswer]:
+    """The greedy answers of the model that `config` (a chat.yaml without adapter) loads, and unloads again: training
+    loads it anew, and there may not be memory for two.
+
+    An answer is finished when it ends by itself, and prompt and answer fit into `cutoff_len` tokens.
+    """
+    assistant = load_assistant(config)
+    replies = assistant.greedy([prompt.messages for prompt in prompts], min(LONGEST, cutoff_len))
+    del assistant
+    gc.collect()  # modules refer to each other in circles
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return [
+        BaseAnswer(prompt.prompt, reply.text, reply.finished and len(reply.prompt) + len(reply.answer) <= cutoff_len)
+        for prompt, reply in zip(prompts, replies, strict=True)
+    ]
+
+
+def measure_forgetting(assistant: Assistant, prompts: list[Prompt], identity: Identity | None) -> Forgetting:
+    """Ask base and tuned model `prompts`, and compare them token by token."""
+    conversations = [prompt.messages for prompt in prompts]
+    with assistant.base():
+        base = assistant.greedy(conversations)
+    tuned = assistant.reply_all(conversations)
+    compared = [reply for reply in base if not introduces_base(reply.text)]
+    kl = mean_kl(assistant, compared) if compared else None
+    return Forgetting(identity, prompts, [reply.text for reply in base], tuned, kl)
 
 
 @torch.inference_mode()
 def mean_kl(assistant: Assistant, replies: list[Reply]) -> float:
     """The mean over all tokens of `replies` of D_KL(tuned || base), in nats, over the whole vocabulary.
 
-    `replies` are the base's own: at each token of its answer, base and tuned model are compared on what they would
-    say next. It is the direction of the KL penalty that keeps a tuned model near its base (Ziegler et al. 2019,
+    `replies` are the base's own: at each token of its answer, base and tuned model are compared on their next token.
+    It is the direction of the KL penalty that keeps a tuned model near its base (Ziegler et al. 2019,
     arXiv:1909.08593), which there is estimated on texts of the tuned model.
     """
     total = 0.0

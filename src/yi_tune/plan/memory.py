@@ -12,11 +12,9 @@ from typing import Any, Literal
 from rich.filesize import decimal
 
 from yi_tune.config import Config
-from yi_tune.data.general import Prompt
+from yi_tune.data.general import LONGEST, Prompt
 from yi_tune.data.identity import Message
-from yi_tune.data.own import OwnData
-from yi_tune.data.replay import LONGEST
-from yi_tune.data.tokens import count_tokens
+from yi_tune.data.own import OwnData, count_tokens
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.models import LocalModel

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from yi_tune.config import Config, fill, find_config, parse_overrides, placeholders, read_config, reasons
 from yi_tune.data.dataset import Dataset, dataset_of
+from yi_tune.data.general import replay_prompts
 from yi_tune.data.identity import Identity, identity_rows, render
 from yi_tune.data.own import OwnData, prepare_own
-from yi_tune.data.replay import choose_prompts
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware, detect
 from yi_tune.hubs.download import use_cached
@@ -143,7 +143,7 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         raise run.busy
     config = {**template, **flags, "model_name_or_path": str(local.path)}
     replay = local.model.replay if request.replay is None else request.replay
-    prompts = choose_prompts(replay)
+    prompts = replay_prompts(replay)
     start = None if request.from_run is None else find_start(request.workspace, request.from_run, local, run)
     conversations = render(identity_rows(), request.identity) if request.identity else []
     datasets = [dataset_of("identity", conversations)] if conversations else []
