@@ -61,7 +61,7 @@ def test_bad_lines_do_not_stop_the_others(tmp_path: Path) -> None:
     found = read(tmp_path, "x.jsonl", text)
     assert [where for where, _ in found] == [f"line {number}" for number in range(1, 7)]
     said = [row for _, row in found]
-    assert said[0] == "broken JSON: Expecting value at column 8"
+    assert said[0] == "broken JSON: Expecting value at column 6"
     assert said[1] == {"a": "\udcff"}
     assert said[2] == "nested too deeply"
     assert isinstance(said[3], Repeated)
