@@ -15,8 +15,7 @@ class YiTuneError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message, self.hint = message, hint
 
 
 def did_you_mean(word: str, known: list[str]) -> str:

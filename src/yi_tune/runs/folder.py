@@ -3,12 +3,12 @@
 import json
 import re
 import shutil
-import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 from yi_tune import files
 from yi_tune.config import Config, dump_config
@@ -21,7 +21,14 @@ _REQUIRED = ("model", "model_path", "identity", "data", "config")
 _OLD: dict[str, Any] = {"weights": "", "from_run": None, "replay": 0, "created": None, "versions": {}}
 # The Trainer writes these into a checkpoint, in this order, and needs them to go on as if nothing had happened. Without
 # the optimizer's state it would go on too, but from another point, and say nothing.
-_NEEDED = ("*.safetensors", "optimizer.pt", "scheduler.pt", "rng_state*.pth", "trainer_state.json")
+# Reading a header (safetensors), or the directory at the end (torch writes zip files), shows that a file was cut short.
+_NEEDED: dict[str, Callable[[Path], object]] = {
+    "*.safetensors": read_header,
+    "optimizer.pt": ZipFile,
+    "scheduler.pt": ZipFile,
+    "rng_state*.pth": ZipFile,
+    "trainer_state.json": lambda file: json.loads(file.read_bytes()),
+}
 
 
 @dataclass(frozen=True)
@@ -180,7 +187,7 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> Path | None:
         step = folder.name.partition("-")[2]
         if not step.isdecimal():
             continue
-        broken = next((kind for kind in _NEEDED if not _are_whole(sorted(folder.glob(kind)))), None)
+        broken = next((kind for kind, read in _NEEDED.items() if not _are_whole(list(folder.glob(kind)), read)), None)
         if broken:
             shutil.rmtree(folder)
             say(f"{folder.name} is broken ({broken.replace('*', '')} is missing or cut short), and removed.")
@@ -189,19 +196,12 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> Path | None:
     return whole[max(whole)] if whole else None
 
 
-def _are_whole(found: list[Path]) -> bool:
-    # Not read through: a header (safetensors) or the directory at the end (torch writes zip files) tell a cut file.
-    for file in found:
-        with file.open("rb") as opened:  # this raises where it cannot be read; is_zipfile(path) says no
-            if file.suffix in (".pt", ".pth") and not zipfile.is_zipfile(opened):
-                return False
-        try:
-            if file.suffix == ".safetensors":
-                read_header(file)
-            elif file.suffix == ".json":
-                json.loads(file.read_bytes())
-        except ValueError:
-            return False
+def _are_whole(found: list[Path], read: Callable[[Path], object]) -> bool:
+    try:
+        for file in found:
+            read(file)
+    except (ValueError, BadZipFile):
+        return False
     return bool(found)
 
 
