@@ -50,12 +50,12 @@ class Engine:
     """Notes what it was asked to write, writes a file of a few bytes, and then fails as it was told."""
 
     def __init__(self) -> None:
-        self.asked: list[dict[str, Any]] = []
+        self.asked: list[tuple[Path, Path, str]] = []
         self.failure: BaseException | None = None
 
-    def export(self, **asked: Any) -> None:
-        self.asked.append(asked)
-        (asked["folder"] / (asked["gguf"] or "model.safetensors")).write_bytes(b"weights")
+    def export(self, base: Path, adapter: Path, target: Path, quant: str | None, name: str, _: Any) -> None:
+        self.asked.append((base, adapter, name))
+        (target if quant else target / "model.safetensors").write_bytes(b"weights")
         if self.failure:
             raise self.failure
 
@@ -88,8 +88,7 @@ def test_folder_is_whole_and_says_who_it_is(run: Run, tmp_path: Path, engine: En
     record = read_record(planned.target)
     assert (record.identity, record.gguf) == (IDENTITY, "")
     assert sorted([*record.files, "export.json"]) == names(planned.target)
-    asked = engine.asked[0]
-    assert (asked["base"], asked["adapter"], asked["name"]) == (NANO, run.folder, "小易")
+    assert engine.asked == [(NANO, run.folder, "小易")]
     # Nothing else is left beside it.
     assert names(planned.target.parent) == ["identity"]
 

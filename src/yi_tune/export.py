@@ -25,15 +25,12 @@ from yi_tune.files import disk_full, hold, is_disk_full, put_in_place
 from yi_tune.models import CATALOGUE, read_origin
 from yi_tune.output import engine_output_to, log_folder, percent
 from yi_tune.progress import Progress
-from yi_tune.resources import CONFIGS, DATA
+from yi_tune.resources import CONFIGS
 from yi_tune.runs.folder import Run
 
 Quant = Literal["f16", "q8_0", "q4_0"]
 
 RECORD = "export.json"
-# The chat template trained with: LLaMA-Factory's `yi` in transformers' form, which is what nano ships.
-CHAT_TEMPLATE = DATA / "nano" / "chat_template.jinja"
-
 _LOCK = ".lock"
 # Of the bytes of 16-bit weights; blocks of 32 share a scale, and at q4_0 embeddings and head are kept in q8_0.
 _SHARE = {"f16": 1.0, "q8_0": 34 / 64, "q4_0": 0.35}
@@ -157,16 +154,8 @@ def _write(plan: Export, part: Path, progress: Progress) -> None:
     from yi_tune.engine.export import export as write_model
 
     identity = plan.run.record["identity"]
-    write_model(
-        base=plan.base,
-        adapter=plan.run.folder,
-        chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
-        folder=part,
-        gguf=plan.gguf,
-        quant=plan.quant,
-        name=identity.get("name", plan.run.name),
-        progress=progress,
-    )
+    name = identity.get("name", plan.run.name)
+    write_model(plan.base, plan.run.folder, part / plan.gguf, plan.quant, name, progress)
     context = _read(plan.base / "config.json")["max_position_embeddings"]
     _fill("Modelfile", part, {"weights": f"./{plan.gguf}" if plan.gguf else ".", "context": context})
     _fill("README.md", part, _card(plan))

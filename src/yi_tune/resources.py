@@ -9,3 +9,5 @@ _ROOT = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parents[1]
 
 CONFIGS = _ROOT / "configs"
 DATA = _ROOT / "data"
+# The chat template trained with: LLaMA-Factory's `yi` in transformers' form, which is what nano ships.
+CHAT_TEMPLATE = DATA / "nano" / "chat_template.jinja"

@@ -13,7 +13,7 @@ from yi_tune import loading
 from yi_tune.data.heldout import Score, questions, score
 from yi_tune.data.identity import Identity, Message
 from yi_tune.errors import YiTuneError
-from yi_tune.export import CHAT_TEMPLATE, Quant, check_exported, export, plan_export, read_record
+from yi_tune.export import Quant, check_exported, export, plan_export, read_record
 from yi_tune.hardware import cpu_has_bf16
 from yi_tune.models import CATALOGUE
 from yi_tune.progress import Progress
@@ -200,16 +200,7 @@ def test_the_real_yi_tokenizer(tmp_path: Path) -> None:
     folder = tmp_path / "exported"
     folder.mkdir()
     with Progress(err) as progress:
-        write(
-            base=base,
-            adapter=None,
-            chat_template=CHAT_TEMPLATE.read_text(encoding="utf-8"),
-            folder=folder,
-            gguf="",
-            quant=None,
-            name="Yi",
-            progress=progress,
-        )
+        write(base, None, folder, None, "Yi", progress)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     for messages in CONVERSATIONS:
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)

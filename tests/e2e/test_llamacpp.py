@@ -13,7 +13,7 @@ from tests.hubs.models import YI_TOKENIZER, downloaded_yi
 from yi_tune import loading
 from yi_tune.data.heldout import questions, score
 from yi_tune.data.identity import Identity, Message, read_jsonl
-from yi_tune.export import CHAT_TEMPLATE, export, plan_export
+from yi_tune.export import export, plan_export
 from yi_tune.progress import Progress
 from yi_tune.resources import DATA
 from yi_tune.runs.folder import Run
@@ -74,17 +74,7 @@ def test_the_real_yi_tokenizer(tmp_path: Path) -> None:
     base = tmp_path / "Yi"
     downloaded_yi(base)
     with Progress(err) as progress:
-        template = CHAT_TEMPLATE.read_text(encoding="utf-8")
-        write(
-            base=base,
-            adapter=None,
-            chat_template=template,
-            folder=tmp_path,
-            gguf="yi.gguf",
-            quant="f16",
-            name="Yi",
-            progress=progress,
-        )
+        write(base, None, tmp_path / "yi.gguf", "f16", "Yi", progress)
     tokenizer = AutoTokenizer.from_pretrained(base)
     expected = [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS]
     assert ask(tmp_path / "yi.gguf", TEXTS, [])["ids"] == expected

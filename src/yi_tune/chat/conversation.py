@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator
 from contextlib import closing, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from yi_tune.data.identity import Message
@@ -14,29 +15,21 @@ if TYPE_CHECKING:
 Pieces = Generator[str]
 
 
+@dataclass
 class Conversation:
     """The messages so far; the last one of `turns` is the user's while it has no answer.
 
     `base`: the base answers, not the tuned model. `note` is told once when the model's context is full and the oldest
-    turns are no longer sent.
+    turns are no longer sent: that many, `left_out`, user's message and reply being one.
     """
 
-    def __init__(
-        self,
-        assistant: "Assistant",
-        sampling: Sampling,
-        system: str | None = None,
-        *,
-        base: bool = False,
-        note: Callable[[str], None] = lambda _: None,
-    ) -> None:
-        self.assistant = assistant
-        self.sampling = sampling
-        self.system = system
-        self.base = base
-        self.turns: list[Message] = []
-        self._note = note
-        self._left_out = 0
+    assistant: "Assistant"
+    sampling: Sampling
+    system: str | None = None
+    base: bool = False
+    note: Callable[[str], None] = lambda _: None
+    turns: list[Message] = field(default_factory=list)
+    left_out: int = 0
 
     @property
     def system_message(self) -> list[Message]:
@@ -55,7 +48,7 @@ class Conversation:
 
     def clear(self) -> None:
         """Forget all turns; the system prompt stays."""
-        self.turns, self._left_out = [], 0
+        self.turns, self.left_out = [], 0
 
     def replace(self, messages: list[Message]) -> None:
         """Go on from these messages, as `check_messages` returns them."""
@@ -90,7 +83,7 @@ class Conversation:
         if not self.turns:
             raise YiTuneError("There is nothing to take back.")
         *self.turns, last = self._asked()
-        self._left_out = 0  # there is room again
+        self.left_out = 0  # there is room again
         return last["content"]
 
     def other(self) -> Pieces:
@@ -121,10 +114,10 @@ class Conversation:
     def _stream(self, asked: list[Message], *, base: bool) -> Pieces:
         """The reply to `asked`, a turn list that ends with the user's."""
         system = self.system_message
-        sent = self.assistant.fit([*system, *asked[2 * self._left_out :]], self.sampling.max_new_tokens)
+        sent = self.assistant.fit([*system, *asked[2 * self.left_out :]], self.sampling.max_new_tokens)
         left_out = (len(system) + len(asked) - len(sent)) // 2
-        if left_out and not self._left_out:
-            self._note("The conversation is longer than the model's context: its oldest turns are left out now.")
-        self._left_out = left_out
+        if left_out and not self.left_out:
+            self.note("The conversation is longer than the model's context: its oldest turns are left out now.")
+        self.left_out = left_out
         with self.assistant.base() if base else nullcontext():
             yield from self.assistant.stream(sent, self.sampling)

@@ -5,8 +5,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import TextIO
 
 from markdown_it import MarkdownIt
 from rich.console import Console, RenderableType
@@ -32,31 +32,31 @@ def can_draw(console: Console) -> bool:
     return console.is_terminal and os.environ.get("TERM", "").lower() not in ("", "dumb", "unknown")
 
 
+@dataclass(frozen=True)
 class Screen:
     """Replies go to `answers`, all else to `notes`."""
 
-    def __init__(self, answers: Console, notes: Console) -> None:
-        self._answers = answers
-        self._notes = notes
+    answers: Console
+    notes: Console
 
     def note(self, text: str, style: str = "dim") -> None:
         """Say something that is no reply."""
-        self._notes.print(text, style=style)
+        self.notes.print(text, style=style)
 
     def note_table(self, rows: Mapping[str, str]) -> None:
         """Names, and what there is to say about each."""
-        print_table(self._notes, rows.items())
+        print_table(self.notes, rows.items())
 
     def reply(self, pieces: Pieces) -> None:
         """Show a reply as it comes. What breaks it off, Ctrl-C too, is raised once what came is shown."""
-        if can_draw(self._answers):
+        if can_draw(self.answers):
             self._show({"": lambda: pieces}, lambda texts: markdown(texts[""]))
             return
-        out, written = self._answers.file, False
+        out, written = self.answers.file, False
         try:
             with closing(pieces):
                 for piece in pieces:
-                    out.write(piece.translate(_CONTROL) if self._answers.is_terminal else piece)
+                    out.write(piece.translate(_CONTROL) if self.answers.is_terminal else piece)
                     out.flush()
                     written = True
         finally:
@@ -66,14 +66,14 @@ class Screen:
 
     def side_by_side(self, answers: Answers) -> None:
         """Show what each of `answers` says, asked in their order, in columns under their names; raises as `reply`."""
-        text = markdown if can_draw(self._answers) else Text
+        text = markdown if can_draw(self.answers) else Text
         self._show(answers, lambda texts: columns(texts, text), last_lines=True)
 
     def _show(
         self, answers: Answers, render: Callable[[dict[str, str]], RenderableType], *, last_lines: bool = False
     ) -> None:
         texts = dict.fromkeys(sorted(answers), "")
-        region = Region(self._answers) if can_draw(self._answers) else None
+        region = Region(self.answers) if can_draw(self.answers) else None
         try:
             for name, answer in answers.items():
                 with _keys_wait(), closing(answer()) as pieces:
@@ -83,7 +83,7 @@ class Screen:
                             region.draw(render(texts), last_lines=last_lines)
         finally:
             if any(texts.values()):
-                (region.draw if region else self._answers.print)(render(texts))
+                (region.draw if region else self.answers.print)(render(texts))
 
 
 def markdown(text: str) -> Markdown:
@@ -105,6 +105,7 @@ def columns(texts: Mapping[str, str], render: Callable[[str], RenderableType]) -
     return table
 
 
+@dataclass
 class Region:
     """The last lines of a terminal, drawn over as they change.
 
@@ -112,38 +113,36 @@ class Region:
     all lines anew each time. Here only lines that differ are, and those that have scrolled away stay as they are.
     """
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._out: TextIO = console.file  # type: ignore[assignment]
-        self._shown: list[str] = []
-        self._pause_until = 0.0
+    console: Console
+    shown: list[str] = field(default_factory=list)
+    pause_until: float = 0.0
 
     @property
     def due(self) -> bool:
         """Whether it is time to draw again."""
-        return time.monotonic() >= self._pause_until
+        return time.monotonic() >= self.pause_until
 
     def draw(self, renderable: RenderableType, *, last_lines: bool = False) -> None:
         """Draw in the place of what was drawn before; with `last_lines` no more than the screen holds."""
         began = time.monotonic()
         # A column is left free: where it is filled, terminals differ on where the cursor then stands.
-        with self._console.capture() as capture:
-            self._console.print(renderable, width=max(self._console.width - 1, 1))
+        with self.console.capture() as capture:
+            self.console.print(renderable, width=max(self.console.width - 1, 1))
         lines = capture.get().rstrip("\n").split("\n")
-        reach = max(self._console.height - 1, 1)
+        reach = max(self.console.height - 1, 1)
         if last_lines:
             lines = lines[-reach:]
-        pairs = zip(self._shown, lines, strict=False)
+        pairs = zip(self.shown, lines, strict=False)
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        same = max(same, len(self._shown) - reach)
-        up = len(self._shown) - same
+        same = max(same, len(self.shown) - reach)
+        up = len(self.shown) - same
         # Line by line: tmux keeps a copy of what is erased as a whole screen. What is left below goes at the end.
         new = "".join(f"{line}\x1b[K\n" for line in lines[same:])
-        self._out.write((f"\x1b[{up}A" if up > 0 else "") + "\r" + new + "\x1b[J")
-        self._out.flush()
-        self._shown = lines
+        self.console.file.write((f"\x1b[{up}A" if up > 0 else "") + "\r" + new + "\x1b[J")
+        self.console.file.flush()
+        self.shown = lines
         drawn = time.monotonic()
-        self._pause_until = drawn + max((drawn - began) / _DRAWING_SHARE, _SHORTEST_PAUSE)
+        self.pause_until = drawn + max((drawn - began) / _DRAWING_SHARE, _SHORTEST_PAUSE)
 
 
 @contextmanager

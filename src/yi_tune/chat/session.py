@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from yi_tune.chat.conversation import Conversation, Pieces
@@ -18,13 +18,13 @@ PARAMETERS: dict[str, type[int] | type[float]] = {
 }
 
 
+@dataclass
 class Session:
     """What the commands work on. With `both`, base and tuned model answer every message side by side."""
 
-    def __init__(self, conversation: Conversation, screen: Screen, *, both: bool = False) -> None:
-        self.conversation = conversation
-        self.screen = screen
-        self.both = both
+    conversation: Conversation
+    screen: Screen
+    both: bool = False
 
     def obey(self, typed: str) -> None:
         """Carry out a command, or answer a message. Raises EOFError to leave, YiTuneError for what cannot be done."""

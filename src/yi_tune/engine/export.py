@@ -15,31 +15,22 @@ from yi_tune.engine.gguf import write_gguf
 from yi_tune.errors import YiTuneError
 from yi_tune.models import TOKENIZER
 from yi_tune.progress import Progress
+from yi_tune.resources import CHAT_TEMPLATE
 
 # Files of this size at most: writing one takes that much memory beside the model.
 _SHARD = "4GB"
 
 
-def export(
-    *,
-    base: Path,
-    adapter: Path | None,
-    chat_template: str,
-    folder: Path,
-    gguf: str,
-    quant: str | None,
-    name: str,
-    progress: Progress,
-) -> None:
-    """Write the model in the folder `base`, with the adapter in its weights, and its tokenizer into `folder`: for
-    transformers, or with a `quant` as the file `gguf`.
+def export(base: Path, adapter: Path | None, target: Path, quant: str | None, name: str, progress: Progress) -> None:
+    """Write the model in the folder `base`, with the adapter in its weights, and its tokenizer into the folder
+    `target` for transformers, or with a `quant` as the GGUF file `target`.
 
     Raises YiTuneError for want of memory, or of a way to write this model as GGUF.
     """
     progress.stage("Merging the adapter into the 16-bit base")
     model = _merged(base, adapter)
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
-    tokenizer.chat_template = chat_template
+    tokenizer.chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8")
     # The base's own files name only 2, <|endoftext|>, and a reply ends at <|im_end|>.
     ends = {tokenizer.convert_tokens_to_ids(token) for token in ("<|endoftext|>", "<|im_end|>")}
     if tokenizer.unk_token_id in ends or None in ends:
@@ -47,19 +38,19 @@ def export(
     model.generation_config.eos_token_id = sorted(ends)
     progress.stage("Writing")
     if quant is not None:
-        write_gguf(model, tokenizer, base, folder / gguf, quant, name)
+        write_gguf(model, tokenizer, base, target, quant, name)
         return
-    model.save_pretrained(folder, max_shard_size=_SHARD)
-    for shard in folder.glob("*.safetensors"):  # written for the owner alone, but Ollama may run as another user
-        shutil.copymode(folder / "config.json", shard)
+    model.save_pretrained(target, max_shard_size=_SHARD)
+    for shard in target.glob("*.safetensors"):  # written for the owner alone, but Ollama may run as another user
+        shutil.copymode(target / "config.json", shard)
     for file in TOKENIZER:
         if (base / file).is_file():
-            shutil.copyfile(base / file, folder / file)
-    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+            shutil.copyfile(base / file, target / file)
+    config = json.loads((target / "tokenizer_config.json").read_text(encoding="utf-8"))
     # The hub's template writes a system prompt otherwise than the model was trained with.
     config.pop("chat_template", None)
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+    (target / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
+    shutil.copyfile(CHAT_TEMPLATE, target / CHAT_TEMPLATE.name)
 
 
 def _merged(base: Path, adapter: Path | None) -> Any:

@@ -13,7 +13,8 @@ from typing import NoReturn
 
 from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
-from yi_tune.export import CHAT_TEMPLATE, read_record
+from yi_tune.export import read_record
+from yi_tune.resources import CHAT_TEMPLATE
 from yi_tune.serve.app import Names
 from yi_tune.serve.server import Key
 
