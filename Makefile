@@ -95,7 +95,7 @@ bench-cpu: $(ready) ## training on a CPU with and without bf16; writes docs/benc
 bench-memory: $(ready) ## the estimate of memory beside what training takes; writes docs/memory.md
 	$(bin)/python -m bench.memory
 
-bench-gpu: $(ready) ## what needs a CUDA GPU, in less than eight minutes; writes docs/bench-gpu.md
+bench-gpu: $(ready) ## all that needs a CUDA GPU, in less than eight minutes; writes docs/bench-gpu.md
 	$(bin)/python -m bench.gpu
 
 bench-chat: $(ready) ## time to the first token over ten turns; writes docs/bench-chat.md
@@ -104,7 +104,7 @@ bench-chat: $(ready) ## time to the first token over ten turns; writes docs/benc
 bench-download: $(ready) ## yi-tune download beside huggingface_hub; writes docs/bench-download.md
 	$(bin)/python -m bench.download
 
-bench-export: $(ready) ## what of a run survives its export; writes docs/bench-export.md
+bench-export: $(ready) ## a run beside its exports; writes docs/bench-export.md
 	$(bin)/python -m bench.export
 
 bench-data: $(ready) ## 100,000 rows of own data: memory and time; writes docs/bench-data.md

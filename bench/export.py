@@ -1,4 +1,4 @@
-"""What of a run survives its export: `make bench-export` trains nano and writes docs/bench-export.md.
+"""A run beside its exports: `make bench-export` trains nano and writes docs/bench-export.md.
 
 Each format is loaded as other programs load it, by plain transformers, and asked the held-out questions. Nothing here
 is a time: the figures are those of any quiet or busy machine with this kind of processor.
@@ -113,7 +113,7 @@ def main() -> None:
             )
             + ".",
         ]
-    write(DOCS / "bench-export.md", "What of a run survives its export", "export", lines)
+    write(DOCS / "bench-export.md", "A run beside its exports", "export", lines)
 
 
 if __name__ == "__main__":

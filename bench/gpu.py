@@ -1,9 +1,9 @@
-"""All that needs a CUDA GPU, unattended, in less than eight minutes: `make bench-gpu`.
+"""All measurements that need a CUDA GPU, unattended, in less than eight minutes: `make bench-gpu`.
 
 On a model of Yi-1.5-6B's shape with random weights: yi-tune's default beside the tutorial's config by llamafactory-cli,
 in turn; the memory of three micro-batches beside the estimate; a chat; the speed-ups that are installed. On nano: that
-it learns its name there too. Prints a table and JSON, and writes docs/bench-gpu.md. What fails is reported, the rest
-goes on, and the exit status is 1; what there was no time left for is said to be missing.
+it learns its name there too. Prints a table and JSON, and writes docs/bench-gpu.md. After a failure the other steps go
+on, and the exit status is 1; steps that found no time left are named.
 
 .venv/bin/python -m bench.gpu --shape tiny --steps 1     the same on a CPU, for a try; writes no page
 """

@@ -166,7 +166,7 @@ def main() -> None:
         for clients in CLIENTS
     }
     ratios = ", ".join(f"{requests[16, each] / requests[4, each]:.1f} with {each}" for each in CLIENTS)
-    lines += ["", f"In 16 bits {OURS} makes so many times the requests that it makes in 4: {ratios}."]
+    lines += ["", f"Requests/s of {OURS} in 16 bits, as a multiple of those in 4 bits: {ratios}."]
     write(options.page, "Serving", "serve", lines)
 
 
