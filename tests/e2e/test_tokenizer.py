@@ -61,8 +61,8 @@ def test_correction_holds_for_llamafactory(tmp_path: Path, console: Console) -> 
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
     # What was done is said, recorded, and can be undone.
-    assert "add_prefix_space: false" in console.export_text(clear=False)
-    assert "add_prefix_space: false" in corrected.corrected
+    assert '"add_prefix_space": false' in console.export_text(clear=False)
+    assert '"add_prefix_space": false' in corrected.corrected
     assert (folder / ORIGINAL).read_bytes() == published
     assert corrected.files[ORIGINAL] == origin.files[CONFIG]
     assert corrected.files[CONFIG].sha256 == sha256(folder / CONFIG)
@@ -104,7 +104,7 @@ def test_folder_of_the_users_own_is_warned_of_and_left_alone(tmp_path: Path, con
     yi_folder(tmp_path / "Yi")
     before = {path.name: path.read_bytes() for path in (tmp_path / "Yi").iterdir()}
     warn_of_tokenizer(tmp_path / "Yi", console)
-    assert "add_prefix_space: false" in console.export_text()
+    assert '"add_prefix_space": false' in console.export_text()
     assert {path.name: path.read_bytes() for path in (tmp_path / "Yi").iterdir()} == before
     yi_folder(tmp_path / "right", add_prefix_space=False)
     warn_of_tokenizer(tmp_path / "right", console)

@@ -9,8 +9,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
-from typing import Literal
+from pathlib import Path
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -34,16 +33,14 @@ from yi_tune.models import (
 )
 from yi_tune.output import engine_output_to, log_folder
 
-Source = Literal["auto", "huggingface", "modelscope"]
-
 
 def download(
-    local: LocalModel, source: Source, console: Console, *, revision: str | None = None, verify: bool = False
+    local: LocalModel, source: str, console: Console, *, revision: str | None = None, verify: bool = False
 ) -> None:
     """See to it that `local` is whole in its folder; nothing is asked of a hub where it is already.
 
-    A copy in a hub's cache is linked to. With `verify` the files that are there are hashed anew, and the
-    wrong ones replaced. Raises YiTuneError when no hub of `source` gives a whole model, or it is none for yi-tune.
+    `source` is a hub's name or "auto". A copy in a hub's cache is linked to. With `verify` the files that are there are
+    hashed, and the wrong ones replaced. Raises YiTuneError when no hub gives a whole model, or one for yi-tune.
     """
     check_path(local.path)
     if local.model.huggingface is None:  # nano, or a folder of the user's own
@@ -164,8 +161,13 @@ def _from_hub(hub: Hub, local: LocalModel, console: Console) -> Origin:
     files = _needed(listing)
     total = sum(file.size for file in files.values())
     part = _part(local.path)
-    _check_disk(part, total)
     part.mkdir(exist_ok=True)
+    missing, free = total - size_of(part), shutil.disk_usage(part).free
+    if missing > free:
+        raise YiTuneError(
+            f"{decimal(missing)} are still to be fetched, and the disk of {part.parent} has {decimal(free)} free.",
+            "Free some space, or choose another place: --workspace DIR",
+        )
     console.print(f"Downloading {len(files)} files, {decimal(total)}, to {local.path}")
     fetcher = Fetcher(hub, listing.commit, part, console)
     config = fetcher.fetch("config.json", files.pop("config.json"))
@@ -188,21 +190,10 @@ def _from_hub(hub: Hub, local: LocalModel, console: Console) -> Origin:
 def _needed(listing: Origin) -> dict[str, FileOrigin]:
     """The files to fetch, the small ones first. Raises HubError when the list reaches out of the model's folder."""
     for name in listing.files:
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name:
+        if re.search(r"^/|\\|(^|/)\.\.(/|$)", name):
             raise HubError(f"it lists a file outside of the model ({name!r}). Nothing was fetched.")
     names = needed_files(listing.files, listing.repository)
     return {name: listing.files[name] for name in sorted(names, key=lambda name: listing.files[name].size)}
-
-
-def _check_disk(part: Path, total: int) -> None:
-    """Raise YiTuneError when what is still to be fetched does not fit."""
-    missing, free = total - size_of(part), shutil.disk_usage(part.parent).free
-    if missing > free:
-        raise YiTuneError(
-            f"{decimal(missing)} are still to be fetched, and the disk of {part.parent} has {decimal(free)} free.",
-            "Free some space, or choose another place: --workspace DIR",
-        )
 
 
 def _finish(folder: Path, target: Path, origin: Origin, console: Console) -> None:
@@ -221,26 +212,16 @@ def _set_aside(local: LocalModel, wrong: list[str]) -> None:
 
 
 def _verify(local: LocalModel, origin: Origin, console: Console) -> bool:
-    """Hash what is here; returns whether it is right. If not, the wrong files are gone and the rest is set aside."""
-    files = origin.files
-    if None in [file.sha256 for file in files.values()]:  # in a cache that has no checksums
-        hubs = hubs_of(local.model.huggingface, local.model.modelscope, origin.revision)
-        hub = next(hub for hub in hubs if origin.source == f"{hub.title}'s cache")
-        try:
-            files = {name: file for name, file in hub.listing().files.items() if name in files} | {
-                name: file for name, file in files.items() if file.sha256 is not None
-            }
-        except HubError as error:
-            console.print(
-                "Weights are not hashed, only their headers read: the cache has no checksums of them, and "
-                f"{hub.title} does not tell them ({error.message})"
-            )
-    console.print(f"Checking {len(files)} files, {decimal(sum(file.size for file in files.values()))} ...")
-    if wrong := [name for name, file in files.items() if not right(local.path / name, file)]:
+    """Hash what is here; returns whether it is right. If not, or where a cache has no checksums, what may be right is
+    set aside: the hub's list then tells.
+    """
+    total = sum(file.size for file in origin.files.values())
+    console.print(f"Checking {len(origin.files)} files, {decimal(total)} ...")
+    wrong = [name for name, file in origin.files.items() if not right(local.path / name, file)]
+    if not wrong and None not in [file.sha256 for file in origin.files.values()]:
+        check_model(local)
+        return True
+    if wrong:
         console.print(f"Damaged or missing, to be fetched again: {', '.join(wrong)}")
-        _set_aside(local, wrong)
-        return False
-    check_model(local)
-    if (origin := correct_tokenizer(local.path, replace(origin, files=files), console)) != read_origin(local.path):
-        origin.write(local.path)
-    return True
+    _set_aside(local, wrong)
+    return False

@@ -27,7 +27,7 @@ def correct_tokenizer(folder: Path, origin: Origin, console: Console) -> Origin:
     if not change:
         return origin
     why = (
-        f"{CONFIG}: {_listed(change)}. As published, transformers puts a token for a stray space after every "
+        f"{CONFIG}: {json.dumps(change)}. As published, transformers puts a token for a stray space after every "
         "control token, and takes other tokens than the model was trained on."
     )
     config, original = folder / CONFIG, origin.files.get(ORIGINAL, origin.files[CONFIG])
@@ -45,7 +45,7 @@ def warn_of_tokenizer(folder: Path, console: Console) -> None:
     if change := _change(folder, console):
         console.print(
             "Warning: transformers gives this tokenizer other ids than the model was trained on. "
-            f"Put into {folder / CONFIG}: {_listed(change)}"
+            f"Put into {folder / CONFIG}: {json.dumps(change)}"
         )
 
 
@@ -60,7 +60,3 @@ def _change(folder: Path, console: Console) -> dict[str, Any]:
     except YiTuneError as error:
         console.print(f"Warning: {error.message}")
         return {}
-
-
-def _listed(change: dict[str, Any]) -> str:
-    return ", ".join(f"{key}: {json.dumps(value)}" for key, value in change.items())
