@@ -84,34 +84,6 @@ def test_whole_model_gets_its_record(local: LocalModel, hubs: list[FakeHub]) -> 
     }
 
 
-def test_second_call_asks_nobody(local: LocalModel, hubs: list[FakeHub]) -> None:
-    download(local, "auto", Console())
-    hubs.clear()
-    download(local, "auto", Console())
-    download(local, "modelscope", Console(), revision="c" * 40)
-
-
-def test_other_revision_replaces(local: LocalModel, hubs: list[FakeHub]) -> None:
-    download(local, "auto", Console())
-    hubs[0] = FakeHub("huggingface", FILES | {"tokenizer.json": b"[]"})
-    download(local, "auto", Console(), revision="v2")
-    assert (local.path / "tokenizer.json").read_bytes() == b"[]"
-    assert [path.name for path in local.path.parent.iterdir() if not path.name.startswith(".")] == ["It"]
-
-
-def test_next_hub_is_tried_and_it_is_said(
-    local: LocalModel, hubs: list[FakeHub], capfd: pytest.CaptureFixture[str]
-) -> None:
-    hubs[0].error = HubError("it is down.", "Wait.")
-    download(local, "auto", Console(stderr=True))
-    said = capfd.readouterr().err
-    assert "Huggingface did not give it: it is down." in said
-    assert "Modelscope" in said
-    origin = read_origin(local.path)
-    assert origin is not None
-    assert origin.source == "modelscope"
-
-
 def test_all_reasons_and_remedies_when_nobody_gives_it(local: LocalModel, hubs: list[FakeHub]) -> None:
     hubs[0].error = HubError("it is down.", "Wait.")
     hubs[1].error = HubError("it is gated.", "Log in.")
@@ -163,14 +135,6 @@ def test_index_that_points_out_of_the_folder(local: LocalModel, hubs: list[FakeH
     assert not local.downloaded
 
 
-def test_no_safetensors(local: LocalModel, hubs: list[FakeHub]) -> None:
-    hubs[0] = FakeHub("huggingface", {"config.json": FILES["config.json"], "pytorch_model.bin": b"pickle"})
-    with pytest.raises(YiTuneError, match="no weights in safetensors") as caught:
-        download(local, "auto", Console())
-    assert "pickles" in caught.value.hint
-    assert hubs[0].fetched == hubs[1].fetched == []
-
-
 def test_other_architecture_is_refused_before_the_weights(local: LocalModel, hubs: list[FakeHub]) -> None:
     hubs[0] = FakeHub("huggingface", FILES | {"config.json": b'{"model_type": "qwen2"}'})
     with pytest.raises(YiTuneError, match="'qwen2' model"):
@@ -220,21 +184,6 @@ def test_lost_file_alone_is_fetched_again(local: LocalModel, hubs: list[FakeHub]
     hubs[0].fetched.clear()
     download(local, "auto", Console())
     assert hubs[0].fetched == ["tokenizer.json"]
-
-
-def test_verify(local: LocalModel, hubs: list[FakeHub], capfd: pytest.CaptureFixture[str]) -> None:
-    download(local, "auto", Console())
-    hubs[0].fetched.clear()
-    download(local, "auto", Console(), verify=True)
-    assert hubs[0].fetched == []
-    weights = local.path / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
-    download(local, "auto", Console())  # a look at the sizes only
-    assert hubs[0].fetched == []
-    download(local, "auto", Console(stderr=True), verify=True)
-    assert hubs[0].fetched == ["model.safetensors"]
-    assert "to be fetched again: model.safetensors" in capfd.readouterr().err
-    assert weights.read_bytes() == FILES["model.safetensors"]
 
 
 def test_wrong_model_is_no_model_while_nobody_mends_it(local: LocalModel, hubs: list[FakeHub]) -> None:
@@ -296,18 +245,6 @@ def test_cached_copy_is_linked_to(
     download(local, "auto", Console())
     assert local.downloaded
     assert sorted(hubs[0].fetched) == sorted(FILES)
-
-
-def test_broken_cached_copy_is_not_used(
-    local: LocalModel, hubs: list[FakeHub], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    copy = tmp_path / "cache"
-    copy.mkdir()
-    for name, text in FILES.items():
-        (copy / name).write_bytes(text[:-1])
-    monkeypatch.setattr(hubs[1], "cached", lambda: [copy])
-    use_cached(local, Console())
-    assert not local.path.parent.exists()
 
 
 @pytest.mark.parametrize(

@@ -58,10 +58,6 @@ class Uploads(HuggingFace):
         self.created[repository] = wanted["visibility"]
         request.json({"url": f"{self.address}/{repository}", "name": repository})
 
-    def _mode(self, path: str) -> dict[str, Any]:
-        large = path.endswith((".safetensors", ".gguf"))
-        return {"path": path, "uploadMode": "lfs" if large else "regular", "shouldIgnore": False}
-
     def _batch(self, request: Handler) -> None:
         to = f"http://localhost:{self.server_port}/cdn"
         objects = [
