@@ -4,7 +4,6 @@ import base64
 import hashlib
 import json
 import re
-from typing import Any
 
 from tests.hubs.huggingface import COMMIT, HuggingFace
 from tests.hubs.server import Handler

@@ -102,9 +102,8 @@ def _link(local: LocalModel, revision: str | None, console: Console) -> bool:
     for name in needed_files((path.name for path in copy.iterdir() if path.is_file()), origin.repository):
         (links / name).symlink_to(copy / name)
         # Hugging Face's cache names the content of a large file by its sha256; ModelScope's says nothing.
-        digest: str | None = (copy / name).resolve().name
-        if not re.fullmatch(r"[0-9a-f]{64}", str(digest)):
-            digest = None if name.endswith(".safetensors") else sha256(copy / name)
+        blob, small = (copy / name).resolve().name, not name.endswith(".safetensors")
+        digest = blob if re.fullmatch(r"[0-9a-f]{64}", blob) else sha256(copy / name) if small else None
         files[name] = FileOrigin((copy / name).stat().st_size, digest)
     console.print(f"Found in {origin.source}; it is used where it lies.")
     _finish(links, local.path, replace(origin, files=files), console)
