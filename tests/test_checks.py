@@ -1,26 +1,17 @@
 """What is wrong with a config: said by LLaMA-Factory's argument classes, its parser, and the rules between them."""
 
 from importlib.machinery import ModuleSpec
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from yi_tune.config import Config, dump_config, find_config, parse_config, read_config, reasons, shipped
-from yi_tune.data.dataset import Dataset
-from yi_tune.data.identity import Identity
+from tests.plans import plan
+from yi_tune.config import Config, dump_config, parse_config, shipped
 from yi_tune.errors import YiTuneError
-from yi_tune.hardware import Hardware
-from yi_tune.models import CATALOGUE, LocalModel
 from yi_tune.plan import EARLY_STOP, checks
 from yi_tune.plan.checks import check_validation, problems
-from yi_tune.plan.memory import Fit
-from yi_tune.plan.plan import TrainPlan, plan_train
-from yi_tune.runs.folder import Run
 
-CPU = Hardware(None, bf16=True, free=20_000_000_000)
 TRAINING = [name for name, path in shipped().items() if path.parent.name == "train"]
-STOPS = {key: value for key, (value, _) in EARLY_STOP.items()}
 # As few keys as a config can have.
 FINE: Config = {
     "stage": "sft",
@@ -33,21 +24,6 @@ FINE: Config = {
     "use_cpu": True,
 }
 EVALUATED: Config = {"eval_strategy": "steps", "val_size": 0.1}
-
-
-def plan(name: str, overrides: Config | None = None) -> TrainPlan:
-    """The plan for a shipped config on a CPU."""
-    path = find_config(name)
-    return plan_train(
-        read_config(path),
-        reasons(path),
-        overrides or {},
-        local=LocalModel(CATALOGUE["nano"], Path("/models/nano")),
-        identity=Identity("小易", "李雷"),
-        datasets=(Dataset("identity", 10, ""),),
-        fit=Fit(8, 1, False, CPU),
-        run=Run(Path("saves/nano/identity")),
-    )
 
 
 @pytest.mark.parametrize("name", TRAINING)
@@ -86,7 +62,7 @@ def test_llamafactory_takes_them_as_they_are_meant(name: str) -> None:
         {"warmup_ratio": 0, "val_size": 0, "weight_decay": 0},
         {"optim": "sgd", "lr_scheduler_kwargs": {"a": 1}, **EVALUATED},
         {"early_stopping_steps": 3, "load_best_model_at_end": True, "metric_for_best_model": "loss"} | EVALUATED,
-        STOPS | {"val_size": 0.1},
+        EARLY_STOP | {"val_size": 0.1},
     ],
 )
 def test_nothing_is_wrong(config: Config) -> None:
@@ -125,6 +101,7 @@ def test_nothing_is_wrong(config: Config) -> None:
         ({"finetuning_type": "freeze"}, "finetuning_type: "),
         ({"create_new_adapter": True}, "create_new_adapter: "),
         ({"use_unsloth_gc": True}, "use_unsloth_gc needs a GPU"),
+        ({"enable_liger_kernel": True}, "enable_liger_kernel needs a GPU"),
         ({"use_dora": True, "quantization_bit": 4}, "use_dora with quantization_bit"),
         ({"quantization_bit": 3}, "quantization_bit: bitsandbytes takes 4 or 8"),
         ({"early_stopping_steps": 3}, "early_stopping_steps needs"),
@@ -191,7 +168,7 @@ def test_missing_package_of_a_tracker_is_named(config: Config, monkeypatch: pyte
     ],
 )
 def test_enough_validation_rows(config: dict[str, Any], datasets: list[int]) -> None:
-    check_validation(STOPS | config, datasets)
+    check_validation(EARLY_STOP | config, datasets)
 
 
 @pytest.mark.parametrize(
@@ -206,7 +183,7 @@ def test_enough_validation_rows(config: dict[str, Any], datasets: list[int]) -> 
 def test_too_few_validation_rows(config: dict[str, Any], datasets: list[int], said: str) -> None:
     check_validation(config, datasets)
     with pytest.raises(YiTuneError, match="needs 20 validation rows") as caught:
-        check_validation(STOPS | config, datasets)
+        check_validation(EARLY_STOP | config, datasets)
     assert said in caught.value.message
     assert "--set val_size=20" in caught.value.hint
 

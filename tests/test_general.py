@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from yi_tune.config import find_config, read_config
+from tests.plans import plan
 from yi_tune.data.general import (
     BaseAnswer,
     Forgetting,
@@ -23,14 +23,10 @@ from yi_tune.data.general import (
 from yi_tune.data.heldout import questions
 from yi_tune.data.identity import Identity, identity_rows, read_jsonl
 from yi_tune.errors import YiTuneError
-from yi_tune.hardware import Hardware
-from yi_tune.models import CATALOGUE, LocalModel, find_model
-from yi_tune.plan.memory import Fit
-from yi_tune.plan.plan import TrainPlan, plan_train
+from yi_tune.models import CATALOGUE, find_model
 from yi_tune.report import general_summary
 from yi_tune.resources import DATA
-from yi_tune.runs.folder import Run
-from yi_tune.runs.records import differences, record
+from yi_tune.runs.records import differences
 
 PROMPTS = replay_prompts(len(read_jsonl(DATA / "replay.jsonl")))
 REPLAY = [prompt.prompt for prompt in PROMPTS]
@@ -138,32 +134,16 @@ def test_answers_are_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     assert kept_answers(tmp_path) == [*UNUSABLE, GOOD, odd]
 
 
-def planned(replay: int) -> TrainPlan:
-    """A plan for nano."""
-    return plan_train(
-        read_config(find_config("qlora")),
-        {},
-        {},
-        local=LocalModel(CATALOGUE["nano"], Path("/models/nano")),
-        identity=Identity("Ada", "Grace"),
-        datasets=(),
-        fit=Fit(8, 1, False, Hardware(None, bf16=True, free=20_000_000_000)),
-        run=Run(Path("/ws/saves/nano/identity")),
-        replay=replay,
-    )
-
-
 def test_the_plan_of_a_replay() -> None:
-    plan = planned(64)
-    setting = next(setting for setting in plan.settings if setting.key == "dataset_dir")
-    assert "64 answers of the base" in setting.why
-    assert plan.config["dataset"] == "replay"
+    planned = plan(datasets=(), replay=64)
+    assert "64 answers of the base" in planned.settings["dataset_dir"].why
+    assert planned.config["dataset"] == "replay"
     # The base is asked as it will be trained.
-    assert plan.base_config.items() < plan.chat_config.items()
-    assert "adapter_name_or_path" not in plan.base_config
-    assert plan.base_config["quantization_bit"] == 4
+    assert planned.base_config.items() < planned.chat_config.items()
+    assert "adapter_name_or_path" not in planned.base_config
+    assert planned.base_config["quantization_bit"] == 4
     # Another replay is another run.
-    old, new = (record(planned(n).config, planned(n).local, {"name": "Ada"}, {}, replay=n) for n in (16, 64))
+    old, new = (plan(datasets=(), replay=n).record for n in (16, 64))
     assert differences(old, new) == ["replay: 16 -> 64"]
     assert differences(old, old) == []
 

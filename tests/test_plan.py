@@ -4,20 +4,18 @@ from typing import Any
 
 import pytest
 
-from yi_tune.config import Config, find_config, read_config, reasons
-from yi_tune.data.dataset import Dataset
-from yi_tune.data.identity import Identity
+from tests.plans import CPU, plan
+from yi_tune.config import Config, find_config, read_config
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
-from yi_tune.models import CATALOGUE, LocalModel, Model
-from yi_tune.plan import EARLY_STOP, Tracker, checks, report_to
+from yi_tune.models import CATALOGUE, Model
+from yi_tune.plan import EARLY_STOP, report_to
 from yi_tune.plan.adapters import Start
 from yi_tune.plan.checks import check_validation
 from yi_tune.plan.memory import Fit, choose_fit
-from yi_tune.plan.plan import TrainPlan, plan_train
+from yi_tune.plan.plan import TrainPlan
 from yi_tune.runs.folder import Run
 
-CPU = Hardware(None, bf16=True, free=20_000_000_000)
 OLD_CPU = Hardware(None, bf16=False, free=20_000_000_000)
 H200 = Hardware("NVIDIA H200", bf16=True, free=140_000_000_000)
 T4 = Hardware("Tesla T4", bf16=False, free=15_000_000_000)
@@ -25,38 +23,8 @@ RUN = Run(Path("/ws/saves/m/identity"))
 MICRO = "per_device_train_batch_size"
 
 
-def plan(
-    template: str | Config = "qlora",
-    overrides: Config | None = None,
-    *,
-    model: Model = CATALOGUE["nano"],
-    hardware: Hardware = CPU,
-    fit: Fit | None = None,
-    start: Start | None = None,
-    options: dict[str, tuple[Any, str]] | None = None,
-) -> TrainPlan:
-    """The plan for a shipped config, or one given."""
-    why = {}
-    if isinstance(template, str):
-        path = find_config(template)
-        template, why = read_config(path), reasons(path)
-    return plan_train(
-        template,
-        why,
-        overrides or {},
-        local=LocalModel(model, Path("/models/m")),
-        identity=Identity("小易", "李雷"),
-        datasets=(Dataset("identity", 398, ""),),
-        fit=fit or Fit(8, 1, False, hardware),
-        run=RUN,
-        start=start,
-        options=options,
-    )
-
-
 def provenance(planned: TrainPlan, key: str) -> tuple[Any, str, str]:
-    setting = next(setting for setting in planned.settings if setting.key == key)
-    return setting.value, setting.source, setting.why
+    return planned.settings[key]
 
 
 def test_shorter_rows_change_what_was_left_to_the_machine() -> None:
@@ -91,12 +59,11 @@ def test_every_value_knows_where_it_came_from() -> None:
     value, source, why = provenance(planned, "save_steps")
     assert (value, source) == (0.25, "template")
     assert "500" in why
-    assert len({setting.key for setting in planned.settings}) == len(planned.settings)
 
 
 def test_departures_are_what_is_not_simply_the_tutorials() -> None:
     planned = plan(overrides={"lora_rank": 16, "cutoff_len": 512})
-    departures = {setting.key for setting in planned.departures}
+    departures = planned.departures.keys()
     assert {"learning_rate", "bf16", "save_steps", "lora_rank", "cutoff_len", "output_dir"} <= departures
     assert not departures & {"stage", "template", "lora_target", "quantization_bit"}
 
@@ -110,7 +77,7 @@ def test_tutorial_is_unaltered_on_any_machine(hardware: Hardware, model: Model) 
         "dataset_dir": str(RUN.data),
         "output_dir": str(RUN.folder),
     }
-    assert {setting.key for setting in planned.departures} == {"model_name_or_path", "dataset_dir", "output_dir"}
+    assert planned.departures.keys() == {"model_name_or_path", "dataset_dir", "output_dir"}
 
 
 @pytest.mark.parametrize(
@@ -253,51 +220,20 @@ def test_adapter_that_a_config_names_itself_is_refused() -> None:
 
 
 def test_options_come_before_overrides() -> None:
-    planned = plan(
-        overrides={"eval_steps": 0.2}, options={"eval_steps": (0.05, "--early-stop"), "run_name": ("a", "b")}
-    )
+    options: dict[str, Config] = {"--early-stop": EARLY_STOP, "--report-to": {"run_name": "a"}}
+    planned = plan(overrides={"eval_steps": 0.2}, options=options)
     assert provenance(planned, "eval_steps") == (0.2, "flag", "--set")
-    assert provenance(planned, "run_name") == ("a", "flag", "b")
+    assert provenance(planned, "save_steps") == (0.05, "flag", "--early-stop")
+    assert provenance(planned, "run_name") == ("a", "flag", "--report-to")
 
 
 def test_early_stop_is_accepted_with_the_shipped_configs() -> None:
     for template in ("qlora", "tutorial"):
-        check_validation(plan(template, options=EARLY_STOP).config, [398])
+        check_validation(plan(template, options={"--early-stop": EARLY_STOP}).config, [398])
 
 
 def test_report_to() -> None:
-    assert report_to([Tracker.TENSORBOARD, Tracker.WANDB], "nano/a") == {
-        "report_to": (["tensorboard", "wandb"], "--report-to"),
-        "run_name": ("nano/a", "the run's name in the tracker"),
-    }
-    assert {key: value for key, (value, _) in report_to([Tracker.SWANLAB], "nano/a").items()} == {
-        "use_swanlab": True,
-        "swanlab_run_name": "nano/a",
-    }
-
-
-SPEEDUPS = {"enable_liger_kernel": True, "flash_attn": "fa2", "use_unsloth": True, "cutoff_len": 512}
-
-
-@pytest.mark.parametrize(
-    ("hardware", "there", "why"), [(H200, False, "is not installed"), (CPU, True, "needs a GPU")], ids=["gpu", "cpu"]
-)
-def test_goes_without_speedups_that_cannot_work(
-    hardware: Hardware, there: bool, why: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(checks, "find_spec", lambda module: there or None)
-    planned = plan(overrides=SPEEDUPS, hardware=hardware)
-    assert {key: planned.config[key] for key in SPEEDUPS} == {
-        "enable_liger_kernel": False,
-        "flash_attn": "auto",
-        "use_unsloth": False,
-        "cutoff_len": 512,
-    }
-    assert provenance(planned, "use_unsloth")[1] == "hardware"
-    assert capsys.readouterr().err.count(why) == 3
-
-
-def test_uses_speedups_that_are_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "find_spec", lambda module: True)
-    planned = plan(overrides=SPEEDUPS, hardware=H200)
-    assert {key: planned.config[key] for key in SPEEDUPS} == SPEEDUPS
+    assert report_to([], "nano/a") == {}
+    both = {"report_to": ["tensorboard", "wandb"], "run_name": "nano/a"}
+    assert report_to(["tensorboard", "wandb"], "nano/a") == both
+    assert report_to(["swanlab"], "nano/a") == {"use_swanlab": True, "swanlab_run_name": "nano/a"}

@@ -10,16 +10,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from tests.plans import plan
 from yi_tune import train as training
-from yi_tune.config import find_config, read_config
-from yi_tune.data.identity import Identity
+from yi_tune.config import read_config
 from yi_tune.errors import YiTuneError
-from yi_tune.hardware import Hardware
-from yi_tune.models import CATALOGUE, LocalModel
-from yi_tune.plan.memory import Fit
-from yi_tune.plan.plan import TrainPlan, plan_train
+from yi_tune.plan.plan import TrainPlan
 from yi_tune.progress import Progress
-from yi_tune.runs.folder import Run
 from yi_tune.train import train_within_memory
 
 
@@ -32,20 +28,11 @@ class OutOfMemoryError(Exception):
 @pytest.fixture
 def planned(tmp_path: Path) -> TrainPlan:
     """A run of nano that is ready to start, in micro-batches of 8."""
-    plan = plan_train(
-        read_config(find_config("qlora")),
-        {},
-        {},
-        local=LocalModel(CATALOGUE["nano"], tmp_path),
-        identity=Identity("小易", "李雷"),
-        datasets=(),
-        fit=Fit(8, 1, False, Hardware(None, bf16=True, free=1)),
-        run=Run(tmp_path / "run"),
-    )
-    plan.run.folder.mkdir()
-    plan.run.write("run.json", json.dumps({"config": plan.config}))
-    plan.run.write("chat.yaml", "template: yi\n")
-    return plan
+    planned = plan(path=tmp_path, run=tmp_path / "run", datasets=())
+    planned.run.folder.mkdir()
+    planned.run.write("run.json", json.dumps({"config": planned.config}))
+    planned.run.write("chat.yaml", "template: yi\n")
+    return planned
 
 
 def engine(monkeypatch: pytest.MonkeyPatch, train: Callable[..., Any]) -> list[dict[str, Any]]:

@@ -4,17 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from yi_tune.config import Config, find_config, parse_overrides, read_config, reasons
-from yi_tune.data.dataset import Dataset
+from tests.plans import plan
+from yi_tune.config import Config, parse_overrides
 from yi_tune.data.heldout import Answer, Question, Score
 from yi_tune.data.identity import Identity
-from yi_tune.hardware import Hardware
-from yi_tune.models import CATALOGUE, LocalModel
 from yi_tune.output import Screen, percent
-from yi_tune.plan.memory import Fit
-from yi_tune.plan.plan import plan_train
 from yi_tune.report import LOW_RECALL, print_advice, print_answers, print_changes, print_score, summary
-from yi_tune.runs.folder import Run
 
 CONFIG: Config = {"num_train_epochs": 8.0, "learning_rate": 3e-3}
 
@@ -126,20 +121,10 @@ def test_long_answers_are_folded_not_cut(console: Screen) -> None:
 
 
 def test_changes_are_printed_with_their_reasons(console: Screen) -> None:
-    path = find_config("qlora")
-    planned = plan_train(
-        read_config(path),
-        reasons(path),
-        {"lora_target": "q_proj,[v_proj]"},
-        local=LocalModel(CATALOGUE["nano"], Path("/a/very/long/path" * 10)),
-        identity=Identity("小易", "李雷"),
-        datasets=(Dataset("identity", 398, ""),),
-        fit=Fit(8, 1, False, Hardware(None, bf16=True, free=20_000_000_000)),
-        run=Run(Path("/ws/saves/nano/identity")),
-    )
+    planned = plan(overrides={"lora_target": "q_proj,[v_proj]"}, path=Path("/a/very/long/path" * 10))
     print_changes(planned, console)
     lines = {line.split()[0]: line for line in printed(console).splitlines()}
-    assert lines.keys() == {"key"} | {setting.key for setting in planned.departures}
+    assert lines.keys() == {"key"} | planned.departures.keys()
     assert lines["lora_target"].split() == ["lora_target", "q_proj,[v_proj]", "flag", "--set"]
     assert lines["bf16"].split(maxsplit=3) == ["bf16", "True", "hardware", "the CPU has bf16"]
     assert "500 steps never come" in lines["save_steps"]

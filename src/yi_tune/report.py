@@ -19,7 +19,7 @@ _MISSES = 5
 
 def print_changes(plan: TrainPlan, console: Screen) -> None:
     """The settings that are not simply the tutorial's, and why."""
-    rows = [(setting.key, str(setting.value), setting.source, setting.why) for setting in plan.departures]
+    rows = [(key, str(value), source, why) for key, (value, source, why) in plan.departures.items()]
     for key, value, source, why in [("key", "value", "from", "why"), *rows]:
         console.print(f"{key:32} {value:24} {source:9} {why}")
 

@@ -7,7 +7,6 @@ import typer
 
 from yi_tune.cli.options import WorkspaceOption
 from yi_tune.models import DEFAULT_MODEL, workspace_option
-from yi_tune.plan import Tracker
 
 
 def train(
@@ -46,7 +45,8 @@ def train(
         bool, typer.Option("--early-stop", help="Stop when the validation loss no longer falls; keep the best.")
     ] = False,
     report_to: Annotated[
-        list[Tracker] | None, typer.Option(help="Send the figures to an experiment tracker. Repeatable.")
+        list[str] | None,
+        typer.Option(metavar="TRACKER", help="Report to tensorboard, wandb, swanlab or mlflow. Repeatable."),
     ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace a run of that name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the config; train nothing.")] = False,
@@ -61,20 +61,18 @@ def train(
     """
     from yi_tune import train as training
     from yi_tune.data.identity import Identity
+    from yi_tune.output import err, out
     from yi_tune.plan.plan import Request, plan
-    from yi_tune.screen import err, out
 
-    identity = None
-    if no_identity:
-        if name or author or name_en or author_en:
-            raise typer.BadParameter("--no-identity is without --name and --author.")
-    elif name is None or author is None:
-        missing = " and ".join(option for option, value in (("--name", name), ("--author", author)) if value is None)
-        raise typer.BadParameter(f"Missing {missing}. Your own data alone is trained on with --no-identity.")
-    else:
-        identity = Identity(name, author, name_en, author_en)
+    if no_identity and (name or author or name_en or author_en):
+        raise typer.BadParameter("--no-identity is without --name and --author.")
+    missing = [option for option, value in (("--name", name), ("--author", author)) if value is None]
+    if missing and not no_identity:
+        raise typer.BadParameter(
+            f"Missing {' and '.join(missing)}. Your own data alone is trained on with --no-identity."
+        )
     request = Request(
-        identity=identity,
+        identity=None if name is None or author is None else Identity(name, author, name_en, author_en),
         data=data or [],
         data_dir=data_dir,
         skip_bad_rows=skip_bad_rows,
@@ -103,8 +101,8 @@ def train(
         err.print(f"\nInterrupted. {again} goes on where it stopped.")
         raise typer.Exit(130) from None
     where = workspace_option(workspace.absolute())
-    out.print(f"\nTalk to it:     yi-tune chat --run {run_name}{where}", soft_wrap=True, markup=False)
-    out.print(f"Measure it all: yi-tune check --run {run_name}{where}", soft_wrap=True, markup=False)
+    out.print(f"\nTalk to it:     yi-tune chat --run {run_name}{where}")
+    out.print(f"Measure it all: yi-tune check --run {run_name}{where}")
     if chat_after:
         from yi_tune.chat.conversation import Conversation
         from yi_tune.chat.rendering import Screen

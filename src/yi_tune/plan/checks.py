@@ -17,7 +17,7 @@ from yi_tune.config import Config, placeholders
 from yi_tune.data.dataset import NAMES
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.output import engine_output_to, log_folder
-from yi_tune.plan import Tracker
+from yi_tune.plan import TRACKERS
 from yi_tune.shapes import LINEAR
 
 # Limits of numbers that LLaMA-Factory's parser lets pass.
@@ -27,13 +27,8 @@ _LIMITS = {
     Ge(0): ("val_size", "weight_decay", "warmup_steps", "lora_dropout", "max_grad_norm", "warmup_ratio"),
     Le(1): ("warmup_ratio",),
 }
+_ON_GPU = ("enable_liger_kernel", "use_unsloth", "use_unsloth_gc")
 _SECRET = ("_token", "_api_key", "_secret", "_webhook_url")
-# Speed-ups of other packages: what asks for one, the module that it takes, and the value that does without it.
-_SPEEDUPS = (
-    ("enable_liger_kernel", True, "liger_kernel", False),
-    ("flash_attn", "fa2", "flash_attn", "auto"),
-    ("use_unsloth", True, "unsloth", False),
-)
 # With fewer, a single row is more than a twentieth of the eval loss, and chance says when to stop.
 _MIN_ROWS = 20
 
@@ -118,7 +113,7 @@ def _refused(config: Config) -> list[str]:
         "template: the run chats in Yi's format, `yi`.": config.get("template") != "yi",
         "finetuning_type: yi-tune trains a LoRA adapter, `lora`.": config.get("finetuning_type") != "lora",
         "create_new_adapter: a run has one adapter.": on("create_new_adapter"),
-        "use_unsloth_gc needs a GPU.": on("use_unsloth_gc") and on("use_cpu"),
+        **{f"{key} needs a GPU.": on(key) and on("use_cpu") for key in _ON_GPU},
         "use_dora with quantization_bit: bitsandbytes refuses DoRA.": bool(bits) and on("use_dora"),
         "quantization_bit: bitsandbytes takes 4 or 8.": (
             isinstance(bits, int) and bits not in (4, 8) and config.get("quantization_method", "bnb") == "bnb"
@@ -133,9 +128,9 @@ def _refused(config: Config) -> list[str]:
             for key in config
             if key.endswith(_SECRET)
         },
-        **{f"report_to: {name!r} is not one of {', '.join(Tracker)}.": name not in list(Tracker) for name in trackers},
+        **{f"report_to: {name!r} is not one of {', '.join(TRACKERS)}.": name not in TRACKERS for name in trackers},
         **{
-            f"report_to: {name} is not installed: pip install {name}": name in list(Tracker) and not find_spec(name)
+            f"report_to: {name} is not installed: pip install {name}": name in TRACKERS and not find_spec(name)
             for name in trackers
         },
     }
@@ -158,15 +153,6 @@ def _parse(config: Config) -> list[str]:
             traceback.print_exc()
             return [f"LLaMA-Factory: {error}"]
     return []
-
-
-def missing_speedups(config: Config, gpu: str | None) -> dict[str, tuple[Any, str]]:
-    """The keys that ask for a speed-up that cannot work on this machine, with the value that does without, and why."""
-    return {
-        key: (without, f"{module} is not installed" if gpu else f"{module} needs a GPU")
-        for key, asked, module, without in _SPEEDUPS
-        if config.get(key) == asked and not (gpu and find_spec(module))
-    }
 
 
 def check_validation(config: Config, datasets: list[int]) -> None:

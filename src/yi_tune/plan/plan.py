@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from yi_tune.config import Config, fill, find_config, parse_overrides, placeholders, read_config, reasons
 from yi_tune.data.dataset import Dataset, dataset_of
@@ -12,20 +12,19 @@ from yi_tune.data.general import replay_prompts
 from yi_tune.data.identity import Identity, identity_rows, render
 from yi_tune.data.own import OwnData, prepare_own
 from yi_tune.errors import YiTuneError
-from yi_tune.hardware import Hardware, detect
+from yi_tune.hardware import detect
 from yi_tune.hubs.download import use_cached
 from yi_tune.hubs.tokenizer import warn_of_tokenizer
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import err
-from yi_tune.plan import EARLY_STOP, Tracker, report_to
+from yi_tune.plan import EARLY_STOP, report_to
 from yi_tune.plan.adapters import Start, find_start
-from yi_tune.plan.checks import check_validation, is_trainable, missing_speedups, problems
+from yi_tune.plan.checks import check_validation, is_trainable, problems
 from yi_tune.plan.memory import MICRO, Fit, answering, choose_fit, longest_row, refuse
 from yi_tune.runs.folder import Run, train_run
 from yi_tune.runs.records import record
 
 Source = Literal["template", "model", "hardware", "data", "run", "flag"]
-Decided = tuple[Any, Source, str]
 
 # The keys that yi-tune itself decides, and the option to set each by.
 _OWNED = {
@@ -53,16 +52,14 @@ class Request:
     run: str = "identity"
     replay: int | None = None  # None: the model's own
     from_run: str | None = None
-    report_to: list[Tracker] = field(default_factory=list)
+    report_to: list[str] = field(default_factory=list)
     early_stop: bool = False
     workspace: Path
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One key of the config, and why it has this value."""
+class Setting(NamedTuple):
+    """The value of a key of the config, where it came from, and why it is so."""
 
-    key: str
     value: Any
     source: Source
     why: str
@@ -70,9 +67,8 @@ class Setting:
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """All of a run: the config for LLaMA-Factory, the model, the identity, the data and the folder."""
+    """All of a run: the model, the identity, the data, the folder, and the config for LLaMA-Factory by its keys."""
 
-    settings: tuple[Setting, ...]
     local: LocalModel
     identity: Identity | None
     datasets: tuple[Dataset, ...]
@@ -84,28 +80,28 @@ class TrainPlan:
     start: Start | None = None
     # The rows of the dataset `own`.
     own: OwnData | None = None
+    settings: Mapping[str, Setting] = field(default_factory=dict)
 
     @property
     def config(self) -> Config:
         """The effective config, as LLaMA-Factory takes it."""
-        return {setting.key: setting.value for setting in self.settings}
+        return {key: setting.value for key, setting in self.settings.items()}
 
     @property
-    def departures(self) -> list[Setting]:
+    def departures(self) -> dict[str, Setting]:
         """The settings that are not simply the tutorial's: changed here, or in the template with a reason."""
-        return [setting for setting in self.settings if setting.source != "template" or setting.why]
+        return {key: setting for key, setting in self.settings.items() if setting.source != "template" or setting.why}
 
     def changed(self, values: Config, why: str) -> "TrainPlan":
         """The same plan with other values that the machine has made necessary."""
-        settings = {setting.key: setting for setting in self.settings}
-        settings |= {key: Setting(key, value, "hardware", why) for key, value in values.items()}
-        return replace(self, settings=tuple(settings.values()))
+        changes = {key: Setting(value, "hardware", why) for key, value in values.items()}
+        return replace(self, settings={**self.settings, **changes})
 
     def fitted(self, length: int) -> "TrainPlan":
         """The same plan for rows of at most `length` tokens, once it is known how long they are."""
         fit = self.fit.for_rows_of(length)
-        open_keys = {setting.key for setting in self.settings if setting.source == "hardware"}
-        changes = {key: fit.division[key] for key in fit.division.keys() & open_keys}
+        left_open = {key for key, setting in self.settings.items() if setting.source == "hardware"}
+        changes = {key: value for key, value in fit.division.items() if key in left_open}
         return replace(self.changed(changes, f"the longest row has {length} tokens"), fit=fit)
 
     @property
@@ -152,7 +148,12 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         hardware = detect(cpu_only=on_cpu)
     use_cached(local, err)
     try:
-        _check_trainable(local, hardware, forced=on_cpu)
+        if local.needs_gpu and hardware.gpu is None and not on_cpu:
+            raise YiTuneError(
+                f"{local.model.name} needs a CUDA GPU to train, and torch sees none.",
+                "Try the embedded model, which does not: --model nano   (or insist, for days: --set use_cpu=true)",
+            )
+        check_model(local)
     except YiTuneError as error:
         _refuse(error, dry_run)
     own = None
@@ -166,20 +167,16 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     with err.status("Counting tokens"):
         length = longest_row(local, config, conversations, own, prompts)
     fit = choose_fit(local.shape, config | (start.settings if start else {}), length, hardware)
-    planned = plan_train(
+    options = {
+        "--report-to": report_to(request.report_to, f"{run.folder.parent.name}/{run.name}"),
+        "--early-stop": EARLY_STOP if request.early_stop else {},
+        "--set": flags,
+    }
+    planned = merge(
+        TrainPlan(local, request.identity, tuple(datasets), run, fit, replay, start, own),
         template,
         reasons(path),
-        flags,
-        local=local,
-        identity=request.identity,
-        datasets=tuple(datasets),
-        own=own,
-        fit=fit,
-        run=run,
-        replay=replay,
-        start=start,
-        options=report_to(request.report_to, f"{run.folder.parent.name}/{run.name}")
-        | (EARLY_STOP if request.early_stop else {}),
+        options,
     )
     if local.downloaded and local.model.huggingface is None:
         warn_of_tokenizer(local.path, err)
@@ -204,90 +201,61 @@ def _refuse(error: YiTuneError, insisted: bool) -> None:
     err.print(f"Note: {error.message} {error.hint}")
 
 
-def _check_trainable(local: LocalModel, hardware: Hardware, *, forced: bool) -> None:
-    """Raise YiTuneError when this machine cannot train the model."""
-    if local.needs_gpu and hardware.gpu is None and not forced:
-        raise YiTuneError(
-            f"{local.model.name} needs a CUDA GPU to train, and torch sees none.",
-            "Try the embedded model, which does not: --model nano   (or insist, for days: --set use_cpu=true)",
-        )
-    check_model(local)
+def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options: Mapping[str, Config]) -> TrainPlan:
+    """The plan with its config: of template, model, machine and options, the later ones winning.
 
-
-def plan_train(
-    template: Config,
-    reasons: dict[str, str],
-    overrides: Config,
-    *,
-    local: LocalModel,
-    identity: Identity | None,
-    datasets: tuple[Dataset, ...],
-    fit: Fit,
-    run: Run,
-    replay: int = 0,
-    start: Start | None = None,
-    options: Mapping[str, tuple[Any, str]] | None = None,
-    own: OwnData | None = None,
-) -> TrainPlan:
-    """Merge template, model, machine and flags, the later ones winning; `start` is the adapter to start from.
-
-    `options` are the keys that an option of yi-tune's decides, with value and reason; `overrides` those of --set.
-    Raises YiTuneError for an override of what yi-tune decides, or what does not fit the adapter to start from.
+    `reasons` are those of the template, and `options` has the keys that each option of yi-tune decides. Raises
+    YiTuneError when `--set` is to change a key that yi-tune decides, or the shape of the adapter to start from.
     """
-    if owned := [f"{key} (use {_OWNED[key]})" for key in overrides if key in _OWNED]:
+    flags, start, run = options.get("--set", {}), planned.start, planned.run
+    if owned := [f"{key} (use {_OWNED[key]})" for key in flags if key in _OWNED]:
         raise YiTuneError(f"--set cannot change {', '.join(owned)}.", "Drop that --set.")
     if start:
-        start.check({**template, **overrides})
+        start.check({**template, **flags})
     elif "adapter_name_or_path" in template:
         raise YiTuneError(
             f"The config starts from the adapter {template['adapter_name_or_path']}.",
             "Drop that line; an earlier run's is started from with --from-run RUN.",
         )
-    model, hardware = local.model, fit.hardware
-    rows = sum(dataset.rows for dataset in datasets)
-    # What fills the placeholders of the template.
-    decided: dict[str, Decided] = {
-        "model_path": (str(local.path), "model", f"where {model.name} lies"),
-        "dataset_dir": (str(run.data), "data", _origins(datasets, identity, replay)),
-        "output_dir": (str(run.folder), "run", "the run folder"),
-        "preprocessing_num_workers": (max(1, min(os.cpu_count() or 1, rows // 1000)), "data", f"{rows} rows"),
-        "learning_rate": (model.learning_rate, "model", f"{model.name}'s own"),
-        "num_train_epochs": (model.num_train_epochs, "model", f"{model.name}'s own"),
-        **{key: (value, "hardware", why) for key, (value, why) in (fit.settings | hardware.settings).items()},
-        "use_cpu": (hardware.gpu is None, "hardware", f"training is on {hardware.device}"),
+    model, hardware = planned.local.model, planned.fit.hardware
+    rows = sum(dataset.rows for dataset in planned.datasets)
+    machine = planned.fit.settings | hardware.settings
+    fills: dict[str, Setting] = {
+        "model_path": Setting(str(planned.local.path), "model", f"where {model.name} lies"),
+        "dataset_dir": Setting(str(run.data), "data", _origins(planned)),
+        "output_dir": Setting(str(run.folder), "run", "the run folder"),
+        "preprocessing_num_workers": Setting(max(1, min(os.cpu_count() or 1, rows // 1000)), "data", f"{rows} rows"),
+        "learning_rate": Setting(model.learning_rate, "model", f"{model.name}'s own"),
+        "num_train_epochs": Setting(model.num_train_epochs, "model", f"{model.name}'s own"),
+        **{key: Setting(value, "hardware", why) for key, (value, why) in machine.items()},
+        "use_cpu": Setting(hardware.gpu is None, "hardware", f"training is on {hardware.device}"),
     }
-    filled = fill(template, {name: value for name, (value, _, _) in decided.items()})
-    settings: dict[str, Decided] = {}
-    for key, value in filled.items():
+    settings: dict[str, Setting] = {}
+    for key, value in fill(template, {name: setting.value for name, setting in fills.items()}).items():
         name = min(placeholders(template).get(key, ()), default="")
-        _, source, why = decided.get(name, (value, "template", reasons.get(key, "")))
-        settings[key] = (value, source, why)
+        settings[key] = fills.get(name, Setting(value, "template", reasons.get(key, "")))._replace(value=value)
     # A config written for LLaMA-Factory itself names its own paths; yi-tune's replace them.
     settings.pop("tokenized_path", None)
-    settings["model_name_or_path"] = decided["model_path"]
-    settings |= {key: decided[key] for key in ("dataset_dir", "output_dir")}
-    names = ",".join([*(dataset.name for dataset in datasets), *(["replay"] if replay else [])])
+    settings["model_name_or_path"] = fills["model_path"]
+    settings |= {key: fills[key] for key in ("dataset_dir", "output_dir")}
+    names = ",".join([*(dataset.name for dataset in planned.datasets), *(["replay"] if planned.replay else [])])
     if template.get("dataset") != names and is_trainable(template.get("dataset")):
-        settings["dataset"] = (names, "data", "what there is to train on")
+        settings["dataset"] = Setting(names, "data", "all the rows there are")
     if start:
-        settings["adapter_name_or_path"] = (str(start.folder), "run", f"the adapter of the run {start.run}")
+        settings["adapter_name_or_path"] = Setting(str(start.folder), "run", f"the adapter of the run {start.run}")
         why = f"the adapter of the run {start.run} has it"
-        settings |= {key: (value, "run", why) for key, value in start.settings.items()}
-    settings |= {key: (value, "flag", why) for key, (value, why) in (options or {}).items()}
-    settings |= {key: (value, "flag", "--set") for key, value in overrides.items()}
-    if own:
+        settings |= {key: Setting(value, "run", why) for key, value in start.settings.items()}
+    for option, values in options.items():
+        settings |= {key: Setting(value, "flag", option) for key, value in values.items()}
+    if planned.own:
         why = "LLaMA-Factory keeps the rows in tokens there, for a resumed run"
-        settings["tokenized_path"] = (str(run.tokenized), "data", why)
-    merged = tuple(Setting(key, *setting) for key, setting in settings.items())
-    planned = TrainPlan(merged, local, identity, datasets, run, fit, replay, start, own)
-    for key, (value, why) in missing_speedups(planned.config, hardware.gpu).items():
-        err.print(f"Note: {why}; training goes without {key}.")
-        planned = planned.changed({key: value}, why)
-    return planned
+        settings["tokenized_path"] = Setting(str(run.tokenized), "data", why)
+    return replace(planned, settings=settings)
 
 
-def _origins(datasets: tuple[Dataset, ...], identity: Identity | None, replay: int) -> str:
+def _origins(planned: TrainPlan) -> str:
     """How many rows there are of each origin."""
-    said = {"identity": f"rows rendered for {identity.name if identity else ''}", "own": "rows of your own"}
-    rows = [f"{dataset.rows} {said[dataset.name]}" for dataset in datasets]
-    return ", ".join(rows + ([f"up to {replay} answers of the base"] if replay else []))
+    name = planned.identity.name if planned.identity else ""
+    said = {"identity": f"rows rendered for {name}", "own": "rows of your own"}
+    rows = [f"{dataset.rows} {said[dataset.name]}" for dataset in planned.datasets]
+    return ", ".join(rows + ([f"up to {planned.replay} answers of the base"] if planned.replay else []))
