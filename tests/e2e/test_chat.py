@@ -32,15 +32,8 @@ def terminal(trained: Trained) -> Iterator[pexpect.spawn]:
     # No answer is given here to the question of where the cursor is.
     environment = {**os.environ, "TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1"}
     arguments = [*YI_TUNE[1:], "chat"]
-    child = pexpect.spawn(
-        sys.executable,
-        arguments,
-        cwd=trained.folder,
-        env=environment,
-        encoding="utf-8",
-        timeout=60,
-        dimensions=(40, 90),
-    )
+    options: dict[str, Any] = {"cwd": trained.folder, "env": environment, "encoding": "utf-8", "timeout": 60}
+    child = pexpect.spawn(sys.executable, arguments, dimensions=(40, 90), **options)
     child.expect("Type a message")
     child.expect(prompt())
     yield child
@@ -183,17 +176,22 @@ def answer(assistant: "Assistant", question: str, sampling: Sampling = GREEDY, s
 def test_failing_generation_is_raised_and_the_next_works(
     assistant: "Assistant", monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    answer(assistant, "你是谁？")
     with monkeypatch.context() as patch:
         patch.setattr(Sampling, "options", lambda _: {"do_sample": True, "temperature": -1.0})
         with pytest.raises(ValueError, match="temperature"):
             answer(assistant, "你是谁？")
     assert "小易" in answer(assistant, "你是谁？")
-
-
-def test_too_long_a_conversation_is_said_and_the_next_works(assistant: "Assistant") -> None:
+    assert read(assistant)[1] == 0  # of the cache, which is not kept after a failure
     with pytest.raises(YiTuneError, match="tokens long"):
         answer(assistant, "你是谁" * 5000)
     assert "小易" in answer(assistant, "你是谁？")
+
+
+def read(assistant: "Assistant") -> tuple[int, int]:
+    """Tokens of the last prompt, and how many of them were cached."""
+    assert assistant.last is not None
+    return assistant.last.prompt_tokens, assistant.last.cached_tokens
 
 
 def test_base_follows_a_system_prompt_that_names_it(assistant: "Assistant") -> None:
@@ -212,32 +210,14 @@ def test_same_seed_same_answer(assistant: "Assistant") -> None:
     assert one == same != other
 
 
-def test_closing_the_stream_stops_the_generation(assistant: "Assistant") -> None:
-    before = threading.active_count()
-    stream = assistant.stream([{"role": "user", "content": "你是谁？"}], Sampling(temperature=10.0, top_p=1.0, seed=1))
-    next(stream)
-    stream.close()
-    assert threading.active_count() == before
-
-
 def test_batches_answer_as_single_questions_do(assistant: "Assistant") -> None:
     asked = ["你好", "你叫什么名字？", "Who are you, and who made you? Tell me in one sentence, please.", "2+3=?"]
     conversations = [[{"role": "user", "content": question}] for question in asked]
     assert assistant.reply_all(conversations) == [answer(assistant, question).strip() for question in asked]
 
 
-TURNS = [
-    "你好",
-    "你叫什么名字？",
-    "Who made you?",
-    "2加3等于几？",
-    "What is the capital of France?",
-    "谢谢你",
-    "你是谁？",
-    "What can you do?",
-    "6加7得多少？",
-    "Goodbye!",
-]
+TURNS = ["你好", "你叫什么名字？", "Who made you?", "2加3等于几？", "What is the capital of France?", "谢谢你"]
+TURNS += ["你是谁？", "What can you do?", "6加7得多少？", "Goodbye!"]
 
 
 def test_cache_changes_no_reply(assistant: "Assistant") -> None:
@@ -245,7 +225,7 @@ def test_cache_changes_no_reply(assistant: "Assistant") -> None:
 
     def talk(*, keep: bool) -> tuple[list[str], list[int]]:
         histories: dict[bool, list[Message]] = {False: [], True: []}
-        replies, read = [], []
+        replies, fresh = [], []
         assistant.cache.clear()
         for text in TURNS:
             for base, history in histories.items():
@@ -255,70 +235,58 @@ def test_cache_changes_no_reply(assistant: "Assistant") -> None:
                 with assistant.base() if base else nullcontext():
                     replies.append("".join(assistant.stream(history, GREEDY)))
                 history.append({"role": "assistant", "content": replies[-1]})
-                assert assistant.last is not None
-                read.append(assistant.last.prompt_tokens - assistant.last.cached_tokens)
-        return replies, read
+                tokens, cached = read(assistant)
+                fresh.append(tokens - cached)
+        return replies, fresh
 
-    with_cache, read = talk(keep=True)
-    without, read_without = talk(keep=False)
+    with_cache, fresh = talk(keep=True)
+    without, fresh_without = talk(keep=False)
     assert with_cache == without
     assert with_cache[2] != with_cache[3]  # tuned and base
     # A turn reads what is new in it, however long the conversation is: the message, and the tokens around it.
-    assert max(read) <= 30
-    assert read_without[-1] > 200
+    assert max(fresh) <= 30
+    assert fresh_without[-1] > 200
 
 
 def test_cache_is_cut_where_the_conversation_changed(assistant: "Assistant") -> None:
-    assistant.cache.clear()
-    first = [{"role": "user", "content": "你好"}, {"role": "assistant", "content": "你好！"}]
-    other = {"role": "system", "content": "You are Nova, developed by Ann Lee."}
-    question = {"role": "user", "content": "What is your name?"}
-    alone = {}
-    for key, messages in {"plain": [*first, question], "system": [other, *first, question]}.items():
+    turns = [
+        {"role": "user", "content": "你好"},
+        {"role": "assistant", "content": "你好！"},
+        {"role": "user", "content": "What is your name?"},
+    ]
+    conversations = [turns, [{"role": "system", "content": "You are Nova, developed by Ann Lee."}, *turns]]
+    alone = []
+    for messages in conversations:
         assistant.cache.clear()
-        alone[key] = "".join(assistant.stream(messages, GREEDY))
-    for key, messages in {"plain": [*first, question], "system": [other, *first, question]}.items():
-        assert "".join(assistant.stream(messages, GREEDY)) == alone[key]
+        alone.append("".join(assistant.stream(messages, GREEDY)))
+    assert ["".join(assistant.stream(messages, GREEDY)) for messages in conversations] == alone
     # The same question again: all but its last token is there.
-    assert "".join(assistant.stream([other, *first, question], GREEDY)) == alone["system"]
-    assert assistant.last is not None
-    assert assistant.last.cached_tokens == assistant.last.prompt_tokens - 1
+    assert "".join(assistant.stream(conversations[1], GREEDY)) == alone[1]
+    tokens, cached = read(assistant)
+    assert cached == tokens - 1
 
 
-def test_cache_after_a_reply_stopped_halfway(assistant: "Assistant") -> None:
+def test_reply_stopped_halfway(assistant: "Assistant") -> None:
+    """Closing the stream stops the generation; what was read of the conversation is kept."""
+    before = threading.active_count()
     question = {"role": "user", "content": "What can you do?"}
     stream = assistant.stream([question], GREEDY)
     said = next(stream) + next(stream)
     stream.close()
+    assert threading.active_count() == before
     messages = [question, {"role": "assistant", "content": said}, {"role": "user", "content": "你是谁？"}]
     reply = "".join(assistant.stream(messages, GREEDY))
-    assert assistant.last is not None
-    assert assistant.last.cached_tokens > 0
+    assert read(assistant)[1] > 0
     assistant.cache.clear()
     assert "".join(assistant.stream(messages, GREEDY)) == reply
 
 
-def test_cache_is_not_kept_after_a_failure(assistant: "Assistant", monkeypatch: pytest.MonkeyPatch) -> None:
-    answer(assistant, "你是谁？")
-    with monkeypatch.context() as patch:
-        patch.setattr(Sampling, "options", lambda _: {"do_sample": True, "temperature": -1.0})
-        with pytest.raises(ValueError, match="temperature"):
-            answer(assistant, "你是谁？")
-    answer(assistant, "你是谁？")
-    assert assistant.last is not None
-    assert assistant.last.cached_tokens == 0
-
-
 def test_oldest_turns_go_when_the_context_is_full(assistant: "Assistant") -> None:
     system = [{"role": "system", "content": "You are a helpful assistant."}]
-    turns = [
-        message
-        for number in range(200)
-        for message in (
-            {"role": "user", "content": f"请问{number}加1等于几？"},
-            {"role": "assistant", "content": f"等于{number + 1}。"},
-        )
-    ]
+    turns: list[Message] = []
+    for number in range(200):
+        turns.append({"role": "user", "content": f"请问{number}加1等于几？"})
+        turns.append({"role": "assistant", "content": f"等于{number + 1}。"})
     question = [{"role": "user", "content": "你是谁？"}]
     fitted = assistant.fit([*system, *turns, *question], 1024)
     kept = len(fitted) - 2
@@ -328,8 +296,7 @@ def test_oldest_turns_go_when_the_context_is_full(assistant: "Assistant") -> Non
     # Room for the reply, and for some turns more before the next ones go.
     assert assistant.fit([*fitted, {"role": "assistant", "content": "好"}, *question], 1024)[:-2] == fitted
     assert "".join(assistant.stream(fitted, GREEDY))
-    assert assistant.last is not None
-    assert assistant.last.prompt_tokens < (4096 - 1024) * 3 / 4 + 1
+    assert read(assistant)[0] < (4096 - 1024) * 3 / 4 + 1
     short = [*system, *question]
     assert assistant.fit(short, 100_000) == short
 
