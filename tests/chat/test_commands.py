@@ -14,26 +14,17 @@ GREEDY = "Without chance the answer stays the same: /set temperature 0.7 and /se
 
 def test_starting_over() -> None:
     engine = FakeAssistant()
-    transcript, conversation = chat(engine, "a", "/clear", "b", "/system  Be\nbrief. ", "c", "d", "/system", "e")
+    lines = ["a", "/clear", "b", "/system  Be\nbrief. ", "c", "d", "/clear", "e", "/system", "f"]
+    transcript, conversation = chat(engine, *lines)
     assert transcript == (
-        "<a>\nStarting over.\n<b>\nSystem prompt set; starting over.\n<c>\n<d>\nNo system prompt; starting over.\n<e>\n"
+        "<a>\nStarting over.\n<b>\nSystem prompt set; starting over.\n<c>\n<d>\nStarting over.\n<e>\n"
+        "No system prompt; starting over.\n<f>\n"
     )
     brief = {"role": "system", "content": "Be\nbrief."}
-    assert engine.asked == [
-        [user("a")],
-        [user("b")],
-        [brief, user("c")],
-        [brief, user("c"), assistant("<c>"), user("d")],
-        [user("e")],
-    ]
+    assert engine.asked[:3] == [[user("a")], [user("b")], [brief, user("c")]]
+    assert engine.asked[3:5] == [[brief, user("c"), assistant("<c>"), user("d")], [brief, user("e")]]
+    assert engine.asked[5] == [user("f")]
     assert conversation.system is None
-
-
-def test_clear_keeps_the_system_prompt() -> None:
-    engine = FakeAssistant()
-    chat(engine, "a", "/clear", "b", system="Be brief.")
-    assert [messages[0] for messages in engine.asked] == [{"role": "system", "content": "Be brief."}] * 2
-    assert len(engine.asked[1]) == 2
 
 
 def test_help_lists_every_command_and_key() -> None:
@@ -59,12 +50,6 @@ def test_mistyped_command(typed: str, said: str) -> None:
     assert bool(engine.asked) == (said == "<")
 
 
-def test_markup_in_a_command_is_text() -> None:
-    engine = FakeAssistant()
-    assert "x [red]now is no number" not in chat(engine, "/set top_p [red]now[/]")[0]
-    assert chat(engine, "/set top_p [red]now[/]")[0].startswith("top_p takes a number, not [red]now[/].")
-
-
 def test_retry_asks_again_and_takes_the_place() -> None:
     engine = FakeAssistant(["one"], ["two"], ["three"])
     transcript, conversation = chat(engine, "/retry", "a", "/retry", "/set temperature 0.7", "/retry")
@@ -74,15 +59,15 @@ def test_retry_asks_again_and_takes_the_place() -> None:
 
 
 def test_retry_that_fails_keeps_the_answer_there_was() -> None:
-    engine = FakeAssistant(["one"], ["half", RuntimeError("boom")], ["two"])
-    _, conversation = chat(engine, "a", "/retry")
-    assert conversation.turns == [user("a"), assistant("one")]
+    engine = FakeAssistant(["one"], ["half", RuntimeError("boom")])
+    assert chat(engine, "a", "/retry")[1].turns == [user("a"), assistant("one")]
 
 
-def test_retry_after_a_failure_asks_what_failed() -> None:
-    engine = FakeAssistant(["one"], [RuntimeError("boom")], ["two"])
-    _, conversation = chat(engine, "a", "b", "/retry")
-    assert conversation.turns == [user("a"), assistant("one"), user("b"), assistant("two")]
+def test_message_that_failed() -> None:
+    """It is asked again, or taken back."""
+    for command, left in (("/retry", [user("b"), assistant("two")]), ("/undo", [])):
+        engine = FakeAssistant(["one"], [RuntimeError("boom")], ["two"])
+        assert chat(engine, "a", "b", command)[1].turns == [user("a"), assistant("one"), *left]
 
 
 def test_undo() -> None:
@@ -92,13 +77,6 @@ def test_undo() -> None:
     nothing = "There is nothing to take back.\n"
     assert transcript == f"<a>\n<b>\n{taken('b')}<c>\n{taken('c')}{taken('a')}{nothing}"
     assert engine.asked[2] == [user("a"), assistant("<a>"), user("c")]
-
-
-def test_undo_of_a_message_that_failed() -> None:
-    engine = FakeAssistant(["one"], [RuntimeError("boom")])
-    transcript, conversation = chat(engine, "a", "b", "/undo")
-    assert transcript.endswith("Taken back: b\n")
-    assert conversation.turns == [user("a"), assistant("one")]
 
 
 def test_set_changes_the_next_reply() -> None:
@@ -120,6 +98,7 @@ def test_set_changes_the_next_reply() -> None:
         ("/set max_new_tokens 1.5", "max_new_tokens takes a whole number, not 1.5. For example: /set temperature 0.7"),
         ("/set temperature 99", "Out of range: temperature 99.0 (takes 0 (greedy) to 10). For example: /set temp"),
         ("/set temperature nan", "Out of range: temperature nan (takes 0 (greedy) to 10). For example: /set temp"),
+        ("/set top_p [red]now[/]", "top_p takes a number, not [red]now[/]."),
         ("/set temperature none", "temperature takes a number, not none. For example: /set temperature 0.7"),
     ],
 )
@@ -162,16 +141,12 @@ def test_one_model_alone_does_not_switch(command: str) -> None:
 
 def test_compare_asks_both_and_goes_on_with_the_one_in_use() -> None:
     engine = FakeAssistant()
-    transcript, conversation = chat(engine, "/compare a", "/base", "/compare", "b")
+    transcript, conversation = chat(engine, "/compare", "/compare a", "/base", "/compare", "b")
+    assert transcript.startswith("There is no message to answer. Type one.\n")
     rows = [line.replace("│", " ").split() for line in transcript.splitlines() if "<" in line]
     assert rows[:2] == [["<base:", "a>", "<a>"]] * 2
     assert engine.asked[:4] == [[user("a")]] * 4
     assert conversation.turns == [user("a"), assistant("<base: a>"), user("b"), assistant("<base: b>")]
-
-
-def test_compare_without_a_message() -> None:
-    transcript, _ = chat(FakeAssistant(), "/compare")
-    assert transcript.endswith("There is no message to answer. Type one.\n")
 
 
 def test_ctrl_c_in_a_comparison_keeps_what_came() -> None:

@@ -90,6 +90,7 @@ def answers(engine: FakeAssistant, lines: Iterable[str], system: str | None = No
     """What is written, object by object."""
     out = io.StringIO()
     piped_json(conversation(engine, system), lines, out, both=both)
+    assert "\\u" not in out.getvalue()  # it is for people too
     return [json.loads(line) for line in out.getvalue().split("\n")[:-1]]
 
 
@@ -110,12 +111,6 @@ def test_both_answers() -> None:
     assert answers(engine, ["a", "b"], both=True) == [
         {"prompt": text, "base": f"<base: {text}>", "tuned": f"<{text}>"} for text in "ab"
     ]
-
-
-def test_json_is_readable_text() -> None:
-    out = io.StringIO()
-    piped_json(conversation(FakeAssistant(["我是小易"])), ["你是谁？"], out)
-    assert out.getvalue() == '{"prompt": "你是谁？", "reply": "我是小易"}\n'
 
 
 def test_system_prompt_goes_before_each_but_those_with_their_own() -> None:
@@ -149,12 +144,6 @@ def test_all_but_a_list_is_plain_text(line: str) -> None:
     engine = FakeAssistant()
     answers(engine, [line])
     assert engine.asked == [[user(line)]]
-
-
-def test_other_keys_of_a_message_are_dropped() -> None:
-    engine = FakeAssistant()
-    answers(engine, ['[{"role": "user", "content": "a", "name": "x"}]'])
-    assert engine.asked == [[user("a")]]
 
 
 @pytest.mark.parametrize(

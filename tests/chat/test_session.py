@@ -96,21 +96,15 @@ def test_ctrl_c_at_the_prompt_says_how_to_leave() -> None:
 
 
 def test_failing_answer_is_shown_and_its_turn_not_kept() -> None:
-    engine = FakeAssistant(["a"], ["half", RuntimeError("CUDA [error]")], ["c"])
-    transcript, conversation = chat(engine, "1", "2", "3")
+    refused = YiTuneError("The conversation is [red]5000[/] tokens long.", "Start over with /clear.")
+    engine = FakeAssistant(["a"], ["half", RuntimeError("CUDA [error]")], [refused], ["c"])
+    transcript, conversation = chat(engine, "1", "2", "3", "4")
     log = log_folder() / "error.log"
     failed = f"The answer failed: RuntimeError: CUDA [error]\nThe whole of it is in {log}"
-    assert transcript == f"a\nhalf\n{failed}\nc\n"
+    assert transcript == f"a\nhalf\n{failed}\n{refused.message} {refused.hint}\nc\n"
     assert "Traceback" in log.read_text()
-    assert engine.asked[2] == [user("1"), assistant("a"), user("3")]
-    assert conversation.turns == [user("1"), assistant("a"), user("3"), assistant("c")]
-
-
-def test_refused_question_is_shown_with_its_hint() -> None:
-    engine = FakeAssistant([YiTuneError("The conversation is [red]5000[/] tokens long.", "Start over with /clear.")])
-    transcript, _ = chat(engine, "1", "2")
-    assert transcript == "The conversation is [red]5000[/] tokens long. Start over with /clear.\n<2>\n"
-    assert engine.asked[1] == [user("2")]
+    assert engine.asked[2:] == [[user("1"), assistant("a"), user("3")], [user("1"), assistant("a"), user("4")]]
+    assert conversation.turns == [user("1"), assistant("a"), user("4"), assistant("c")]
 
 
 def test_oldest_turns_go_and_that_is_said_once() -> None:
