@@ -1,4 +1,3 @@
-import math
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,6 @@ from yi_tune.config import (
     find_config,
     parse_config,
     parse_overrides,
-    placeholders,
     read_config,
     reasons,
     shipped,
@@ -55,49 +53,29 @@ PATHS = {"model_name_or_path": "${model_path}", "dataset_dir": "${dataset_dir}",
     ("text", "value"),
     [
         ("1e-3", 0.001),
-        ("1E+3", 1000.0),
-        ("-2e5", -200000.0),
-        ("1.0e-4", 0.0001),
         (".5", 0.5),
         ("1.", 1.0),
-        ("3.0", 3.0),
         ("3", 3),
         ("-1", -1),
-        ("+7", 7),
-        ("0", 0),
         ("true", True),
-        ("False", False),
         ("null", None),
-        ("~", None),
         ("", None),
         ("[q_proj, v_proj]", ["q_proj", "v_proj"]),
-        ("[1, 2e-1]", [1, 0.2]),
         ("{a: 1e-3}", {"a": 0.001}),
-        ("x=y", "x=y"),
         ("a=b=c", "a=b=c"),
         ("1.2.3", "1.2.3"),
         ("0x1F", 31),
         # Words and dates are text, whatever YAML 1.1 makes of them.
         ("no", "no"),
-        ("No", "No"),
         ("off", "off"),
-        ("on", "on"),
         ("yes", "yes"),
-        ("y", "y"),
         ("2026-01-01", "2026-01-01"),
-        ("2026-01-01T10:00:00Z", "2026-01-01T10:00:00Z"),
         ("1_000", "1_000"),
         ("1:30", "1:30"),
         ("0b11", "0b11"),
-        ("=", "="),
-        ("v1.10", "v1.10"),
         ("1e", "1e"),
-        ("e3", "e3"),
         ("'1e-3'", "1e-3"),
-        ('"3"', "3"),
-        ("cosine", "cosine"),
         ("你好 🚀", "你好 🚀"),
-        ("C:/models", "C:/models"),
         ("${model_path}", "${model_path}"),
     ],
 )
@@ -105,21 +83,6 @@ def test_overrides_are_typed_as_yaml(text: str, value: Any) -> None:
     typed = parse_overrides([f"key={text}"])["key"]
     assert typed == value
     assert type(typed) is type(value)
-
-
-def test_overrides_infinite_and_not_a_number() -> None:
-    overrides = parse_overrides(["a=.inf", "b=-.inf", "c=.nan"])
-    assert (overrides["a"], overrides["b"]) == (math.inf, -math.inf)
-    assert math.isnan(overrides["c"])
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["1e-3", "1E5", "1.", ".5", "-1.5e-2", "3", "0x1F", "true", "~", "1.2.3", "'1e-3'", "[1, 2e-1]", "1e"],
-)
-def test_values_are_read_as_llamafactory_reads_them(text: str) -> None:
-    ours, theirs = parse_config(f"key: {text}", "here"), OmegaConf.to_container(OmegaConf.create(f"key: {text}"))
-    assert repr(ours) == repr(theirs)
 
 
 def test_overrides_in_order_the_last_one_wins_and_spaces_around_the_key_do_not_matter() -> None:
@@ -131,11 +94,6 @@ def test_override_without_key_or_value_is_refused(assignment: str) -> None:
     with pytest.raises(YiTuneError, match="is not key=value") as caught:
         parse_overrides([assignment])
     assert "--set num_train_epochs=5" in caught.value.hint
-
-
-def test_override_that_is_not_yaml_is_quoted_back() -> None:
-    with pytest.raises(YiTuneError, match=r"--set 'lora_target=\[q_proj' is not YAML"):
-        parse_overrides(["lora_target=[q_proj"])
 
 
 @pytest.mark.parametrize(
@@ -171,11 +129,6 @@ def test_values_that_are_none_of_their_type_are_refused(value: str) -> None:
         parse_config(f"a: {value}", "mine.yaml")
 
 
-def test_unprintable_characters_are_refused() -> None:
-    with pytest.raises(YiTuneError, match="is not YAML"):
-        parse_config("a: \x00", "mine.yaml")
-
-
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"a: \xff\xfe")
     for path in (tmp_path / "none.yaml", tmp_path, tmp_path / "binary.yaml"):
@@ -193,9 +146,7 @@ def test_find_config_by_name_and_by_path(tmp_path: Path) -> None:
     mine.write_text("a: 1")
     assert find_config("mine.yaml").samefile(mine)
     assert find_config(str(mine)) == mine
-
-
-def test_find_config_prefers_the_shipped_one(tmp_path: Path) -> None:
+    # A shipped one comes before a file of its name.
     (tmp_path / "qlora").write_text("a: 1")
     assert find_config("qlora") == CONFIGS / "train" / "qlora.yaml"
     assert find_config("./qlora").samefile(tmp_path / "qlora")
@@ -260,19 +211,6 @@ def test_what_is_filled_in_is_never_read_again(value: str) -> None:
     assert parse_config(dump_config(filled), "there") == filled
 
 
-def test_fill_leaves_the_template_as_it_was() -> None:
-    template = {"a": "${x}"}
-    fill(template, {"x": 1})
-    assert template == {"a": "${x}"}
-
-
-def test_placeholders_by_key() -> None:
-    assert placeholders({"a": "${x}", "b": "${x}/${y}", "c": "none", "d": 4, "e": "$x {y}"}) == {
-        "a": {"x"},
-        "b": {"x", "y"},
-    }
-
-
 def test_dumped_config_keeps_order_types_and_long_lines() -> None:
     config = {"z": "很长的路径 " * 60, "a": 1e-5, "m": None, "b": True, "t": "true", "n": "3", "l": ["x", 1]}
     text = dump_config(config)
@@ -311,11 +249,6 @@ def test_shipped_config_explains_itself(path: Path) -> None:
     assert comments[0].startswith("# ")
     assert any("yi-tune " in line for line in comments), "it opens with the command that uses it"
     assert read_config(path)
-
-
-def test_every_yaml_is_shipped_by_a_name_of_its_own() -> None:
-    assert sorted(shipped().values()) == sorted(CONFIGS.rglob("*.yaml"))
-    assert {"chat", "lora", "qlora", "qlora-8bit", "tutorial"} == shipped().keys()
 
 
 def test_tutorial_is_the_tutorials_value_for_value() -> None:

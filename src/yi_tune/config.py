@@ -23,13 +23,10 @@ class _Loader(yaml.SafeLoader):
     """Reads YAML 1.2's core schema, in which `1e-3` is a number and `no` is a word; no key may stand there twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: list[Any] = []
-        for key, _ in node.value:
-            if key.value in seen:  # PyYAML itself would take the last one, silently
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} is there twice", key.start_mark
-                )
-            seen.append(key.value)
+        keys = [key.value for key, _ in node.value]
+        for at, (key, _) in enumerate(node.value):
+            if key.value in keys[:at]:  # PyYAML itself would take the last one, silently
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -61,10 +58,7 @@ def shipped() -> dict[str, Path]:
 
 
 def find_config(name: str) -> Path:
-    """The config called `name`, or the file it is the path of.
-
-    Raises YiTuneError when it is neither.
-    """
+    """The config called `name`, or the file of that path. Raises YiTuneError when there is neither."""
     if name in shipped():
         return shipped()[name]
     if Path(name).is_file():
@@ -76,12 +70,10 @@ def parse_config(text: str, origin: str) -> Config:
     """The mapping in `text`; raises YiTuneError with the line when it does not parse."""
     try:
         config = yaml.load(text, _Loader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise YiTuneError(f"{origin} is not YAML{where}: {error.problem}.", "Mend that line.") from None
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        raise YiTuneError(f"{origin} is not YAML: {error}.", "Mend or replace it.") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
+        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise YiTuneError(f"{origin} is not YAML{where}: {problem}.", "Mend it there.") from None
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise YiTuneError(f"{origin} is not a mapping of keys to values.", "Write one `key: value` a line.")
     return config
@@ -131,8 +123,7 @@ def placeholders(template: Config) -> dict[str, set[str]]:
 def fill(template: Config, values: Mapping[str, Any]) -> Config:
     """The template with its placeholders replaced; those that `values` lacks stay.
 
-    A value that is one placeholder takes the type of what replaces it; inside a longer string it is
-    written as text.
+    A placeholder by itself gives its value the type; inside a longer string it is written as text.
     """
 
     def replace(value: Any) -> Any:
