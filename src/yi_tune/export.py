@@ -110,11 +110,8 @@ def export(plan: Export, *, force: bool) -> None:
     if part.exists() and not (part / _LOCK).is_file():
         raise YiTuneError(f"{part} is in the way, and no export that was broken off.", "Move it away.")
     elsewhere = "choose another place: --to DIR"
-    with hold(
-        part / _LOCK,
-        YiTuneError(f"Another process is exporting to {target}.", f"Wait for it, or {elsewhere}"),
-        option="--to",
-    ):
+    busy = YiTuneError(f"Another process is exporting to {target}.", f"Wait for it, or {elsewhere}")
+    with hold(part / _LOCK, busy, option="--to"):
         try:
             for path in part.iterdir():  # of an export that was killed
                 if path.name != _LOCK:
@@ -134,7 +131,7 @@ def export(plan: Export, *, force: bool) -> None:
 
 @contextmanager
 def _engine(log_name: str, stage: str, failure: str, disk: Path | None = None) -> Iterator[Progress]:
-    """Progress, while the engine's output goes to a log; it dies of a full `disk`, or of a `failure`."""
+    """Shows progress while the engine's output goes to a log. An error is told as a full `disk`, or as `failure`."""
     log = log_folder() / log_name
     log.unlink(missing_ok=True)
     with engine_output_to(log) as console, Progress(console) as progress:

@@ -20,7 +20,7 @@ class Conversation:
     """The messages so far; the last one of `turns` is the user's while it has no answer.
 
     `base`: the base answers, not the tuned model. `note` is told once when the model's context is full and the oldest
-    turns are no longer sent: that many, `left_out`, user's message and reply being one.
+    turns are no longer sent; `left_out` counts them, a message and its reply as one.
     """
 
     assistant: "Assistant"
