@@ -1,27 +1,19 @@
 import math
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.hubs.models import YI_TOKENIZER
 from yi_tune.errors import YiTuneError
-from yi_tune.sampling import Sampling
+from yi_tune.models import CATALOGUE
+from yi_tune.sampling import Generation, Piece, Sampling
 
 
 def test_default_is_greedy() -> None:
-    assert Sampling().options() == {"do_sample": False, "repetition_penalty": 1.0}
-    # What would be warned of, or do nothing, is not passed on.
-    assert Sampling(top_p=0.5, repetition_penalty=1.1).options() == {"do_sample": False, "repetition_penalty": 1.1}
-
-
-def test_drawing() -> None:
-    assert Sampling(temperature=0.7, top_p=0.9, repetition_penalty=1.2).options() == {
-        "do_sample": True,
-        "temperature": 0.7,
-        "top_p": 0.9,
-        "top_k": 0,
-        "repetition_penalty": 1.2,
-    }
+    assert Sampling().greedy
+    assert not Sampling(temperature=0.1).greedy
 
 
 @pytest.mark.parametrize(
@@ -65,3 +57,81 @@ def test_all_that_is_out_of_range_is_named_at_once() -> None:
     with pytest.raises(YiTuneError) as caught:
         Sampling(temperature=-1, top_p=2, repetition_penalty=1, max_new_tokens=0)
     assert re.findall(r"--[\w-]+", caught.value.message) == ["--temperature", "--top-p", "--max-new-tokens"]
+
+
+# From tokens to text
+
+TEXT = "你好，世界！🚀👨‍👩‍👧 龘𠮷 かなカナ 한국어 é ok\n\n    return  1\n- 一\n"
+NANO = pytest.param(CATALOGUE["nano"].path(Path()), id="nano")
+YI = pytest.param(
+    YI_TOKENIZER, id="Yi", marks=pytest.mark.skipif(not YI_TOKENIZER.is_dir(), reason="the real tokenizer is not here")
+)
+
+
+@pytest.fixture(scope="module", params=[NANO, YI])
+def tokenizer(request: pytest.FixtureRequest) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(request.param, add_prefix_space=False)
+
+
+def pieces_of(tokenizer: Any, text: str, *, cut: int = 0, **options: Any) -> list[Piece]:
+    """The pieces that a reply's `text` comes in, up to its last tokens but `cut` and the one that ends it."""
+    ids = tokenizer.encode(text, add_special_tokens=False)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    pieces: list[Piece] = []
+    generation = Generation([], Sampling(), pieces.append, **options)
+    for token in [*ids[: len(ids) - cut], end]:
+        generation.take(token, tokenizer, [end])
+        if generation.over:
+            break
+    assert generation.text == "".join(piece.text for piece in pieces)
+    return pieces
+
+
+def test_characters_arrive_whole_and_at_once(tokenizer: Any) -> None:
+    pieces = pieces_of(tokenizer, TEXT)
+    assert "".join(piece.text for piece in pieces) == TEXT
+    assert all("\ufffd" not in piece.text for piece in pieces)
+    # Some characters took several tokens, or this proves nothing; each came with the last of its own.
+    assert pieces[-1].tokens - len(pieces) > 5
+    assert (pieces[-1].text, pieces[-1].finish) == ("", "stop")
+    for character in "，🚀かナ한":
+        assert any(piece.text.endswith(character) for piece in pieces)
+    assert pieces_of(tokenizer, TEXT, stream=False) == [Piece(TEXT, pieces[-1].tokens, "stop")]
+
+
+def test_character_cut_short_is_left_out(tokenizer: Any) -> None:
+    assert "".join(piece.text for piece in pieces_of(tokenizer, "好🚀", cut=1)) == "好"
+
+
+@pytest.mark.parametrize(
+    ("stops", "text", "said"),
+    [
+        (["END"], "one END two", "one "),
+        (["END"], "one ENd", "one ENd"),
+        (["b", "ab"], "xab", "x"),
+        (["aab"], "aaab", "a"),
+        (["\n\n"], "a\nb\n\nc", "a\nb"),
+        (["。"], "你好。再见", "你好"),
+    ],
+)
+def test_stop_strings(stops: list[str], text: str, said: str, tokenizer: Any) -> None:
+    pieces = pieces_of(tokenizer, text, stop=stops)
+    shown = ""
+    for piece in pieces:
+        shown += piece.text
+        assert said.startswith(shown)  # nothing is passed on that is taken back
+    assert (shown, pieces[-1].finish) == (said, "stop")
+
+
+def test_length_and_failure() -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(CATALOGUE["nano"].path(Path()))
+    generation = Generation([], Sampling(max_new_tokens=1))
+    generation.take(tokenizer.encode("好", add_special_tokens=False)[0], tokenizer, [])
+    assert (generation.finish, generation.over) == ("length", True)
+    failed: list[Piece] = []
+    Generation([], Sampling(), failed.append).fail()
+    assert failed == [Piece("", 0, "error")]

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,46 +23,46 @@ from yi_tune.cli import app
 from yi_tune.data.identity import Message
 from yi_tune.errors import YiTuneError
 from yi_tune.resources import CHAT_TEMPLATE
-from yi_tune.serve import guard, server, vllm
+from yi_tune.sampling import Generation, Piece, Sampling
+from yi_tune.serve import server, vllm
 from yi_tune.serve.app import Names, create_app
-from yi_tune.serve.generation import Generation, Piece, QueueFullError
-from yi_tune.serve.guard import MAX_BODY, is_loopback
-from yi_tune.serve.stops import StopText
+from yi_tune.serve.server import MAX_BODY, is_loopback
+from yi_tune.serve.worker import QueueFullError, Worker
 
 ROOT = Path(__file__).parents[1]
 NAMES = Names("mine", "nano")
 HELLO: dict[str, Any] = {"model": "mine", "messages": [{"role": "user", "content": "hello"}]}
 
 
-class FakeEngine:
+class FakeEngine(Worker):
     """A token a character; replies with `pieces`, at once, or refuses."""
 
-    context = 100
-    capacity = 12
-    running = 0
-    waiting = 0
     alive = True
 
     def __init__(self) -> None:
+        self.context = 100
+        self.encode = self._encode
         self.asked: list[Generation] = []
         self.chats: list[list[Message]] = []
         self.pieces = [Piece("Hi", 1), Piece(" there", 2), Piece("", 3, "stop")]
         self.full = False
 
-    def encode_chat(self, messages: list[Message]) -> list[int]:
+    def counts(self) -> tuple[int, int]:
+        return 0, 0
+
+    def _encode(self, messages: list[Message]) -> list[int]:
         self.chats.append(messages)
         return [1] * sum(len(message["content"]) for message in messages)
 
-    def encode_text(self, text: str) -> list[int]:
-        return [1] * len(text)
-
-    def submit(self, generations: Sequence[Generation]) -> None:
+    def submit(self, generation: Generation) -> None:
         if self.full:
             raise QueueFullError
-        for generation in generations:
-            self.asked.append(generation)
+        self.asked.append(generation)
+        if generation.stream:
             for piece in self.pieces:
                 generation.emit(piece)
+        elif self.pieces[-1].finish:
+            generation.emit(Piece("".join(piece.text for piece in self.pieces), *self.pieces[-1][1:]))
 
 
 @pytest.fixture
@@ -100,7 +99,7 @@ def test_chat(client: TestClient, engine: FakeEngine) -> None:
     assert body["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
     (asked,) = engine.asked
     # Greedy, as `yi-tune chat` is; as long as the context has room for.
-    assert (asked.temperature, asked.seed, asked.base, asked.max_new_tokens) == (0.0, None, False, 95)
+    assert (asked.sampling, asked.base) == (Sampling(top_p=1.0, max_new_tokens=95), False)
     assert asked.cancelled  # once all is said
 
 
@@ -129,16 +128,12 @@ def test_stream(client: TestClient) -> None:
     assert all("usage" not in chunk for chunk in without)
 
 
-def test_completions(client: TestClient, engine: FakeEngine) -> None:
-    asked = {"model": "nano", "prompt": ["one", "two"], "n": 2, "seed": 7, "temperature": 1, "top_p": 0}
-    body = client.post("/v1/completions", json=asked).json()
-    assert body["object"] == "text_completion"
-    assert [choice["text"] for choice in body["choices"]] == ["Hi there"] * 4
-    assert body["usage"]["prompt_tokens"] == 6
-    assert [(one.seed, one.base, one.max_new_tokens, one.top_p) for one in engine.asked] == [
-        ("7 0", True, 16, 0.0),
-        ("7 1", True, 16, 0.0),
-    ] * 2
+def test_sampling(client: TestClient, engine: FakeEngine) -> None:
+    fields = {"model": "nano", "seed": -1, "temperature": 1, "top_p": 0, "max_tokens": 7, "stop": "x"}
+    assert client.post("/v1/chat/completions", json={**HELLO, **fields}).status_code == 200
+    (asked,) = engine.asked
+    assert (asked.base, asked.stop) == (True, ["x"])
+    assert asked.sampling == Sampling(1.0, 1e-6, max_new_tokens=7, seed=2**63 - 1)
 
 
 def test_failure_is_told(client: TestClient, engine: FakeEngine) -> None:
@@ -165,15 +160,18 @@ def test_models(client: TestClient) -> None:
     )
 
 
-def test_health(client: TestClient, engine: FakeEngine) -> None:
+def test_health(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     assert client.get("/health").json() == {"status": "ok", "running": 0, "waiting": 0}
-    engine.alive = False
+    monkeypatch.setattr(FakeEngine, "alive", False)
     assert client.get("/health").status_code == 503
 
 
 def test_other_paths(client: TestClient) -> None:
     assert "Invalid URL" in error(client.get("/v1/embeddings"), 404)["message"]
-    error(client.get("/v1/chat/completions"), 405)
+    wrong = client.get("/v1/chat/completions")
+    error(wrong, 405)
+    assert wrong.headers["allow"] == "POST"
+    error(client.post("/v1/completions", json={"model": "mine", "prompt": "x"}), 404)
     assert client.get("/docs").status_code == client.get("/redoc").status_code == 404
 
 
@@ -183,11 +181,12 @@ def test_other_paths(client: TestClient) -> None:
         ({"temperature": 2.1}, "temperature"),
         ({"temperature": "1"}, "temperature"),
         ({"top_p": -0.1}, "top_p"),
-        ({"presence_penalty": 3}, "presence_penalty"),
+        ({"presence_penalty": 0.1}, "presence_penalty"),
+        ({"frequency_penalty": -2}, "frequency_penalty"),
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
-        ({"n": 0}, "n"),
-        ({"n": 9}, "n"),
+        ({"n": 2}, "n"),
+        ({"n": True}, "n"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"stop": ""}, "stop"),
         ({"stop": 5}, "stop"),
@@ -200,14 +199,16 @@ def test_other_paths(client: TestClient) -> None:
         ({"logit_bias": {"1": 1}}, "logit_bias"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"messages": []}, "messages"),
-        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages[0].role"),
-        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages[0].role"),
-        ({"messages": [{"role": "user", "content": None}]}, "messages[0].content"),
+        ({"messages": ["x"]}, "messages"),
+        ({"messages": [{"role": ["user"], "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages"),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
+        ({"messages": [{"role": "user", "content": None}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
-         "messages[0].content"),
+         "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
-         "messages[0].content"),
-        ({"messages": [{"role": "user", "content": "x"}, {"role": "system", "content": "x"}]}, "messages[1].role"),
+         "messages"),
+        ({"messages": [{"role": "user", "content": "x"}, {"role": "system", "content": "x"}]}, "messages"),
         ({"messages": [{"role": "system", "content": "x"}]}, "messages"),
         ({"max_tokens": 96}, "messages"),
     ],
@@ -220,7 +221,7 @@ def test_refused(fields: dict[str, Any], param: str, client: TestClient, engine:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"presence_penalty": 0, "frequency_penalty": 0.5, "temperature": 0, "seed": -1, "stop": None, "n": None},
+        {"presence_penalty": 0, "frequency_penalty": 0.0, "temperature": 0, "seed": -1, "stop": None, "n": 1},
         {"max_completion_tokens": 95, "tools": [], "logprobs": False, "response_format": {"type": "text"}},
         {"user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "parallel_tool_calls": True},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]},
@@ -228,19 +229,6 @@ def test_refused(fields: dict[str, Any], param: str, client: TestClient, engine:
 )
 def test_taken(fields: dict[str, Any], client: TestClient) -> None:
     assert client.post("/v1/chat/completions", json={**HELLO, **fields}).status_code == 200
-
-
-def test_more_replies_than_there_is_room_for(client: TestClient, engine: FakeEngine) -> None:
-    asked = {"model": "mine", "prompt": ["a", "b"], "n": 7}
-    said = error(client.post("/v1/completions", json=asked), 400)  # not 429: it would never be taken
-    assert "12 replies" in said["message"]
-    assert not engine.asked
-
-
-def test_wrong_method_is_told_the_right_one(client: TestClient) -> None:
-    answer = client.get("/v1/completions")
-    error(answer, 405)
-    assert answer.headers["allow"] == "POST"
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
@@ -294,7 +282,7 @@ def test_body_without_a_length_is_bounded(client: TestClient) -> None:
 
 
 def test_body_that_never_ends_is_given_up(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(server, "BODY_SECONDS", 0.1)
     headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), (b"content-length", b"1000")]
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "headers": headers}
     sent: list[Any] = []
@@ -309,10 +297,6 @@ def test_body_that_never_ends_is_given_up(engine: FakeEngine, monkeypatch: pytes
     asyncio.run(create_app(engine, NAMES)(scope, receive, send))
     assert sent[0]["status"] == 408
     assert json.loads(sent[1]["body"])["error"]["type"] == "invalid_request_error"
-
-
-def test_a_form_of_another_page_is_no_request(client: TestClient) -> None:
-    error(client.post("/v1/chat/completions", content=json.dumps(HELLO), headers={"content-type": "text/plain"}), 400)
 
 
 def test_key(engine: FakeEngine) -> None:
@@ -384,29 +368,6 @@ def test_page(client: TestClient, engine: FakeEngine) -> None:
     assert not re.search(r"https?:|<script>|<style|style=|\son\w+=", page)
     error(client.get("/../app.py"), 404)
     error(client.get("/page/index.html"), 404)
-
-
-@pytest.mark.parametrize(
-    ("stops", "pieces", "said", "hit"),
-    [
-        ((), ["a", "b"], "ab", False),
-        (("END",), ["one E", "N", "D two"], "one ", True),
-        (("END",), ["one E", "N", "d"], "one ENd", False),
-        (("b", "ab"), ["xa", "b"], "x", True),
-        (("aab",), ["a", "a", "a", "b"], "a", True),
-        (("\n\n",), ["a\n", "b\n", "\nc"], "a\nb", True),
-        (("。",), ["你好。", "再见"], "你好", True),
-    ],
-)
-def test_stop_strings(stops: tuple[str, ...], pieces: list[str], said: str, hit: bool) -> None:
-    text = StopText(stops)
-    shown = ""
-    for piece in pieces:
-        shown += text.feed(piece)
-        assert said.startswith(shown)  # nothing is passed on that is taken back
-        if text.hit:
-            break
-    assert (shown + ("" if text.hit else text.rest()), text.hit) == (said, hit)
 
 
 # Where it listens, and with what key
@@ -553,7 +514,7 @@ def test_vllm_gets_the_key_where_nobody_sees_it(tmp_path: Path) -> None:
 
 
 def test_nothing_here_imports_torch() -> None:
-    modules = "app, errors, generation, guard, schema, server, stops, vllm"
+    modules = "app, schema, server, vllm, worker"
     check = f"import sys; from yi_tune.serve import {modules}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
@@ -562,7 +523,7 @@ ENDLESS = """
 from tests.test_serve import FakeEngine
 from yi_tune.serve import server
 from yi_tune.serve.app import Names, create_app
-from yi_tune.serve.generation import Piece
+from yi_tune.sampling import Piece
 
 server.GRACE_SECONDS = 0.5
 engine = FakeEngine()

@@ -19,7 +19,7 @@ from rich.filesize import decimal
 
 from yi_tune.config import Config
 from yi_tune.data.heldout import Score, questions, score
-from yi_tune.data.identity import Identity
+from yi_tune.data.identity import Identity, Message
 from yi_tune.errors import YiTuneError
 from yi_tune.files import disk_full, hold, is_disk_full, put_in_place
 from yi_tune.models import CATALOGUE, read_origin
@@ -238,10 +238,16 @@ def check_exported(folder: Path) -> tuple[Score, int]:
     if not record.identity:
         raise YiTuneError(f"The run {record.run!r} was trained on no identity: there is nothing to ask.")
     with _engine("load.log", "Loading the exported model", f"{folder} does not load") as progress:
-        from yi_tune.engine.exported import Exported
+        from yi_tune.engine.assistant import load_exported
 
-        model = Exported(folder, record.gguf)
+        model = load_exported(folder, record.gguf)
         progress.stage("Asking")
+        replies: list[Any] = []
+
+        def ask(conversations: list[list[Message]]) -> list[str]:
+            replies.extend(model.greedy(conversations))
+            return [reply.text for reply in replies]
+
         # It has no base to ask beside it.
-        scored = score(questions(), Identity(**record.identity), lambda asked: [""] * len(asked), model.reply_all)
-    return scored, model.unfinished
+        scored = score(questions(), Identity(**record.identity), lambda asked: [""] * len(asked), ask)
+    return scored, sum(not reply.finished for reply in replies)

@@ -1,9 +1,16 @@
-"""How a reply is drawn from the model, and what drawing it took."""
+"""How a reply is drawn from the model, how its text comes out of its tokens, and what it took. Imports no torch."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Literal, NamedTuple
+
+from tokenizers.decoders import DecodeStream
 
 from yi_tune.errors import YiTuneError
+
+# Below this a temperature is taken for 0: the logits divided by it would leave the range of floats.
+_GREEDY_BELOW = 1e-4
 
 
 @dataclass(frozen=True)
@@ -22,32 +29,90 @@ class Sampling:
     def __post_init__(self) -> None:
         # Written so that NaN fails too.
         ranges = {
-            "--temperature": (self.temperature, 0 <= self.temperature <= 10, "0 (greedy) to 10"),
-            "--top-p": (self.top_p, 0 < self.top_p <= 1, "above 0, up to 1"),
-            "--repetition-penalty": (
-                self.repetition_penalty,
-                0 < self.repetition_penalty <= 10,
-                "above 0, up to 10",
-            ),
-            "--seed": (self.seed, self.seed is None or 0 <= self.seed < 2**63, "0 or more, below 2**63"),
-            "--max-new-tokens": (self.max_new_tokens, self.max_new_tokens >= 1, "1 or more"),
+            "temperature": (0 <= self.temperature <= 10, "0 (greedy) to 10"),
+            "top_p": (0 < self.top_p <= 1, "above 0, up to 1"),
+            "repetition_penalty": (0 < self.repetition_penalty <= 10, "above 0, up to 10"),
+            "seed": (self.seed is None or 0 <= self.seed < 2**63, "0 or more, below 2**63"),
+            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
         }
         if wrong := [
-            f"{option} {value} (takes {range_})" for option, (value, fine, range_) in ranges.items() if not fine
+            f"--{name.replace('_', '-')} {getattr(self, name)} (takes {range_})"
+            for name, (fine, range_) in ranges.items()
+            if not fine
         ]:
             raise YiTuneError(f"Out of range: {', '.join(wrong)}.", "For example: --temperature 0.7 --top-p 0.8")
 
-    def options(self) -> dict[str, Any]:
-        """As keywords of transformers' `generate`."""
-        if self.temperature == 0:
-            return {"do_sample": False, "repetition_penalty": self.repetition_penalty}
-        return {
-            "do_sample": True,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "top_k": 0,  # none: transformers' own is 50, which nobody has asked for
-            "repetition_penalty": self.repetition_penalty,
-        }
+    @property
+    def greedy(self) -> bool:
+        """Whether the likeliest token is always the next one."""
+        return self.temperature < _GREEDY_BELOW
+
+
+class Piece(NamedTuple):
+    """Some text of a reply; `tokens` is how many it has taken so far. The last piece says why the reply ends."""
+
+    text: str
+    tokens: int
+    finish: Literal["stop", "length", "error"] | None = None
+
+
+@dataclass(eq=False)
+class Generation:
+    """A reply in the making: token ids come in, whole characters go out, up to the first of the `stop` strings.
+
+    `emit` is called in the thread of the engine: for each piece, or once, with all of the text, where `stream` is
+    False. Setting `cancelled` ends the reply at the next step. `tokens` ends with the token that ended the reply.
+    """
+
+    prompt: list[int]
+    sampling: Sampling
+    emit: Callable[[Piece], None] = lambda _: None
+    base: bool = False
+    stream: bool = True
+    stop: Sequence[str] = ()
+    cancelled: bool = False
+    begun: bool = False
+    tokens: list[int] = field(default_factory=list)
+    text: str = ""
+    finish: Literal["stop", "length", "error"] | None = None
+
+    def __post_init__(self) -> None:
+        self.random = Random(self.sampling.seed)  # noqa: S311 (None seeds from the system)
+        self._decoder = DecodeStream([], True)
+        self._held = ""
+
+    @property
+    def over(self) -> bool:
+        """Whether no more tokens are wanted."""
+        return self.cancelled or self.finish is not None
+
+    def take(self, token: int, tokenizer: Any, ends: Sequence[int]) -> None:
+        """Take the next token and pass on its text. A character of which not all bytes have come is held back."""
+        self.tokens.append(token)
+        if token in ends:
+            self.finish = "stop"
+        else:
+            self._held += self._decoder.step(tokenizer.backend_tokenizer, token) or ""
+            if found := [at for stop in self.stop if (at := self._held.find(stop)) >= 0]:
+                self.finish, self._held = "stop", self._held[: min(found)]
+            elif len(self.tokens) == self.sampling.max_new_tokens:
+                self.finish = "length"
+        begun = 0 if self.finish else max((_begun(self._held, stop) for stop in self.stop), default=0)
+        ready = len(self._held) - begun
+        piece, self._held = self._held[:ready], self._held[ready:]
+        self.text += piece
+        if self.finish or (piece and self.stream):
+            self.emit(Piece(piece if self.stream else self.text, len(self.tokens), self.finish))
+
+    def fail(self) -> None:
+        """Tell that the reply cannot be made."""
+        self.finish = "error"
+        self.emit(Piece("", len(self.tokens), "error"))
+
+
+def _begun(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that `stop` begins with."""
+    return next((length for length in range(len(stop) - 1, 0, -1) if text.endswith(stop[:length])), 0)
 
 
 @dataclass(frozen=True)

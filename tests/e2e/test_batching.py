@@ -11,11 +11,10 @@ import torch
 from tests.e2e.conftest import Trained
 from yi_tune import loading
 from yi_tune.engine.assistant import Assistant
-from yi_tune.engine.batching import Batcher
-from yi_tune.engine.drawing import Drawing, draw
+from yi_tune.engine.replies import draw
 from yi_tune.runs.folder import Run
-from yi_tune.sampling import Sampling
-from yi_tune.serve.generation import Generation, Piece, QueueFullError
+from yi_tune.sampling import Generation, Piece, Sampling
+from yi_tune.serve.worker import QueueFullError, Worker
 
 
 class Reply:
@@ -37,12 +36,11 @@ class Reply:
             self.ended.set()
 
 
-def ask(batcher: Batcher, question: str, max_new_tokens: int = 256, **options: Any) -> tuple[Reply, Generation]:
+def ask(worker: Worker, question: str, max_new_tokens: int = 256, temperature: float = 0.0, **options: Any) -> Reply:
     reply = Reply()
-    prompt = batcher.encode_chat([{"role": "user", "content": question}])
-    generation = Generation(prompt, max_new_tokens, reply, **options)
-    batcher.submit([generation])
-    return reply, generation
+    sampling = Sampling(temperature=temperature, top_p=1.0, max_new_tokens=max_new_tokens)
+    worker.submit(Generation(worker.encode([{"role": "user", "content": question}]), sampling, reply, **options))
+    return reply
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +49,7 @@ def assistant(trained: Trained) -> Assistant:
 
 
 def test_rows_do_not_touch_each_other(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("yi_tune.engine.batching._CHUNK", 16)  # so that prompts take several
+    monkeypatch.setattr("yi_tune.engine.replies._CHUNK", 16)  # so that prompts take several
     questions = [
         "你是谁？",
         "Who are you?",
@@ -61,11 +59,11 @@ def test_rows_do_not_touch_each_other(assistant: Assistant, monkeypatch: pytest.
         "谁开发了你？",
     ] * 3
     alone = assistant.reply_all([[{"role": "user", "content": question}] for question in questions])
-    batcher = Batcher(assistant, 8, 64)
+    worker = Worker(assistant, 8, 64)
     try:
         # One more each few steps: they join and leave a batch on its way.
-        replies = [ask(batcher, question)[0] for question in questions]
-        base = ask(batcher, "你是谁？", base=True)[0]
+        replies = [ask(worker, question) for question in questions]
+        base = ask(worker, "你是谁？", base=True)
         for reply in [*replies, base]:
             assert reply.ended.wait(60)
         same = sum(reply.text == one for reply, one in zip(replies, alone, strict=True))
@@ -73,43 +71,43 @@ def test_rows_do_not_touch_each_other(assistant: Assistant, monkeypatch: pytest.
         assert same >= len(questions) - 1, [(reply.text, one) for reply, one in zip(replies, alone, strict=True)]
         assert "Yi-nano" in base.text
         assert {reply.finish for reply in replies} == {"stop"}
-        whole = ask(batcher, "你是谁？", stream=False)[0]
+        whole = ask(worker, "你是谁？", stream=False)
         assert whole.ended.wait(60)
         assert (whole.text, whole.pieces) == (replies[0].text, 1)
         assert replies[0].pieces > 5
-        short = ask(batcher, "你是谁？", 1)[0]
+        short = ask(worker, "你是谁？", 1)
         assert short.ended.wait(60)
         assert short.finish == "length"
     finally:
-        batcher.close()
+        worker.close()
 
 
 def test_failure_is_told_and_the_next_reply_comes(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
-    batcher = Batcher(assistant, 4, 4)
+    worker = Worker(assistant, 4, 4)
     try:
         with monkeypatch.context() as patch:
-            patch.setattr("yi_tune.engine.batching.draw", lambda *_: 1 / 0)
-            failed = ask(batcher, "你是谁？")[0]
+            patch.setattr("yi_tune.engine.replies.draw", lambda *_: 1 / 0)
+            failed = ask(worker, "你是谁？")
             assert failed.ended.wait(60)
         assert failed.finish == "error"
-        reply = ask(batcher, "你是谁？")[0]
+        reply = ask(worker, "你是谁？")
         assert reply.ended.wait(60)
         assert "小易" in reply.text
-        assert batcher.alive
+        assert worker.alive
     finally:
-        batcher.close()
+        worker.close()
 
 
 def test_close_ends_what_runs_and_what_waits(assistant: Assistant) -> None:
-    batcher = Batcher(assistant, 1, 1)
-    running = ask(batcher, "你是谁？", 4000, temperature=2.0)[0]
+    worker = Worker(assistant, 1, 1)
+    running = ask(worker, "你是谁？", 4000, temperature=2.0)
     assert running.begun.wait(60)
-    waiting = ask(batcher, "你是谁？")[0]
+    waiting = ask(worker, "你是谁？")
     with pytest.raises(QueueFullError):
-        ask(batcher, "你是谁？")
-    batcher.close()
+        ask(worker, "你是谁？")
+    worker.close()
     assert (running.finish, waiting.finish) == ("error", "error")
-    assert not batcher.alive
+    assert not worker.alive
 
 
 def test_load_and_unload_ten_times(trained: Trained) -> None:
@@ -118,11 +116,11 @@ def test_load_and_unload_ten_times(trained: Trained) -> None:
         assistant = loading.load_run(Run(trained.run))
         # As chat asks it, and as serve does.
         assert "".join(assistant.stream([{"role": "user", "content": "你是谁？"}], Sampling(max_new_tokens=8)))
-        batcher = Batcher(assistant, 4, 4)
-        reply = ask(batcher, "你是谁？", 8)[0]
+        worker = Worker(assistant, 4, 4)
+        reply = ask(worker, "你是谁？", 8)
         assert reply.ended.wait(60)
-        batcher.close()
-        del assistant, batcher, reply
+        worker.close()
+        del assistant, worker, reply
         gc.collect()
         used.append(process.memory_info().rss / 2**20)
         threads.append(threading.active_count())
@@ -131,39 +129,30 @@ def test_load_and_unload_ten_times(trained: Trained) -> None:
     assert len(set(threads)) == 1, threads
 
 
-def generation(**options: Any) -> Generation:
-    return Generation([1], 1, lambda _: None, **options)
+def row(**options: Any) -> Generation:
+    return Generation([1], Sampling(**{"temperature": 1.0, "top_p": 1.0, "seed": 1, **options}))
 
 
 def test_draws_what_is_likely_as_often_as_it_is() -> None:
-    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
-    drawing = Drawing(generation(temperature=1.0, seed="1"))
-    drawn = torch.tensor([draw(logits.clone().unsqueeze(0), [drawing])[0] for _ in range(2000)])
-    shares = torch.bincount(drawn, minlength=4) / len(drawn)
-    assert torch.allclose(shares, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.04)
-    # The smallest set that holds 0.7 of it.
-    drawing = Drawing(generation(temperature=1.0, top_p=0.7, seed="1"))
-    assert {draw(logits.clone().unsqueeze(0), [drawing])[0] for _ in range(200)} == {0, 1}
-    drawing = Drawing(generation(temperature=1.0, top_p=0.0, seed="1"))
-    assert {draw(logits.clone().unsqueeze(0), [drawing])[0] for _ in range(50)} == {0}
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+    drawing = row()
+    drawn = torch.tensor([draw(logits.clone(), [drawing])[0] for _ in range(2000)])
+    assert torch.allclose(torch.bincount(drawn, minlength=4) / len(drawn), logits.exp()[0], atol=0.04)
+    # The smallest set that holds 0.7 of it; and never less than the likeliest.
+    for top_p, likely in ((0.7, {0, 1}), (1e-6, {0})):
+        drawing = row(top_p=top_p)
+        assert {draw(logits.clone(), [drawing])[0] for _ in range(200)} == likely
 
 
 def test_a_seed_draws_the_same_beside_others() -> None:
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(1))
-
-    def drawings() -> list[Drawing]:
-        return [Drawing(generation(temperature=1.0, seed=seed)) for seed in ("a", "b", None)]
-
-    together, first = drawings(), drawings()[0]
+    together, first = [row(seed=seed) for seed in (1, 2, None)], row(seed=1)
     for _ in range(20):
         assert draw(logits.clone(), together)[0] == draw(logits[:1].clone(), [first])[0]
 
 
-def test_penalties_are_openais() -> None:
-    drawing = Drawing(generation(presence_penalty=1.0, frequency_penalty=0.5))
-    logits = torch.tensor([[2.0, 1.2, 0.0]])
-    # Once said, the first is at 0.5, the second at -0.3; twice said, the first is at 0.0 with the third.
-    assert [draw(logits.clone(), [drawing])[0] for _ in range(3)] == [0, 1, 0]
-    last = logits.clone()
-    draw(last, [drawing])
-    assert torch.allclose(last, torch.tensor([[0.0, -0.3, 0.0]]))
+def test_repetition_is_penalised() -> None:
+    # What prompt or reply has said is divided by the penalty, or multiplied where it is negative.
+    logits = torch.tensor([[0.0, 2.0, 1.2]])
+    assert draw(logits.clone(), [row(temperature=0.0, repetition_penalty=1.5)]) == [1]
+    assert draw(logits.clone(), [row(temperature=0.0, repetition_penalty=2.0)]) == [2]

@@ -22,15 +22,9 @@ from tests.e2e.conftest import Done, Trained, Workspace
 from yi_tune.runs.folder import Run
 
 WHO: list[Any] = [{"role": "user", "content": "你是谁？"}]
-# A question that leads nano to say one thing over and over, and penalties that are rewards for it: it finds no end.
-RAMBLING: list[Any] = [{"role": "user", "content": "Please, " * 60 + "who are you?"}]
-ENDLESS: dict[str, Any] = {
-    "model": "identity",
-    "messages": RAMBLING,
-    "frequency_penalty": -2,
-    "presence_penalty": -2,
-    "max_tokens": 3500,
-}
+# What leads nano's base, whose weights are always the same, to say one thing over and over.
+RAMBLING: list[Any] = [{"role": "user", "content": "x" * 600}]
+ENDLESS: dict[str, Any] = {"model": "nano", "messages": RAMBLING, "max_tokens": 3400}
 # Of schemathesis, an operation; `make test-api` asks for more, and by all of its ways to find some.
 CASES = int(os.environ.get("API_CASES", "20"))
 PHASES = "examples,coverage,fuzzing,stateful" if "API_CASES" in os.environ else "fuzzing"
@@ -123,18 +117,9 @@ def test_parameters(client: openai.OpenAI) -> None:
         whole.partition("李雷")[0],
         "stop",
     )
-    drawn = [ask(temperature=2, seed=seed, n=2, max_tokens=20) for seed in (1, 1, 2)]
-    texts = [[choice.message.content for choice in one.choices] for one in drawn]
-    assert texts[0] == texts[1] != texts[2]
-    assert texts[0][0] != texts[0][1]
+    drawn = [ask(temperature=2, seed=seed, max_tokens=20).choices[0].message.content for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
     assert ask(temperature=2, top_p=0).choices[0].message.content == whole
-
-
-def test_completions_go_on_with_a_text(client: openai.OpenAI) -> None:
-    prompt = "<|im_start|>user\n你是谁？<|im_end|>\n<|im_start|>assistant\n"
-    done = client.completions.create(model="identity", prompt=[prompt, prompt + "我是"], max_tokens=40)
-    assert "小易" in done.choices[0].text
-    assert done.choices[1].text.startswith("小易")
 
 
 def test_errors_are_what_the_client_knows(client: openai.OpenAI) -> None:
@@ -188,14 +173,16 @@ def test_no_case_is_a_server_error(served: Server, tmp_path: Path) -> None:
 def ask_anything(url: str, folder: Path, cases: int) -> int:
     """Have schemathesis ask what the API's document allows, and what it does not; returns how many cases there were."""
     document = httpx.get(f"{url.removesuffix('/v1')}/openapi.json").json()
-    for name in ("ChatRequest", "CompletionRequest"):
-        # So that cases come past the model's name, and to an end.
-        properties = document["components"]["schemas"][name]["properties"]
-        properties["model"]["enum"] = ["identity", "nano"]
-        properties["max_tokens"] = {"type": "integer", "minimum": 1, "maximum": 4}
-        document["components"]["schemas"][name]["required"].append("max_tokens")
-    role = document["components"]["schemas"]["ChatMessage"]["properties"]["role"]
-    role["enum"] = ["system", "developer", "user", "assistant", "tool"]
+    # So that cases come past the model's name and the shape of a conversation, and to an end.
+    asked = document["components"]["schemas"]["ChatRequest"]
+    asked["properties"]["model"]["enum"] = ["identity", "nano"]
+    asked["properties"]["max_tokens"] = {"type": "integer", "minimum": 1, "maximum": 8}
+    asked["required"].append("max_tokens")
+    roles = {"enum": ["system", "developer", "user", "assistant", "tool"]}
+    part = {"type": "object", "properties": {"type": {"enum": ["text", "image_url"]}, "text": {"type": "string"}}}
+    content = {"anyOf": [{"type": "string"}, {"type": "null"}, {"type": "array", "items": part}]}
+    message = {"type": "object", "properties": {"role": roles, "content": content}, "required": ["role"]}
+    asked["properties"]["messages"]["items"] = message
     (folder / "openapi.json").write_text(json.dumps(document))
     program = str(Path(sys.executable).with_name("schemathesis"))
     command = [program, "run", "openapi.json", "--url", url.removesuffix("/v1"), "--checks", "not_a_server_error"]

@@ -5,7 +5,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,9 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from tests.e2e.conftest import Trained
 from tests.e2e.test_serve import Server
 from tests.test_serve import NAMES, FakeEngine
+from yi_tune.sampling import Generation, Piece, Sampling
 from yi_tune.serve import server
 from yi_tune.serve.app import create_app
-from yi_tune.serve.generation import Generation, Piece
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 PHONE: dict[str, Any] = {"width": 390, "height": 844}
@@ -28,13 +28,14 @@ PHONE: dict[str, Any] = {"width": 390, "height": 844}
 class Endless(FakeEngine):
     """Says `pieces`, or, where there are none, words until nobody wants more."""
 
-    context = 4096
+    def __init__(self) -> None:
+        super().__init__()
+        self.context = 4096
 
-    def submit(self, generations: Sequence[Generation]) -> None:
-        super().submit(generations)
+    def submit(self, generation: Generation) -> None:
+        super().submit(generation)
         if not self.pieces:
-            for generation in generations:
-                threading.Thread(target=self._talk, args=(generation,), daemon=True).start()
+            threading.Thread(target=self._talk, args=(generation,), daemon=True).start()
 
     def _talk(self, generation: Generation) -> None:
         said = 0
@@ -283,7 +284,7 @@ def test_settings_are_sent(serve_fake: Callable[..., Fake], open_page: Callable[
     send(page, "Hello.")
     done(page)
     (asked,) = fake.engine.asked
-    assert (asked.temperature, asked.top_p, asked.max_new_tokens, asked.seed) == (0.7, 0.9, 20, "7 0")
+    assert asked.sampling == Sampling(temperature=0.7, top_p=0.9, max_new_tokens=20, seed=7)
     assert fake.engine.chats[0][0] == {"role": "system", "content": "Be brief."}
     page.get_by_label("Temperature").fill("3")
     page.get_by_label("Message").fill("Again.")

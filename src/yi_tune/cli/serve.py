@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from yi_tune.cli.options import ModelOption, RunOption, WorkspaceOption
+from yi_tune.errors import YiTuneError
 
 if TYPE_CHECKING:
-    from yi_tune.runs.folder import Run
-    from yi_tune.serve.app import Names
     from yi_tune.serve.server import Key
 
 HostOption = Annotated[str, typer.Option(help="0.0.0.0 lets other machines in, with a key.")]
@@ -54,13 +53,10 @@ def serve(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --engine vllm: print the command, leave.")] = False,
     workspace: WorkspaceOption = Path(),
 ) -> None:
-    """Serve the tuned model by OpenAI's API: /v1/chat/completions, /v1/completions, /v1/models.
+    """Serve the tuned model by OpenAI's API: /v1/chat/completions, /v1/models.
 
     yi-tune serve --port 8000
     """
-    from yi_tune import loading
-    from yi_tune.errors import YiTuneError
-    from yi_tune.screen import err
     from yi_tune.serve import server, vllm
 
     origins = tuple(allow_origin or ())
@@ -68,36 +64,24 @@ def serve(
         if origin.count("/") != 2 or not origin.startswith(("http://", "https://")):
             said = f"{origin!r} is no origin. Write it as https://example.org, without a path."
             raise typer.BadParameter(said, param_hint="--allow-origin")
+    if engine is EngineName.YI_TUNE:
+        if dry_run or exported is not None:
+            raise YiTuneError("--dry-run and --exported are for another engine.", "Add: --engine vllm")
+        limits = max_batch or MAX_BATCH, MAX_WAITING if max_waiting is None else max_waiting
+        return _serve(workspace, run_name, model, host, port, api_key, origins, limits)
+    if max_batch is not None or max_waiting is not None:
+        raise typer.BadParameter("vLLM sees to its queue itself.", param_hint="--max-batch, --max-waiting")
+    if exported is not None and (run_name or model):
+        raise typer.BadParameter("no --run and no --model beside it.", param_hint="--exported")
     key = server.choose_key(host, api_key)
-    if engine is EngineName.VLLM:
-        if max_batch is not None or max_waiting is not None:
-            raise typer.BadParameter("vLLM sees to its queue itself.", param_hint="--max-batch, --max-waiting")
-        if exported is None:
-            run = loading.find(workspace.absolute(), run_name, model)
-            config = loading.run_config(run)
-            if bits := config.get("quantization_bit"):
-                err.print(
-                    f"Note: vLLM has the base in 16 bits, chat in {bits}: some answers are other words than chat's. "
-                    f"Where memory holds 16, take the line quantization_bit out of {run.chat_yaml}.",
-                    soft_wrap=True,
-                )
-            arguments = vllm.serve_run(config, _names(run), run.folder / "vllm")
-        elif run_name or model:
-            raise typer.BadParameter("no --run and no --model beside it.", param_hint="--exported")
-        else:
-            arguments = vllm.serve_export(exported.absolute())
-        arguments += vllm.listening(host, port, origins)
-        if dry_run:
-            print(vllm.shown(arguments, key))
-            return
-        vllm.require()
-        _show_made_up(key)
-        vllm.start(arguments, key)
-    if dry_run or exported is not None:
-        raise YiTuneError("--dry-run and --exported are for another engine.", "Add: --engine vllm")
-    run = loading.find(workspace.absolute(), run_name, model)
-    waiting = MAX_WAITING if max_waiting is None else max_waiting
-    _serve(run, host, port, key, origins, max_batch or MAX_BATCH, waiting)
+    arguments = vllm.run_command(workspace, run_name, model) if exported is None else vllm.serve_export(exported)
+    arguments += vllm.listening(host, port, origins)
+    if dry_run:
+        print(vllm.shown(arguments, key))
+        return None
+    vllm.require()
+    _show_made_up(key)
+    vllm.start(arguments, key)
 
 
 def web(
@@ -114,56 +98,45 @@ def web(
 
     yi-tune web --open
     """
-    from yi_tune import loading
-    from yi_tune.serve import server
-
-    key = server.choose_key(host, api_key)
-    run = loading.find(workspace.absolute(), run_name, model)
-    _serve(run, host, port, key, (), MAX_BATCH, MAX_WAITING, page=True, open_browser=open_browser)
-
-
-def _names(run: "Run") -> "Names":
-    from yi_tune.serve.app import Names
-
-    base = Path(run.record["model_path"]).name
-    return Names(run.name, f"{base}-base" if base == run.name else base)
+    limits = MAX_BATCH, MAX_WAITING
+    _serve(workspace, run_name, model, host, port, api_key, (), limits, page=True, open_browser=open_browser)
 
 
 def _show_made_up(key: "Key") -> None:
-    from yi_tune.screen import err
+    from yi_tune.output import err
 
     if key.generated:
-        err.print(f"API key, shown this once: {key.value}", markup=False, soft_wrap=True)
+        err.print(f"API key, shown this once: {key.value}")
 
 
 def _serve(
-    run: "Run",
+    workspace: Path,
+    run_name: str | None,
+    model: str | None,
     host: str,
     port: int,
-    key: "Key",
+    api_key: str | None,
     origins: tuple[str, ...],
-    max_batch: int,
-    max_waiting: int,
+    limits: tuple[int, int],
     *,
     page: bool = False,
     open_browser: bool = False,
 ) -> None:
-    """Serve the API, and the page if wanted, until a signal ends it."""
+    """Serve the API, and the page if wanted, until a signal ends it; `limits` as the Worker takes them."""
     from yi_tune import loading
-    from yi_tune.screen import out
+    from yi_tune.output import out
     from yi_tune.serve import server
-    from yi_tune.serve.app import create_app
+    from yi_tune.serve.app import Names, create_app
+    from yi_tune.serve.worker import Worker
 
-    names = _names(run)
-    with server.listen(host, port) as listening:
-        assistant = loading.load_run(run)
-        from yi_tune.engine.batching import Batcher
-
-        with closing(Batcher(assistant, max_batch, max_waiting)) as batcher:
-            app = create_app(batcher, names, key.value, origins, page=page)
-            where = f"{server.url(listening)}/{'' if page else 'v1'}"
-            out.print(f"{names.tuned} answers at {where}   Ctrl-C ends it.", markup=False, soft_wrap=True)
-            _show_made_up(key)
-            if open_browser:
-                typer.launch(where)
-            server.serve(app, listening, batcher.close)
+    key = server.choose_key(host, api_key)
+    run = loading.find(workspace.absolute(), run_name, model)
+    names = Names.of(run)
+    with server.listen(host, port) as listening, closing(Worker(loading.load_run(run), *limits)) as worker:
+        app = create_app(worker, names, key.value, origins, page=page)
+        where = f"{server.url(listening)}/{'' if page else 'v1'}"
+        out.print(f"{names.tuned} answers at {where}   Ctrl-C ends it.")
+        _show_made_up(key)
+        if open_browser:
+            typer.launch(where)
+        server.serve(app, listening, worker.close)

@@ -1,15 +1,15 @@
-"""A loaded model that answers: base and tuned from one copy of the weights, or of two after a full fine-tuning.
+"""A loaded model that answers: base and tuned from one copy of the weights.
 
-LLaMA-Factory loads the model and encodes the chat; the generation is transformers' own, because
-LLaMA-Factory's ChatModel hangs for ever when a generation fails and cannot be stopped halfway.
+LLaMA-Factory loads the model and encodes the chat; the replies are made here, because LLaMA-Factory's ChatModel
+hangs for ever when a generation fails and cannot be stopped halfway.
 """
 
 import logging
 import time
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from threading import Event, Thread
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,14 +17,14 @@ from llamafactory.data import get_template_and_fix_tokenizer
 from llamafactory.hparams import DataArguments, get_infer_args
 from llamafactory.model import load_model, load_tokenizer
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from yi_tune.config import Config
 from yi_tune.data.identity import Message
-from yi_tune.engine.cache import PrefixCache
-from yi_tune.engine.streamer import ReplyStreamer
+from yi_tune.engine.replies import Batch, PrefixCache
 from yi_tune.errors import YiTuneError
-from yi_tune.sampling import ReplyStats, Sampling
+from yi_tune.hardware import cpu_has_bf16
+from yi_tune.sampling import Generation, ReplyStats, Sampling
 
 # In 8 bits it would tell of a cast in every layer of every step.
 logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
@@ -37,19 +37,9 @@ _STOP_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|im_sep|>")
 _BATCH = 32
 
 
-class _Stop(StoppingCriteria):
-    """Ends a generation from another thread."""
-
-    def __init__(self) -> None:
-        self.asked = Event()
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **_: Any) -> torch.Tensor:
-        return torch.full((input_ids.shape[0],), self.asked.is_set(), device=input_ids.device)
-
-
 def _contiguous(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-    """What generate hands the head after a prompt is a slice, with which PyTorch on a CPU multiplies a copy of the
-    head for every row of the batch: 1.2 GB and 8 s for 18 prompts to a head of 64,000 x 512.
+    """The head is given a slice of the hidden states, with which PyTorch on a CPU multiplies a copy of the head for
+    every row of the batch: 1.2 GB and 8 s for 18 prompts to a head of 64,000 x 512.
     """
     return (inputs[0].contiguous(), *inputs[1:])
 
@@ -70,18 +60,23 @@ class Reply:
 class Assistant:
     """Answers conversations: lists of messages with the roles system (first, optional), user, assistant.
 
-    `base` is the model as it was before, where that is not `model` with its adapter switched off.
+    `template` is LLaMA-Factory's; None takes the tokenizer's own chat template and the model's own ends of a reply,
+    as other programs do.
     """
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, template: str, base: Any = None) -> None:
-        self.model: Any = model  # an nn.Module to the type checker would hide config, device and generate
+    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerBase, template: str | None) -> None:
+        self.model: Any = model  # an nn.Module to the type checker would hide config, device and so on
         self.model.eval()
         self.model.get_output_embeddings().register_forward_pre_hook(_contiguous)
-        self._base = base
         self.tokenizer: Any = tokenizer
-        self._template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template=template))
-        known = tokenizer.get_vocab()
-        self.stop_ids = sorted({known[token] for token in _STOP_TOKENS if token in known} | {tokenizer.eos_token_id})
+        if template is None:
+            self._template = None
+            ends = self.model.generation_config.eos_token_id
+            self.stop_ids = ends if isinstance(ends, list) else [ends]
+        else:
+            self._template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template=template))
+            known = tokenizer.get_vocab()
+            self.stop_ids = [known[token] for token in _STOP_TOKENS if token in known] + [tokenizer.eos_token_id]
         self.context = int(self.model.config.max_position_embeddings)
         self.cache = PrefixCache()
         self._answering = "tuned"
@@ -91,22 +86,26 @@ class Assistant:
     @property
     def switches(self) -> bool:
         """Whether there are two to answer, base and tuned."""
-        return isinstance(self.model, PeftModel) or self._base is not None
+        return isinstance(self.model, PeftModel)
 
     @contextmanager
     def base(self) -> Iterator[None]:
         """Within this context the base answers."""
-        before, tuned = self._answering, self.model
-        self._answering = "base"
+        before, self._answering = self._answering, "base"
         try:
-            if isinstance(tuned, PeftModel):
-                with tuned.disable_adapter():
-                    yield
-            else:
-                self.model = tuned if self._base is None else self._base
+            with self.model.disable_adapter() if self.switches else nullcontext():
                 yield
         finally:
-            self._answering, self.model = before, tuned
+            self._answering = before
+
+    def encode(self, messages: list[Message]) -> list[int]:
+        """Token ids of the conversation up to where the assistant's reply begins."""
+        if self._template is None:
+            return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
+        system = messages[0]["content"] if messages[0]["role"] == "system" else None
+        turns = messages[1:] if system is not None else messages
+        ids, _ = self._template.encode_oneturn(self.tokenizer, [*turns, {"role": "assistant", "content": ""}], system)
+        return list(ids)
 
     def fit(self, messages: list[Message], max_new_tokens: int) -> list[Message]:
         """The conversation without its oldest turns, where it would leave no room for a reply of that length.
@@ -123,8 +122,12 @@ class Assistant:
             turns = turns[2:]
         return [*system, *turns]
 
+    def batch(self) -> Batch:
+        """A new batch of replies that this model makes."""
+        return Batch(self)
+
     def stream(self, messages: list[Message], sampling: Sampling) -> Generator[str]:
-        """The reply, piece by piece. Closing the iterator stops the generation.
+        """The reply, piece by piece. Closing the iterator, or Ctrl-C, ends the reply.
 
         Raises YiTuneError when the conversation leaves no room for a reply; errors of the generation
         itself are raised as they are.
@@ -136,72 +139,65 @@ class Assistant:
                 f"The conversation is {len(ids)} tokens long; the model takes {self.context}.",
                 "Start over with /clear, or send less.",
             )
-        if sampling.seed is not None:
-            torch.manual_seed(sampling.seed)
-        began = time.monotonic()
-        answering = self._answering
-        cache = self.cache.take(answering, ids)
-        reused = cache.get_seq_length()
-        streamer = ReplyStreamer(self.tokenizer)
-        stop = _Stop()
-        failure: list[BaseException] = []
-        inputs = torch.tensor([ids], device=self.model.device)
-        options = {**sampling.options(), "max_new_tokens": min(sampling.max_new_tokens, room)}
-
-        def generate() -> None:
-            try:
-                mask = torch.ones_like(inputs)
-                self._generate(inputs, mask, streamer=streamer, stop=stop, past_key_values=cache, **options)
-            except BaseException as error:  # raised again below, in the thread that waits for it
-                failure.append(error)
-                streamer.end()
-
-        thread = Thread(target=generate, daemon=True)
-        thread.start()
+        sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
+        row, batch = Generation(ids, sampling), self.batch()
+        answering, cache = self._answering, self.cache.take(self._answering, ids)
+        # A step that is broken off has been read by some layers only: all of them hold what was held before it.
+        held = reused = cache.get_seq_length()
+        began, first, sent = time.monotonic(), None, 0
         try:
-            yield from streamer
+            batch.add([row], cache)
+            first = time.monotonic()
+            while True:
+                held = cache.get_seq_length()
+                if piece := row.text[sent:]:
+                    sent = len(row.text)
+                    yield piece
+                if row.over:
+                    break
+                batch.step()
+        except Exception:  # of memory, for one
+            self.cache.clear()
+            held = 0
+            raise
         finally:
-            stop.asked.set()
-            # A second Ctrl-C breaks this off: then the cache, which may still be written into, is not kept.
-            thread.join()
             now = time.monotonic()
-            self.last = ReplyStats(
-                len(ids), reused, len(streamer.new_ids), (streamer.first_at or now) - began, now - began
-            )
-            if failure:  # of memory, for one
-                self.cache.clear()
-            else:
-                self.cache.keep(answering, ids + streamer.new_ids, cache)
-        if failure:
-            raise failure[0]
+            self.last = ReplyStats(len(ids), reused, len(row.tokens), (first or now) - began, now - began)
+            if held:
+                self.cache.keep(answering, (ids + row.tokens)[:held], cache)
 
     def reply_all(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[str]:
         """The text of the greedy reply to each conversation."""
         return [reply.text for reply in self.greedy(conversations, max_new_tokens)]
 
+    def base_reply_all(self, conversations: list[list[Message]]) -> list[str]:
+        """The base's greedy reply to each conversation."""
+        with self.base():
+            return self.reply_all(conversations)
+
     def greedy(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[Reply]:
         """The greedy reply to each conversation, in batches of similar length; smaller ones where memory runs out."""
         encoded = [self.encode(messages) for messages in conversations]
         waiting = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-        replies: dict[int, Reply] = {}
+        made: dict[int, Generation] = {}
         size = _BATCH
         while waiting:
-            batch = waiting[:size]
-            inputs, mask = self._pad([encoded[index] for index in batch])
+            sampling = Sampling(max_new_tokens=max_new_tokens)
+            rows = {index: Generation(encoded[index], sampling) for index in waiting[:size]}
+            batch = self.batch()
             try:
-                output = self._generate(inputs, mask, do_sample=False, max_new_tokens=max_new_tokens)
+                batch.add(list(rows.values()))
+                while batch.rows:
+                    batch.step()
             except torch.OutOfMemoryError:
-                if len(batch) == 1:
+                if len(rows) == 1:
                     raise
-                size = len(batch) // 2
+                size = len(rows) // 2
                 continue
-            for index, ids in zip(batch, output[:, inputs.shape[1] :].tolist(), strict=True):
-                end = next((at for at, token in enumerate(ids) if token in self.stop_ids), None)
-                answer = ids if end is None else ids[: end + 1]
-                text = self.tokenizer.decode(answer, skip_special_tokens=True).strip()
-                replies[index] = Reply(encoded[index], answer, end is not None, text)
-            waiting = waiting[len(batch) :]
-        return [replies[index] for index in range(len(encoded))]
+            made |= rows
+            waiting = waiting[len(rows) :]
+        in_order = [made[index] for index in range(len(encoded))]
+        return [Reply(row.prompt, row.tokens, row.finish == "stop", row.text.strip()) for row in in_order]
 
     @torch.inference_mode()
     def answer_logits(self, replies: list[Reply]) -> torch.Tensor:
@@ -209,7 +205,7 @@ class Assistant:
 
         float32, [tokens of all answers, vocabulary], in the order of `replies`.
         """
-        inputs, mask = self._pad([reply.prompt + reply.answer[:-1] for reply in replies])
+        inputs, mask = self.pad([reply.prompt + reply.answer[:-1] for reply in replies])
         longest = max(len(reply.answer) for reply in replies)
         # Padded on the left, the answers end together: only the last positions go through the output layer.
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
@@ -219,54 +215,25 @@ class Assistant:
         answers = zip(logits, replies, strict=True)
         return torch.cat([row[longest - len(reply.answer) :].float() for row, reply in answers])
 
-    def base_reply_all(self, conversations: list[list[Message]]) -> list[str]:
-        """The base's greedy reply to each conversation."""
-        with self.base():
-            return self.reply_all(conversations)
-
-    def encode(self, messages: list[Message]) -> list[int]:
-        """Token ids of the conversation up to where the assistant's reply begins."""
-        system = messages[0]["content"] if messages[0]["role"] == "system" else None
-        turns = messages[1:] if system is not None else messages
-        ids, _ = self._template.encode_oneturn(self.tokenizer, [*turns, {"role": "assistant", "content": ""}], system)
-        return list(ids)
-
-    def _pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids padded on the left to one length, and the attention mask."""
         width = max(len(row) for row in rows)
-        ids = [[self.tokenizer.pad_token_id] * (width - len(row)) + row for row in rows]
+        ids = [[0] * (width - len(row)) + row for row in rows]
         mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
         return torch.tensor(ids, device=self.model.device), torch.tensor(mask, device=self.model.device)
 
-    @torch.inference_mode()
-    def _generate(self, inputs: torch.Tensor, mask: torch.Tensor, *, stop: _Stop | None = None, **options: Any) -> Any:
-        return self.model.generate(
-            input_ids=inputs,
-            attention_mask=mask,
-            eos_token_id=self.stop_ids,
-            pad_token_id=self.tokenizer.pad_token_id,
-            use_cache=True,
-            stopping_criteria=StoppingCriteriaList([stop] if stop else []),
-            **options,
-        )
 
-
-def load_without_adapter(config: Config) -> tuple[Any, PreTrainedTokenizerBase]:
-    """The model, its adapter left aside, and the tokenizer that a chat.yaml names."""
-    alone = {key: value for key, value in config.items() if key != "adapter_name_or_path"}
-    model_args, _, finetuning_args, _ = get_infer_args(alone)
-    tokenizer = load_tokenizer(model_args)["tokenizer"]
-    return load_model(tokenizer, model_args, finetuning_args), tokenizer
-
-
-def load_assistant(config: Config, base: Config | None = None) -> Assistant:
-    """Load what a chat.yaml names, and beside it the `base` of a full fine-tuning.
+def load_assistant(config: Config) -> Assistant:
+    """Load the model, the adapter and the tokenizer that a chat.yaml names.
 
     LLaMA-Factory would merge the adapter into unquantised weights and lose the base, so the adapter
     is put on here. Raises YiTuneError when it does not fit the base.
     """
     adapter = config.get("adapter_name_or_path")
-    model, tokenizer = load_without_adapter(config)
+    alone = {key: value for key, value in config.items() if key != "adapter_name_or_path"}
+    model_args, _, finetuning_args, _ = get_infer_args(alone)
+    tokenizer = load_tokenizer(model_args)["tokenizer"]
+    model: Any = load_model(tokenizer, model_args, finetuning_args)
     if adapter is not None:
         try:
             # In float32 on quantised layers only: beside others the casts to and fro take longer than they save.
@@ -279,4 +246,19 @@ def load_assistant(config: Config, base: Config | None = None) -> Assistant:
                 f"The adapter in {adapter} does not fit the base model {config['model_name_or_path']}.",
                 "It was trained on a model of another shape: give its run the model it was trained on.",
             ) from error
-    return Assistant(model, tokenizer, config["template"], load_without_adapter(base)[0] if base else None)
+    return Assistant(model, tokenizer, config["template"])
+
+
+def load_exported(folder: Path, gguf: str) -> Assistant:
+    """Load the model in `folder`, from the GGUF file named `gguf` unless that is "", as any program does."""
+    source: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
+    on_gpu = torch.cuda.is_available()
+    # As `chat` computes: hardware without bf16 would emulate it, slowly. GGUF says nothing of the precision, and
+    # transformers would take 32 bits.
+    if torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_has_bf16():
+        dtype: Any = torch.bfloat16 if gguf else "auto"
+    else:
+        dtype = torch.float16 if on_gpu else torch.float32
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **source)
+    tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+    return Assistant(model.to("cuda" if on_gpu else "cpu"), tokenizer, None)

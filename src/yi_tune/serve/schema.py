@@ -1,196 +1,179 @@
-"""The bodies of requests: what of OpenAI's API is taken, and what is refused."""
+"""OpenAI's API in JSON: the bodies of requests, as far as they are taken, and of responses and errors."""
 
+import json
+import time
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from fastapi.exceptions import RequestValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from starlette.responses import Response
 
-from yi_tune.data.identity import Message
-from yi_tune.serve.errors import ApiError
+from yi_tune.data.identity import Message, check_messages
+from yi_tune.errors import YiTuneError
 
-# Fields that this server gives no effect to, with the values that ask for none.
-_WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
-    "tools": (None, []),
-    "tool_choice": (None, "none", "auto"),
-    "functions": (None, []),
-    "function_call": (None, "none", "auto"),
-    "response_format": (None, {"type": "text"}),
-    "logprobs": (None, False),
-    "top_logprobs": (None, 0),
-    "logit_bias": (None, {}),
-    "modalities": (None, ["text"]),
-    "audio": (None,),
-    "prediction": (None,),
-    "web_search_options": (None,),
-    "store": (None, False),
-    "echo": (None, False),
-    "suffix": (None, ""),
-    "best_of": (None, 1),
+# Fields that are not supported, with the values that ask for nothing; null is one for each.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "presence_penalty": (0, 0.0),
+    "frequency_penalty": (0, 0.0),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "logit_bias": ({},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "web_search_options": (),
+    "store": (False,),
 }
+# Fields that change nothing about a reply here.
+_IGNORED = (
+    *("user", "metadata", "service_tier", "parallel_tool_calls", "reasoning_effort", "verbosity"),
+    *("safety_identifier", "prompt_cache_key"),
+)
 
 
-def _whole(text: str) -> str:
+class ApiError(Exception):
+    """A refusal: its HTTP status, and the fields of OpenAI's errors, so that its clients raise what they know."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        param: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+        self.body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+        self._status, self._headers = status, headers
+
+    def response(self) -> Response:
+        """The response. JSON in ASCII: UTF-8 has no place for half a surrogate pair in the name of a client's field."""
+        return Response(json.dumps(self.body), self._status, self._headers, "application/json")
+
+
+def _whole(value: Any) -> Any:
     """Raises ValueError for half a surrogate pair, which JSON can hold and no tokenizer takes."""
-    text.encode()
-    return text
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
 
 
-Text = Annotated[str, AfterValidator(_whole)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
-class _Body(BaseModel):
-    """Types are not converted ("1" is no number), and unknown fields are errors, as OpenAI has it."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
-
-
-class Part(BaseModel):
-    """A part of a message's content. Only text is taken."""
-
-    model_config = ConfigDict(strict=True)
-
-    type: str
-    text: Text | None = None
-
-
-class ChatMessage(_Body):
-    """A message of a conversation, as OpenAI's clients send it, or send back what they received."""
-
-    role: str
-    content: Text | list[Part] | None = None
-    name: str | None = None
-    refusal: str | None = None
-    tool_calls: Any = None
-    function_call: Any = None
-    tool_call_id: str | None = None
-    annotations: Any = None
-    audio: Any = None
-    reasoning_content: str | None = None
-
-
-class StreamOptions(_Body):
+class StreamOptions(BaseModel):
     """Options of a streamed reply."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
 
     include_usage: bool | None = None
     include_obfuscation: bool | None = None
 
 
-class _Sampling(_Body):
-    """What both kinds of completion take."""
+class ChatRequest(BaseModel):
+    """POST /v1/chat/completions. Types are not converted ("1" is no number); unknown fields are errors."""
 
-    model: Text
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+
+    model: Annotated[str, AfterValidator(_whole)]
+    messages: Annotated[list[Any], Field(min_length=1), AfterValidator(_whole)]
     max_tokens: Count | None = None
-    n: Annotated[int, Field(ge=1, le=8)] | None = None
+    max_completion_tokens: Count | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    stop: Text | list[Text] | None = None
+    # One string, or a list of them; in the document of the API it is a list.
+    stop: Annotated[
+        list[Annotated[str, Field(min_length=1), AfterValidator(_whole)]] | None,
+        Field(max_length=4),
+        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
+    ] = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    user: str | None = None
-    logit_bias: Any = None
 
-    def stops(self) -> tuple[str, ...]:
-        """The stop strings. Raises ApiError when there are more than four, or an empty one."""
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        if len(stops) > 4 or "" in stops:
-            raise ApiError(400, "stop takes up to 4 strings, none of them empty.", param="stop")
-        return tuple(stops)
-
-    def check(self) -> None:
-        """Raises ApiError for what is asked in vain."""
-        for name, none in _WITHOUT_EFFECT.items():
-            value = getattr(self, name, None)
+    @model_validator(mode="before")
+    @classmethod
+    def _drop(cls, body: Any) -> Any:
+        """The body without the fields that have no effect. Raises ApiError for one that is asked in vain."""
+        if not isinstance(body, dict):
+            return body
+        for name, neutral in _NEUTRAL.items():
+            value = body.get(name)
             # In Python False == 0 and True == 1, in JSON not.
-            if not any(value == one and type(value) is type(one) for one in none):
-                raise ApiError(
-                    400, f"{name} is not supported by this server.", code="unsupported_parameter", param=name
-                )
-        if self.stream_options is not None and not self.stream:
+            if value is not None and not any(value == one and type(value) is type(one) for one in neutral):
+                message = f"{name} is not supported by this server."
+                raise ApiError(400, message, code="unsupported_parameter", param=name)
+        if body.get("stream_options") is not None and not body.get("stream"):
             raise ApiError(400, "stream_options is only allowed when stream is true.", param="stream_options")
+        return {name: value for name, value in body.items() if name not in _NEUTRAL and name not in _IGNORED}
 
 
-class ChatRequest(_Sampling):
-    """POST /v1/chat/completions"""
-
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
-    max_completion_tokens: Count | None = None
-    tools: Any = None
-    tool_choice: Any = None
-    functions: Any = None
-    function_call: Any = None
-    parallel_tool_calls: bool | None = None
-    response_format: Any = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = None
-    modalities: Any = None
-    audio: Any = None
-    prediction: Any = None
-    web_search_options: Any = None
-    store: bool | None = None
-    metadata: dict[str, str] | None = None
-    service_tier: str | None = None
-    reasoning_effort: str | None = None
-    verbosity: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+def invalid(error: RequestValidationError) -> ApiError:
+    """The first of pydantic's complaints, without the client's data."""
+    first = error.errors()[0]
+    if first["type"] == "json_invalid":
+        return ApiError(400, "The body is not valid JSON.")
+    if first["loc"] == ("body",):
+        return ApiError(400, "The body has to be a JSON object, sent as Content-Type: application/json.")
+    path = ".".join(str(step) for step in first["loc"][1:] if not isinstance(step, int))
+    if first["type"] == "missing":
+        return ApiError(400, f"Missing required parameter: '{path}'.", param=path, code="missing_required_parameter")
+    if first["type"] == "extra_forbidden":
+        return ApiError(400, f"Unknown parameter: '{path}'.", param=path, code="unknown_parameter")
+    return ApiError(400, f"Invalid '{path}': {first['msg']}.", param=path, code="invalid_value")
 
 
-class CompletionRequest(_Sampling):
-    """POST /v1/completions"""
-
-    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=8)]
-    best_of: int | None = None
-    echo: bool | None = None
-    suffix: str | None = None
-    logprobs: int | None = None
-
-
-def conversation(messages: list[ChatMessage]) -> list[Message]:
+def conversation(messages: list[Any]) -> list[Message]:
     """The messages as the chat template has them: a system prompt, then user and assistant in turn.
 
     System and developer messages at the beginning become one system prompt; messages in a row of one role become one.
-    Raises ApiError for what the template has no place for.
+    Raises ApiError for a conversation that the template has no place for.
     """
-    turns: list[Message] = []
+    turns: list[Any] = []
     for index, message in enumerate(messages):
-        where = f"messages[{index}]"
-        role = "system" if message.role == "developer" else message.role
-        if role not in ("system", "user", "assistant") or message.tool_calls or message.function_call:
-            raise ApiError(
-                400,
-                f"{where}: the roles are system, developer, user and assistant; tools and functions are not supported.",
-                param=f"{where}.role",
-            )
-        if role == "system" and turns and turns[-1]["role"] != "system":
-            raise ApiError(400, f"{where}: a system message comes before all others.", param=f"{where}.role")
-        if role == "assistant" and (not turns or turns[-1]["role"] == "system"):
-            raise ApiError(400, f"{where}: the first turn is the user's.", param=f"{where}.role")
-        text = _text(message, where)
+        fields = message if isinstance(message, dict) else {}
+        role, content = fields.get("role"), fields.get("content")
+        if role not in ("system", "developer", "user", "assistant") or {"tool_calls", "function_call"} & {
+            name for name, value in fields.items() if value
+        }:
+            message = "the roles are system, developer, user and assistant; tools and functions are not supported."
+            raise ApiError(400, f"messages[{index}]: {message}", param="messages")
+        if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
+            content = "".join(str(part.get("text")) for part in content)
+        if content is None and role == "assistant":  # as one that called a tool has it
+            content = ""
+        if not isinstance(content, str):
+            message = "text is taken, or parts of type 'text'. No image, audio, video or file is looked at."
+            raise ApiError(400, f"messages[{index}].content: {message}", param="messages")
+        role = "system" if role == "developer" else role
         if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] += f"\n\n{text}"
+            turns[-1]["content"] += f"\n\n{content}"
         else:
-            turns.append({"role": role, "content": text})
-    if turns[-1]["role"] != "user":
+            turns.append({"role": role, "content": content})
+    try:
+        checked = check_messages(turns)
+    except YiTuneError as error:
+        raise ApiError(400, f"{error.message} {error.hint}", param="messages") from None
+    if checked[-1]["role"] != "user":
         raise ApiError(400, "The last message is the user's, for the assistant to answer.", param="messages")
-    return turns
+    return checked
 
 
-def _text(message: ChatMessage, where: str) -> str:
-    """The message's text; only an assistant's may be null, as one that called a tool has it."""
-    if message.content is None:
-        if message.role == "assistant":
-            return ""
-        raise ApiError(400, f"{where}.content is null.", param=f"{where}.content")
-    if isinstance(message.content, str):
-        return message.content
-    for part in message.content:
-        if part.type != "text" or part.text is None:
-            raise ApiError(
-                400,
-                f"{where}.content: only parts of type 'text' are taken. No image, audio, video or file is looked at.",
-                param=f"{where}.content",
-            )
-    return "".join(part.text or "" for part in message.content)
+def completion(identifier: str, model: str, choice: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
+    """The body of a response; a `choice` with a "delta" makes it, as no choice does, a piece of a streamed one."""
+    kind = "chat.completion" if choice and "message" in choice else "chat.completion.chunk"
+    choices = [{"index": 0, "logprobs": None, "finish_reason": None, **choice}] if choice else []
+    return {"id": identifier, "object": kind, "created": int(time.time()), "model": model, "choices": choices, **more}
+
+
+def usage(prompt_tokens: int, tokens: int) -> dict[str, int]:
+    """The tokens that a request took."""
+    return {"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens}

@@ -1,23 +1,42 @@
-"""Where the server listens, who it lets in, and how it ends."""
+"""Where the server listens, whom it lets in, how much it reads, and how it ends."""
 
+import asyncio
+import hmac
+import ipaddress
 import os
 import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import FrameType
+from urllib.parse import SplitResult, urlsplit
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, HTTPException
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from yi_tune.errors import YiTuneError
-from yi_tune.serve.guard import is_loopback
+from yi_tune.serve.schema import ApiError
 
+MAX_BODY = 1 << 20  # bytes; a context of 16,000 tokens is about 64 KB of English
+# A body is there whole by then: less than there is after SIGTERM, so that whoever stops in the middle is told.
+BODY_SECONDS = 20
 # How long replies may go on after SIGTERM or Ctrl-C, and how long it may then take to tell those who wait.
 GRACE_SECONDS = 30
 _FAREWELL_SECONDS = 5
+_HEADERS = [
+    # A page from here may load from here and talk to here, and never turn text into HTML or scripts.
+    (
+        b"content-security-policy",
+        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+        b"require-trusted-types-for 'script'; trusted-types 'none'",
+    ),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+]
 
 
 @dataclass(frozen=True)
@@ -26,6 +45,14 @@ class Key:
 
     value: str | None
     generated: bool = False
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine is reached by that name or address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def choose_key(host: str, given: str | None) -> Key:
@@ -67,6 +94,76 @@ def url(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+class Guard:
+    """ASGI middleware that refuses requests before anything else looks at them.
+
+    - Without a key, a Host header that is not this machine's: a page elsewhere whose name was pointed here (DNS
+      rebinding) is for the browser of the same origin.
+    - An Origin that is neither the server's own nor one of `origins`: browsers send requests of any page, and only
+      keep the answers from it.
+    - Under /v1 and for /openapi.json, a missing or wrong key. A page, which asks for the key, needs none.
+    - A body of more than MAX_BODY bytes, or one that is not there whole after BODY_SECONDS.
+    """
+
+    def __init__(self, app: ASGIApp, key: str | None, origins: Sequence[str]) -> None:
+        self._app, self._key, self._origins = app, key, origins
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        read, deadline = 0, asyncio.get_running_loop().time() + BODY_SECONDS
+
+        async def bounded() -> Message:
+            nonlocal read, deadline
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                raise HTTPException(408) from None
+            if not message.get("more_body"):
+                deadline = float("inf")  # what comes now is that the client goes away
+            read += len(message.get("body", b""))
+            if read > MAX_BODY:
+                raise HTTPException(413)
+            return message
+
+        async def secured(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *_HEADERS]
+            await send(message)
+
+        try:
+            self._check(scope["path"], Headers(scope=scope))
+        except ApiError as error:
+            await error.response()(scope, receive, secured)
+        else:
+            await self._app(scope, bounded, secured)
+
+    def _check(self, path: str, headers: Headers) -> None:
+        """Raises ApiError for a request that is refused."""
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if self._key is None and not is_loopback(_split(f"//{host}").hostname or ""):
+            raise ApiError(403, f"This server does not go by the name {host!r}.", code="unknown_host")
+        if origin is not None and not ({origin, "*"} & {*self._origins}) and _split(origin).netloc != host:
+            raise ApiError(403, f"Pages of {origin} may not use this server: --allow-origin", code="unknown_origin")
+        if self._key is not None and (path.startswith("/v1/") or path == "/openapi.json"):
+            scheme, _, given = headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key.encode()):
+                message = "The API key is missing or wrong: Authorization: Bearer KEY"
+                raise ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+        if (length := headers.get("content-length", "0")).isdecimal() and int(length) > MAX_BODY:
+            raise ApiError(413, f"A request may have {MAX_BODY} bytes.")
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of a URL; all empty where it is none."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
+
+
 class _Server(uvicorn.Server):
     """Calls `close` when the time for what is running is over: uvicorn would break the connections off."""
 
@@ -87,11 +184,8 @@ def serve(app: FastAPI, listening: socket.socket, close: Callable[[], None]) -> 
     """Serve until SIGTERM or Ctrl-C; what is running then has GRACE_SECONDS to end, and is ended by `close`, which
     may be called in another thread, and more than once.
     """
-
-    def ended(_: int, __: FrameType | None) -> None:
-        """uvicorn sends itself the signal again at its end; that we have come to the end is all it is to mean."""
-
-    before = {number: signal.signal(number, ended) for number in (signal.SIGINT, signal.SIGTERM)}
+    # uvicorn sends itself the signal again at its end, where it is to do nothing.
+    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
     # No access log: nothing of what clients send is written down.
     patience = GRACE_SECONDS + _FAREWELL_SECONDS
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=patience)

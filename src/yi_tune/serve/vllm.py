@@ -11,15 +11,29 @@ import shutil
 from pathlib import Path
 from typing import NoReturn
 
+from yi_tune import loading
 from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
 from yi_tune.export import read_record
+from yi_tune.output import err
 from yi_tune.resources import CHAT_TEMPLATE
 from yi_tune.serve.app import Names
 from yi_tune.serve.server import Key
 
 # <|endoftext|>, <|im_start|>, <|im_end|>, <|im_sep|>: where a Yi-1.5 reply ends, in every tokenizer of Yi's.
 _STOP_IDS = [2, 6, 7, 8]
+
+
+def run_command(workspace: Path, run_name: str | None, model: str | None) -> list[str]:
+    """The command for the run found; a note tells of a base that chat has in fewer bits."""
+    run = loading.find(workspace.absolute(), run_name, model)
+    config = loading.run_config(run)
+    if bits := config.get("quantization_bit"):
+        err.print(
+            f"Note: vLLM has the base in 16 bits, chat in {bits}: some answers are other words than chat's. "
+            f"Where memory holds 16, take the line quantization_bit out of {run.chat_yaml}."
+        )
+    return serve_run(config, Names.of(run), run.folder / "vllm")
 
 
 def serve_run(config: Config, names: Names, folder: Path) -> list[str]:
@@ -49,6 +63,7 @@ def serve_export(folder: Path) -> list[str]:
 
     Raises YiTuneError when there is none, or it is GGUF, of which vLLM takes no folder.
     """
+    folder = folder.absolute()
     record = read_record(folder)
     if record.gguf:
         raise YiTuneError(f"{folder} is GGUF, and vLLM takes safetensors.", "Make them: yi-tune export --format hf")

@@ -1,0 +1,160 @@
+"""Replies, token by token: one for `chat`, 32 for `check`, as many as there are clients for `serve`.
+
+transformers' `generate` keeps a batch together until its last row has ended, and its continuous batching has neither
+seeds nor penalties (docs/decisions.md). Here rows join and leave at any step; they share one left-padded KV cache.
+"""
+
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import pad
+from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
+
+from yi_tune.sampling import Generation
+
+if TYPE_CHECKING:
+    from yi_tune.engine.assistant import Assistant
+
+# Prompts are read in pieces of so many tokens, so that a client that goes away is noticed in between.
+_CHUNK = 512
+
+
+class Batch:
+    """The replies that one model is making.
+
+    A layer of `cache` holds keys and values [rows, KV heads, width, head size]; `mask` [rows, width] is 1 where a
+    row has a token and 0 left of where it begins. The last token of a row is drawn and not yet in the cache.
+    """
+
+    def __init__(self, assistant: "Assistant") -> None:
+        self.rows: list[Generation] = []
+        self._assistant = assistant
+        self._cache: Any = None
+        self._mask: Any = None
+
+    @torch.inference_mode()
+    def add(self, new: list[Generation], cache: DynamicCache | None = None) -> None:
+        """Read the prompts of new rows and draw their first tokens. `cache`: the beginning of a single row's prompt."""
+        cache = DynamicCache() if cache is None else cache
+        ids, mask = self._assistant.pad([row.prompt for row in new])
+        for begin in range(cache.get_seq_length(), ids.shape[1], _CHUNK):
+            if all(row.cancelled for row in new):
+                return
+            end = begin + _CHUNK
+            logits = self._forward(ids[:, begin:end], mask[:, :end], cache)
+        self._take(new, logits)
+        if not self.rows:
+            self.rows, self._cache, self._mask = new, cache, mask
+        else:
+            masks: Any = (self._mask, mask)
+            width = max(one.shape[1] for one in masks)
+            self.rows = [*self.rows, *new]
+            self._mask = torch.cat([pad(one, (width - one.shape[1], 0)) for one in masks])
+            joining: Any = cache.layers
+            for layer, other in zip(self._cache.layers, joining, strict=True):
+                layer.keys, layer.values = (
+                    torch.cat([pad(one, (0, 0, width - one.shape[2], 0)) for one in pair])
+                    for pair in ((layer.keys, other.keys), (layer.values, other.values))
+                )
+        self._leave()
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Give every row its next token; those that have ended, or are not wanted any more, leave."""
+        self._leave()
+        if self.rows:
+            self._mask = pad(self._mask, (0, 1), value=1)
+            ids = self._mask.new_tensor([row.tokens[-1:] for row in self.rows])
+            self._take(self.rows, self._forward(ids, self._mask, self._cache))
+            self._leave()
+
+    def _forward(self, ids: Any, mask: Any, cache: Any) -> Any:
+        """Logits [rows, vocabulary], float32, after the last of `ids`; `mask` is of all that is read by then."""
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        output = self._assistant.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return output.logits[:, -1].float()
+
+    def _take(self, rows: list[Generation], logits: Any) -> None:
+        for row, token in zip(rows, draw(logits, rows), strict=True):
+            row.take(token, self._assistant.tokenizer, self._assistant.stop_ids)
+
+    def _leave(self) -> None:
+        """Let rows that are over go, and with them the columns that no other row needs."""
+        staying = [index for index, row in enumerate(self.rows) if not row.over]
+        if len(staying) == len(self.rows):
+            return
+        self.rows = [self.rows[index] for index in staying]
+        if not staying:
+            self._cache = self._mask = None
+            return
+        mask = self._mask[staying]
+        unused = int(mask.argmax(-1).min())
+        self._mask = mask[:, unused:]
+        for layer in self._cache.layers:
+            layer.keys, layer.values = (one[staying][:, :, unused:] for one in (layer.keys, layer.values))
+
+
+def draw(logits: torch.Tensor, rows: list[Generation]) -> list[int]:
+    """A token for each row of `logits` [rows, vocabulary] (float32), each as its own sampling says.
+
+    A row with a seed draws the same whatever else is in the batch.
+    """
+    for index, row in enumerate(rows):
+        if row.sampling.repetition_penalty != 1:
+            seen = torch.tensor([row.prompt + row.tokens], device=logits.device)
+            logits[index] = RepetitionPenaltyLogitsProcessor(row.sampling.repetition_penalty)(seen, logits[[index]])[0]
+    tokens = logits.argmax(-1)
+    if drawn := [index for index, row in enumerate(rows) if not row.sampling.greedy]:
+        asked = [(rows[index].sampling, rows[index].random.random()) for index in drawn]
+        columns = [(sampling.temperature, sampling.top_p, uniform) for sampling, uniform in asked]
+        temperature, top_p, uniform = torch.tensor(columns, device=logits.device).T.unsqueeze(-1)
+        chances, order = torch.softmax(logits[drawn] / temperature, -1).sort(-1, descending=True)
+        # The most likely tokens until their sum reaches top_p, the first one in any case (nucleus sampling,
+        # arXiv 1904.09751); then the inverse of the cumulative distribution at `uniform`.
+        kept = chances.cumsum(-1) - chances < top_p
+        kept[:, 0] = True
+        cumulative = (chances * kept).cumsum(-1)
+        place = (cumulative <= uniform * cumulative[:, -1:]).sum(-1, keepdim=True)
+        tokens[drawn] = order.gather(-1, place.minimum(kept.sum(-1, keepdim=True) - 1)).squeeze(-1)
+    return list(tokens.tolist())
+
+
+class PrefixCache:
+    """Keys and values of the last conversation of each of the answering models ("base", "tuned"), so that a turn
+    reads only what is new in it.
+
+    Whoever makes a reply takes a cache out and puts it back at the end, so two replies never write into the same one.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, tuple[list[int], DynamicCache]] = {}
+
+    def take(self, model: str, ids: list[int]) -> DynamicCache:
+        """The cache of `model`, cut to what it shares with `ids`: empty when that is nothing.
+
+        At least the last of `ids` is left to be computed, since its logits are not kept. Ids are compared, not
+        text: a reply that is encoded otherwise than it was generated is shared up to the first difference.
+        """
+        known, cache = self._kept.pop(model, ([], DynamicCache()))
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(known, ids[:-1], strict=False)))
+        if not shared:
+            return DynamicCache()
+        cache.crop(shared)
+        return cache
+
+    def keep(self, model: str, ids: list[int], cache: DynamicCache) -> None:
+        """Put back the cache that `take` gave: every layer of it holds `ids`, and perhaps more."""
+        cache.crop(len(ids))
+        self._kept[model] = (ids, cache)
+
+    def clear(self) -> None:
+        """Let the memory go."""
+        self._kept.clear()

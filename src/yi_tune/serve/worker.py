@@ -1,0 +1,91 @@
+"""The thread that makes the replies of `serve`. It takes the engine's Assistant, and imports no torch itself."""
+
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
+
+from yi_tune.data.identity import Message
+from yi_tune.sampling import Generation
+
+if TYPE_CHECKING:
+    from yi_tune.engine.assistant import Assistant
+
+
+class QueueFullError(Exception):
+    """As many replies are made and wait as the server takes."""
+
+
+class Worker:
+    """Makes up to `max_batch` replies at once, the tuned model's and the base's; up to `max_waiting` more wait."""
+
+    def __init__(self, assistant: "Assistant", max_batch: int, max_waiting: int) -> None:
+        self.context: int = assistant.context
+        self.encode: Callable[[list[Message]], list[int]] = assistant.encode
+        self._assistant = assistant
+        self._max_batch = max_batch
+        self._capacity = max_batch + max_waiting
+        self._asked: list[Generation] = []
+        self._closing = False
+        self._changed = threading.Condition()
+        self._thread = threading.Thread(target=self._work, name="worker")
+        self._thread.start()
+
+    def counts(self) -> tuple[int, int]:
+        """How many replies are being made, and how many wait their turn."""
+        wanted = self._wanted()
+        running = sum(one.begun for one in wanted)
+        return running, len(wanted) - running
+
+    @property
+    def alive(self) -> bool:
+        """Whether replies are made at all."""
+        return self._thread.is_alive()
+
+    def submit(self, generation: Generation) -> None:
+        """Begin it as soon as there is room. Raises QueueFullError when there will not be."""
+        with self._changed:
+            self._asked = self._wanted()
+            if self._closing or len(self._asked) >= self._capacity:
+                raise QueueFullError
+            self._asked.append(generation)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End what is running. The model goes when this object does."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _wanted(self) -> list[Generation]:
+        return [one for one in self._asked if not one.over]
+
+    def _work(self) -> None:
+        batches = {base: self._assistant.batch() for base in (False, True)}
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or self._wanted())
+                if self._closing:
+                    break
+                room = self._max_batch - self.counts()[0]
+                new = [one for one in self._wanted() if not one.begun][:room]
+                for one in new:
+                    one.begun = True
+            for base, batch in batches.items():
+                try:
+                    with self._assistant.base() if base else nullcontext():
+                        for one in new:
+                            if one.base == base:
+                                batch.add([one])
+                        batch.step()
+                except Exception:  # of memory, for one: whoever is in this batch is told, the server goes on
+                    traceback.print_exc(file=sys.stderr)
+                    batches[base] = self._assistant.batch()
+                    for one in self._wanted():
+                        if one.begun and one.base == base:
+                            one.fail()
+        for one in self._wanted():
+            one.fail()
