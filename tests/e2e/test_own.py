@@ -81,7 +81,7 @@ def read_by_llamafactory(config: dict[str, Any]) -> Any:
 
 
 def test_llamafactory_mixes_evaluates_and_keeps_the_rows(tmp_path: Path) -> None:
-    options = ["mix_strategy=interleave_over", "interleave_probs=0.5,0.5", "eval_dataset=own", "val_size=0"]
+    options = ["mix_strategy=interleave_over", "eval_dataset=own", "val_size=0"]
     file = write_rows(tmp_path)
     request = Request(
         identity=Identity("小易", "李雷"), data=[str(file)], model="nano", overrides=options, workspace=tmp_path
@@ -90,7 +90,7 @@ def test_llamafactory_mixes_evaluates_and_keeps_the_rows(tmp_path: Path) -> None
     write_datasets(planned.datasets, planned.run.data)
     made = read_by_llamafactory(planned.config)
     assert len(made["eval_dataset"]) == 60
-    # Drawn with equal chances until the identity rows are used up, own rows come again and again.
+    # In turn until the identity rows are used up, own rows again and again.
     assert len(made["train_dataset"]) >= 1.8 * len(identity_rows())
     # Read again where the run has a checkpoint, made anew where it has none.
     tokens = list(made["train_dataset"]["input_ids"])
