@@ -1,6 +1,7 @@
 """Named sets of conversations that a run trains on, written as LLaMA-Factory reads them."""
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Iterable, Iterator
@@ -22,23 +23,23 @@ class Dataset:
     rows: int
     content: str | Path
 
+    def lines(self) -> Iterator[bytes]:
+        """The rows as JSON lines."""
+        content = self.content
+        with content.open("rb") if isinstance(content, Path) else io.BytesIO(content.encode()) as lines:
+            yield from lines
+
     @cached_property
     def file_name(self) -> str:
         """A file name that tells this content from any other: run.json records it."""
-        if isinstance(self.content, Path):
-            with self.content.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256")
-        else:
-            digest = hashlib.sha256(self.content.encode())
+        digest = hashlib.sha256()
+        for line in self.lines():
+            digest.update(line)
         return f"{self.name}-{digest.hexdigest()[:12]}.jsonl"
 
     def conversations(self) -> Iterator[list[Message]]:
         """The conversations, one at a time."""
-        if isinstance(self.content, Path):
-            with self.content.open(encoding="utf-8", newline="\n") as lines:
-                yield from (json.loads(line)["messages"] for line in lines)
-        else:
-            yield from (json.loads(line)["messages"] for line in self.content.split("\n") if line)
+        return (json.loads(line)["messages"] for line in self.lines())
 
 
 def dataset_of(name: str, conversations: list[list[Message]]) -> Dataset:
@@ -60,10 +61,8 @@ def write_datasets(datasets: Iterable[Dataset], folder: Path, *, resumed: bool =
     form = {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}
     info = {}
     for dataset in datasets:
-        if isinstance(dataset.content, Path):
-            shutil.copyfile(dataset.content, folder / dataset.file_name)
-        else:
-            (folder / dataset.file_name).write_text(dataset.content, encoding="utf-8")
         info[dataset.name] = {"file_name": dataset.file_name, **form}
+        with (folder / dataset.file_name).open("wb") as file:
+            file.writelines(dataset.lines())
     # LLaMA-Factory reads this file in the locale's encoding.
     (folder / "dataset_info.json").write_text(json.dumps(info, indent=2), encoding="ascii")

@@ -1,18 +1,16 @@
-"""The user's own data: found, checked row by row, counted in tokens, and kept, so that this is done once."""
+"""The user's own data: found, checked row by row, brought into one form, and counted in tokens."""
 
-import hashlib
-import importlib.metadata
+import atexit
+import heapq
 import json
-import os
 import random
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
-from typing import Any
 
 from yi_tune.config import Config
 from yi_tune.data.dataset import Dataset
@@ -20,145 +18,120 @@ from yi_tune.data.forms import Source, conversation, find_sources
 from yi_tune.data.identity import Message
 from yi_tune.data.rows import read_rows
 from yi_tune.errors import YiTuneError
-from yi_tune.files import hold
 from yi_tune.output import err
 
 _SHOWN = 10
-# Entries that a workspace's cache keeps, the newest ones; each is about the size of its files.
-_KEPT = 4
-_TOKENIZER = "tokenizer.json"
+# Of more rows than this, so many are counted in tokens, evenly spread; and beside them a few of the most bytes.
+_COUNTED, _LONGEST = 5000, 20
 _BATCH = 1000
+_TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
 class OwnData:
-    """Checked rows in a folder of the cache.
+    """Checked rows, in a folder that is deleted when the process ends.
 
-    Of the first bad rows `reasons` has the index of their source, the place in it, and why. `lengths` has the tokens
-    of each good row, uncut; it is empty where there is no tokenizer to count with.
+    `reasons` says of the first bad rows their place, and why. `lengths` has the tokens of the rows that were counted,
+    uncut, and `longest` those of the longest; there are none where there is no tokenizer to count with.
     """
 
     folder: Path
     rows: int
     bad: int
-    reasons: list[tuple[int, str, str]]
-    lengths: list[int]
+    reasons: list[str]
+    lengths: list[int] = field(default_factory=list)
+    longest: int = 0
 
     @property
     def dataset(self) -> Dataset:
         """The rows as the dataset `own`."""
         return Dataset("own", self.rows, self.folder / "rows.jsonl")
 
+    @property
+    def why(self) -> str:
+        """The first bad rows, a line for each."""
+        more = self.bad - len(self.reasons)
+        return "".join(f"\n  {reason}" for reason in self.reasons) + (f"\n  and {more:,} more" if more else "")
 
-def prepare_own(
-    data: list[str], data_dir: Path | None, config: Config, workspace: Path, *, skip_bad_rows: bool
-) -> OwnData:
+
+def prepare_own(data: list[str], data_dir: Path | None, config: Config, *, skip_bad_rows: bool) -> OwnData:
     """The checked rows of `--data`; says how many there are, and how long.
 
     Raises YiTuneError for data that is not there or cannot be trained on.
     """
     sources = find_sources(data, data_dir)
     with err.status("Checking your rows"):
-        own = own_data(sources, Path(config["model_name_or_path"]), workspace)
+        own = check_rows(sources, Path(config["model_name_or_path"]))
     if not own.rows + own.bad:
         raise YiTuneError("There is no row in --data.", "Is that the right file?")
     if not own.rows:
         raise YiTuneError(
-            f"None of the {own.bad:,} rows of --data can be trained on:{bad_rows(own, sources)}",
+            f"None of the {own.bad:,} rows of --data can be trained on:{own.why}",
             "Columns of other names can be given in a dataset_info.json: --data NAME --data-dir DIR",
         )
     if own.bad and not skip_bad_rows:
         raise YiTuneError(
-            f"{own.bad:,} of {own.rows + own.bad:,} rows of --data cannot be trained on:{bad_rows(own, sources)}",
+            f"{own.bad:,} of {own.rows + own.bad:,} rows of --data cannot be trained on:{own.why}",
             "Mend them, or go on without them: --skip-bad-rows",
         )
     if own.bad:
-        err.print(f"Leaving out {own.bad:,} bad rows:{bad_rows(own, sources)}")
+        err.print(f"Leaving out {own.bad:,} bad rows:{own.why}")
     if own.lengths:
-        err.print(describe(own.lengths, config.get("cutoff_len", 2048)))
+        err.print(describe(own, config.get("cutoff_len", 2048)))
     most = config.get("max_samples")
     if isinstance(most, int) and most < own.rows:
         err.print(f"max_samples leaves out {own.rows - most:,} of them; --set max_samples=null takes all.")
     return own
 
 
-def own_data(sources: list[Source], model: Path, workspace: Path) -> OwnData:
-    """The rows of `sources`, checked and counted with the tokenizer of `model`; from the cache if their content, and
-    not just their names and times of change, has been there before.
+def check_rows(sources: list[Source], model: Path) -> OwnData:
+    """Check every row of `sources`, keep the good ones, drawn where a sample is asked for, and count them with the
+    tokenizer of `model`.
+
+    Raises YiTuneError when a file cannot be read, or has fewer good rows than are to be drawn.
     """
-    tokenizer = model / _TOKENIZER
-    decides = [
-        [[_digest(source.path), source.path.suffix.lower(), source.rows, repr(source.form)] for source in sources],
-        _digest(tokenizer) if tokenizer.is_file() else None,
-        importlib.metadata.version("yi-tune"),
-    ]
-    cache = workspace / "cache"
-    folder = cache / hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
-    busy = YiTuneError(f"Another process checks rows in {cache}.", "Wait for it.")
+    folder = Path(tempfile.mkdtemp(prefix="yi-tune-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    rows = bad = 0
+    reasons: list[str] = []
+    draw = random.Random(42)  # noqa: S311
     try:
-        with hold(cache / ".lock", busy, patience=-1):
-            if not folder.exists():
-                with TemporaryDirectory(dir=cache) as name:
-                    part = Path(name)
-                    found = check_rows(sources, part / "rows.jsonl")
-                    conversations = Dataset("own", found["rows"], part / "rows.jsonl").conversations()
-                    found["lengths"] = list(count_tokens(model, conversations)) if tokenizer.is_file() else []
-                    (part / "checked.json").write_text(json.dumps(found), encoding="utf-8")
-                    part.rename(folder)
-            os.utime(folder)
-            folders = sorted((path for path in cache.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
-            for old in folders[:-_KEPT]:
-                shutil.rmtree(old)
-            return OwnData(folder, **json.loads((folder / "checked.json").read_text(encoding="utf-8")))
+        with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
+            for source in sources:
+                good, drawn = 0, []
+                for where, row in read_rows(source.path):
+                    try:
+                        line = json.dumps({"messages": conversation(row, source.form)}, ensure_ascii=False) + "\n"
+                    except YiTuneError as error:
+                        bad += 1
+                        if len(reasons) < _SHOWN:
+                            reasons.append(f"{source.path}, {where}: {_printable(error.message)}")
+                        continue
+                    good += 1
+                    if source.rows is None:
+                        file.write(line)
+                    elif good <= source.rows:
+                        drawn.append(line)
+                    elif (place := draw.randrange(good)) < source.rows:  # so each row is as likely to be drawn
+                        drawn[place] = line
+                if source.rows is not None and source.rows > good:
+                    raise YiTuneError(
+                        f"{source.path} has {good:,} good rows; {source.rows:,} are asked for.", "Ask for fewer."
+                    )
+                file.writelines(drawn)
+                rows += good if source.rows is None else source.rows
     except OSError as error:
         raise YiTuneError(
-            f"{cache} cannot be written: {error.strerror}.",
-            "Free some space there, or choose another place: --workspace DIR",
+            f"{folder} cannot be written: {error.strerror}.",
+            "Free some space there, or name another place for files that are needed for a while: TMPDIR=DIR",
         ) from None
-
-
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise YiTuneError(f"{path} cannot be read: {error.strerror}.", "Is that the right file?") from None
-
-
-def check_rows(sources: list[Source], to: Path) -> dict[str, Any]:
-    """Check every row of `sources` and write the good ones to the file `to`, drawn where a sample is asked for.
-
-    Returns `rows`, `bad` and `reasons` of an OwnData. Raises YiTuneError when a file cannot be read, or has fewer good
-    rows than are to be drawn.
-    """
-    rows = bad = 0
-    reasons: list[tuple[int, str, str]] = []
-    draw = random.Random(42)  # noqa: S311
-    with to.open("w", encoding="utf-8") as file:
-        for index, source in enumerate(sources):
-            good, drawn = 0, []
-            for where, row in read_rows(source.path):
-                try:
-                    line = json.dumps({"messages": conversation(row, source.form)}, ensure_ascii=False) + "\n"
-                except YiTuneError as error:
-                    bad += 1
-                    if len(reasons) < _SHOWN:
-                        reasons.append((index, where, _printable(error.message)))
-                    continue
-                good += 1
-                if source.rows is None:
-                    file.write(line)
-                elif good <= source.rows:
-                    drawn.append(line)
-                elif (place := draw.randrange(good)) < source.rows:  # so each row is as likely to be drawn
-                    drawn[place] = line
-            if source.rows is not None and source.rows > good:
-                raise YiTuneError(
-                    f"{source.path} has {good:,} good rows; {source.rows:,} are asked for.", "Ask for fewer."
-                )
-            file.writelines(drawn)
-            rows += good if source.rows is None else source.rows
-    return {"rows": rows, "bad": bad, "reasons": reasons}
+    own = OwnData(folder, rows, bad, reasons)
+    if not rows or not (model / _TOKENIZER).is_file():
+        return own
+    spread = islice(own.dataset.conversations(), 0, None, -(-rows // _COUNTED))
+    most = heapq.nlargest(_LONGEST, own.dataset.conversations(), key=lambda messages: len(_text(messages).encode()))
+    lengths = list(count_tokens(model, spread))
+    return replace(own, lengths=lengths, longest=max(*lengths, *count_tokens(model, most)))
 
 
 def _printable(text: str) -> str:
@@ -166,26 +139,15 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text[:200])
 
 
-def bad_rows(own: OwnData, sources: list[Source]) -> str:
-    """The first bad rows, a line for each."""
-    lines = [f"\n  {sources[index].path}, {where}: {why}" for index, where, why in own.reasons]
-    more = own.bad - len(lines)
-    return "".join(lines) + (f"\n  and {more:,} more" if more else "")
-
-
-def describe(lengths: list[int], cutoff_len: object) -> str:
+def describe(own: OwnData, cutoff_len: object) -> str:
     """Rows, their tokens, and how many are cut, in a line."""
-    ranked = sorted(lengths)
-    p95 = ranked[max(0, -(-len(ranked) * 95 // 100) - 1)]
-    text = (
-        f"own data: {len(ranked):,} rows; tokens: min {ranked[0]:,}, median {int(median(ranked)):,}, "
-        f"p95 {p95:,}, max {ranked[-1]:,}"
-    )
+    counted = len(own.lengths)
+    text = f"own data: {own.rows:,} rows; tokens" + (f" (of {counted:,} rows)" if counted < own.rows else "")
+    text += f": min {min(own.lengths):,}, median {int(median(own.lengths)):,}, max {own.longest:,}; "
     if not isinstance(cutoff_len, int):  # the checks of the config report it
-        return text
-    over = sum(length > cutoff_len for length in ranked)
-    cut = f"{over:,} longer than cutoff_len {cutoff_len:,} and cut to it" if over else f"cutoff_len {cutoff_len:,}"
-    return f"{text}; {cut}"
+        return f"{text}cutoff_len {cutoff_len}"
+    over = sum(length > cutoff_len for length in own.lengths) / counted
+    return f"{text}{over:.1%} longer than cutoff_len {cutoff_len:,} and cut to it"
 
 
 def count_tokens(model: Path, conversations: Iterable[list[Message]]) -> Iterator[int]:
@@ -193,10 +155,7 @@ def count_tokens(model: Path, conversations: Iterable[list[Message]]) -> Iterato
 
     Raises YiTuneError for a tokenizer that does not load.
     """
-    texts = (
-        "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)
-        for messages in conversations
-    )
+    texts = map(_text, conversations)
     file = model / _TOKENIZER
     if not file.is_file():
         yield from (len(text.encode()) for text in texts)
@@ -209,3 +168,7 @@ def count_tokens(model: Path, conversations: Iterable[list[Message]]) -> Iterato
         raise YiTuneError(f"The tokenizer {file} does not load: {error}", "Fetch or copy that file anew.") from error
     while batch := list(islice(texts, _BATCH)):
         yield from map(len, tokenizer.encode_batch_fast(batch, add_special_tokens=False))
+
+
+def _text(messages: list[Message]) -> str:
+    return "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)

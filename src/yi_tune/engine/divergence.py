@@ -1,7 +1,6 @@
 """The base beside the tuned model: its answers before training, and how far the tuned model has moved from it."""
 
 import gc
-from collections.abc import Iterator
 
 import torch
 from torch.nn.functional import kl_div, log_softmax
@@ -10,9 +9,6 @@ from yi_tune.config import Config
 from yi_tune.data.general import LONGEST, BaseAnswer, Forgetting, Prompt, introduces_base
 from yi_tune.data.identity import Identity
 from yi_tune.engine.assistant import Assistant, Reply, load_assistant
-
-# Answer tokens whose logits are held at once: with Yi's vocabulary of 64,000, 130 MB of float32 for each model.
-_TOKENS = 512
 
 
 def ask_base(config: Config, prompts: list[Prompt], cutoff_len: int) -> list[BaseAnswer]:
@@ -53,21 +49,9 @@ def mean_kl(assistant: Assistant, replies: list[Reply]) -> float:
     arXiv:1909.08593), which there is estimated on texts of the tuned model.
     """
     total = 0.0
-    for batch in _batches(replies):
-        tuned = log_softmax(assistant.answer_logits(batch), dim=-1)
+    for reply in replies:
+        tuned = log_softmax(assistant.answer_logits([reply]), dim=-1)
         with assistant.base():
-            base = log_softmax(assistant.answer_logits(batch), dim=-1)
+            base = log_softmax(assistant.answer_logits([reply]), dim=-1)
         total += kl_div(base, tuned, log_target=True, reduction="sum").item()
     return total / sum(len(reply.answer) for reply in replies)
-
-
-def _batches(replies: list[Reply]) -> Iterator[list[Reply]]:
-    """Replies of similar length, padded to no more than _TOKENS answer tokens, or a single one."""
-    batch: list[Reply] = []
-    for reply in sorted(replies, key=lambda reply: len(reply.answer)):
-        if batch and (len(batch) + 1) * len(reply.answer) > _TOKENS:
-            yield batch
-            batch = []
-        batch.append(reply)
-    if batch:
-        yield batch

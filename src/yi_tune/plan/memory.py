@@ -249,11 +249,13 @@ def longest_row(
     Raises YiTuneError for a tokenizer that does not load.
     """
     cutoff = number(config, "cutoff_len", 2048)
-    if config.get("packing") or config.get("neat_packing") is True or (own and not own.lengths):
+    if config.get("packing") or config.get("neat_packing") is True or (own and not own.longest):
         return cutoff
     asked = [[*prompt.messages, Message(role="assistant", content="")] for prompt in prompts]
     answered = [length + LONGEST for length in count_tokens(local.path, asked)]
-    return min(cutoff, max([*count_tokens(local.path, rows), *answered, *(own.lengths if own else ())], default=cutoff))
+    return min(
+        cutoff, max([*count_tokens(local.path, rows), *answered, *([own.longest] if own else [])], default=cutoff)
+    )
 
 
 def answering(shape: Shape | None, hardware: Hardware, bits: int | None) -> Config:

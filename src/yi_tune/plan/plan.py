@@ -158,9 +158,7 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         _refuse(error, dry_run)
     own = None
     if request.data:
-        own = prepare_own(
-            request.data, request.data_dir, config, request.workspace, skip_bad_rows=request.skip_bad_rows
-        )
+        own = prepare_own(request.data, request.data_dir, config, skip_bad_rows=request.skip_bad_rows)
         datasets.append(own.dataset)
     if not datasets:
         raise YiTuneError("--no-identity leaves nothing to train on.", "Name your own data: --data FILE")
