@@ -49,13 +49,9 @@ def test_no_gpus(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_bf16_of_a_cpu(features: str, has: bool, tmp_path: Path) -> None:
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"processor\t: 0\n{features}\n")
-    assert cpu_has_bf16(cpuinfo) == has
-
-
-def test_no_list_of_a_cpus_features(tmp_path: Path) -> None:
     assert not cpu_has_bf16(tmp_path / "none")
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{features}\n")
+    assert cpu_has_bf16(tmp_path / "cpuinfo") == has
 
 
 @pytest.mark.parametrize(

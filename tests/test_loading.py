@@ -35,14 +35,7 @@ def workspace(tmp_path: Path) -> Path:
     model = make_model(CATALOGUE[NAME].path(workspace))
     run = workspace / "saves" / CATALOGUE[NAME].folder / "identity"
     run.mkdir(parents=True)
-    record = {
-        "model": NAME,
-        "model_path": str(model),
-        "weights": "",
-        "identity": {},
-        "data": "identity-0.jsonl",
-        "config": {},
-    }
+    record = {"model": NAME, "model_path": str(model), "weights": "", "identity": {}, "data": "x.jsonl", "config": {}}
     (run / "run.json").write_text(json.dumps(record))
     (run / "report.json").write_text("{}")
     (run / "chat.yaml").write_text(
@@ -89,23 +82,14 @@ def test_full_run_is_refused(workspace: Path) -> None:
         assert str(run.folder) in caught.value.hint
 
 
-def test_base_of_an_adapter_is_in_the_same_model(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded: list[Any] = []
-    monkeypatch.setattr(loading, "load", lambda *configs: loaded.append(configs))
-    loading.load_run(run := find(workspace, None, None))
-    assert loaded == [(run_config(run),)]
-
-
 def test_base_of_a_run(workspace: Path) -> None:
     tuned = chat_config(workspace, "identity", None, base=False)
+    assert chat_config(workspace, "identity", None, base=True, both=True) == tuned
     del tuned["adapter_name_or_path"]
     assert chat_config(workspace, "identity", None, base=True) == tuned
-
-
-def test_base_of_a_run_asked_for_together_with_its_model(workspace: Path) -> None:
+    assert chat_config(workspace, "identity", NAME, base=True) == tuned
     with pytest.raises(YiTuneError, match="other"):
         chat_config(workspace, "other", NAME, base=True)
-    assert chat_config(workspace, "identity", NAME, base=True) == chat_config(workspace, "identity", None, base=True)
 
 
 @pytest.mark.parametrize(("gpu", "warned"), [(None, True), ("NVIDIA H200", False)])
@@ -148,18 +132,14 @@ def test_base_alone_is_that_of_the_newest_finished_run(workspace: Path) -> None:
     assert chat_config(workspace, None, None, base=True) == tuned | {"quantization_bit": 8}
 
 
-def machine(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
-    """A GPU with so many bytes free."""
-    monkeypatch.setattr(loading, "detect", lambda: Hardware("NVIDIA GPU", bf16=True, free=free))
-
-
+@pytest.mark.parametrize(("free", "bits"), [(24_000_000_000, {}), (8_000_000_000, {"quantization_bit": 4})])
 def test_base_alone_without_a_finished_run_is_the_default_model(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
+    free: int, bits: dict[str, int], workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    machine(monkeypatch, 24_000_000_000)
+    monkeypatch.setattr(loading, "detect", lambda: Hardware("NVIDIA GPU", bf16=True, free=free))
     (workspace / "saves" / CATALOGUE[NAME].folder / "identity" / "report.json").unlink()
     assert NAME == DEFAULT_MODEL
-    assert chat_config(workspace, None, None, base=True) == {
+    assert chat_config(workspace, None, None, base=True) == bits | {
         "model_name_or_path": str(workspace / "models" / "Yi-1.5-6B-Chat"),
         "template": "yi",
         "finetuning_type": "lora",
@@ -175,19 +155,6 @@ def test_base_of_a_model_that_is_no_run_s(workspace: Path) -> None:
     config = chat_config(workspace, None, other.name, base=True)
     assert config["model_name_or_path"] == str(other.path(workspace))
     assert "adapter_name_or_path" not in config
-
-
-def test_base_without_a_run_is_quantised_where_memory_is_short(
-    workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    machine(monkeypatch, 8_000_000_000)
-    assert chat_config(workspace, None, NAME, base=True) == {
-        "model_name_or_path": str(workspace / "models" / "Yi-1.5-6B-Chat"),
-        "template": "yi",
-        "finetuning_type": "lora",
-        "quantization_bit": 4,
-        "infer_dtype": "bfloat16",
-    }
 
 
 def test_base_that_is_gone(workspace: Path) -> None:

@@ -25,19 +25,15 @@ from yi_tune.shapes import Shape, read_shape
 
 
 def test_catalogue() -> None:
-    hubs = {name: (model.huggingface, model.modelscope) for name, model in CATALOGUE.items()}
-    # Mind the hyphen.
-    assert hubs == {
-        "yi-1.5-6b-chat": ("01-ai/Yi-1.5-6B-Chat", "01ai/Yi-1.5-6B-Chat"),
-        "yi-1.5-9b-chat": ("01-ai/Yi-1.5-9B-Chat", "01ai/Yi-1.5-9B-Chat"),
-        "yi-1.5-34b-chat": ("01-ai/Yi-1.5-34B-Chat", "01ai/Yi-1.5-34B-Chat"),
-        "yi-1.5-9b-chat-16k": ("01-ai/Yi-1.5-9B-Chat-16K", "01ai/Yi-1.5-9B-Chat-16K"),
-        "yi-1.5-34b-chat-16k": ("01-ai/Yi-1.5-34B-Chat-16K", "01ai/Yi-1.5-34B-Chat-16K"),
-        "nano": (None, None),
-    }
+    assert list(CATALOGUE) == [
+        f"yi-1.5-{size}" for size in ("6b-chat", "9b-chat", "34b-chat", "9b-chat-16k", "34b-chat-16k")
+    ] + ["nano"]
+    for model in list(CATALOGUE.values())[:-1]:
+        # Mind the hyphen.
+        assert (model.huggingface, model.modelscope) == (f"01-ai/{model.folder}", f"01ai/{model.folder}")
+        assert model.folder.lower() == model.name
+        assert (model.learning_rate, model.num_train_epochs) == (1e-4, 3.0)
     assert DEFAULT_MODEL in CATALOGUE
-    folders = [model.folder for model in CATALOGUE.values()]
-    assert len(set(folders)) == len(folders)
 
 
 # Counted from the models' config.json.
@@ -45,30 +41,23 @@ def test_catalogue() -> None:
     ("name", "parameters", "gibibytes"),
     [("yi-1.5-6b-chat", 6.061, 11.29), ("yi-1.5-9b-chat", 8.829, 16.45), ("yi-1.5-34b-chat-16k", 34.389, 64.05)],
 )
-def test_yi_has_its_size_and_the_tutorials_preset(name: str, parameters: float, gibibytes: float) -> None:
-    model = CATALOGUE[name]
-    assert model.shape
-    assert round(model.shape.parameters / 1e9, 3) == parameters
-    assert round(model.shape.weight_bytes / 2**30, 2) == gibibytes
-    assert (model.learning_rate, model.num_train_epochs) == (1e-4, 3.0)
+def test_size_of_yi(name: str, parameters: float, gibibytes: float) -> None:
+    shape = CATALOGUE[name].shape
+    assert shape
+    assert round(shape.parameters / 1e9, 3) == parameters
+    assert round(shape.weight_bytes / 2**30, 2) == gibibytes
 
 
-def test_nano_has_the_size_of_its_file_and_a_learning_rate_of_its_own() -> None:
-    nano = CATALOGUE["nano"]
-    size = (nano.path(Path()) / "model.safetensors").stat().st_size
-    assert 0.95 < read_shape(nano.path(Path())).weight_bytes / size <= 1
-    assert nano.learning_rate > 1e-4
-
-
-def test_size_by_hand() -> None:
+def test_size_by_hand_and_by_the_file() -> None:
     # One layer, 64 wide: 4 x 64 x 64 + 3 x 64 x 128 linear parameters; three norms; embeddings and head 2 x 100 x 64.
     shape = Shape(hidden=64, layers=1, heads=1, kv_heads=1, ffn=128, vocab=100)
     assert shape.linear_parameters == 4 * 64 * 64 + 3 * 64 * 128
     assert shape.parameters == shape.linear_parameters + 3 * 64 + 2 * 100 * 64
+    assert 0.95 < read_shape(DATA / "nano").weight_bytes / (DATA / "nano" / "model.safetensors").stat().st_size <= 1
 
 
 @pytest.mark.parametrize(
-    "name", ["yi-1.5-9b-chat", "Yi-1.5-9B-Chat", "01-ai/Yi-1.5-9B-Chat", "01ai/Yi-1.5-9B-Chat", "01-AI/YI-1.5-9b-chat"]
+    "name", ["yi-1.5-9b-chat", "01-ai/Yi-1.5-9B-Chat", "01ai/Yi-1.5-9B-Chat", "01-AI/YI-1.5-9b-chat"]
 )
 def test_find_by_name_and_by_hub_id(name: str, tmp_path: Path) -> None:
     local = find_model(name, tmp_path)
@@ -77,22 +66,15 @@ def test_find_by_name_and_by_hub_id(name: str, tmp_path: Path) -> None:
     assert not local.downloaded
 
 
-def test_nano_is_shipped_whatever_the_workspace(tmp_path: Path) -> None:
+def test_find_nano_a_folder_or_another_model_of_a_hub(tmp_path: Path) -> None:
     assert find_model("nano", tmp_path) == LocalModel(CATALOGUE["nano"], DATA / "nano")
-
-
-def test_find_by_folder(tmp_path: Path) -> None:
     folder = tmp_path / "my models" / "mine"
     folder.mkdir(parents=True)
-    for name in (str(folder), "my models/mine", "./my models/mine", "my models/../my models/mine/"):
+    for name in (str(folder), "./my models/mine", "my models/../my models/mine/"):
         local = find_model(name, tmp_path / "workspace")
-        assert local.path == folder.resolve()
+        assert (local.path, local.downloaded) == (folder.resolve(), True)
         assert (local.model.name, local.model.folder) == (str(folder.resolve()), "mine")
         assert local.model.huggingface is None
-        assert local.downloaded
-
-
-def test_find_another_model_of_a_hub(tmp_path: Path) -> None:
     local = find_model("someone/Yi-Tuned", tmp_path)
     assert (local.model.huggingface, local.model.modelscope) == ("someone/Yi-Tuned", "someone/Yi-Tuned")
     assert local.path == tmp_path / "models" / "Yi-Tuned"
@@ -104,19 +86,11 @@ def test_find_another_model_of_a_hub(tmp_path: Path) -> None:
         ("yi-1.5-6b", "Did you mean yi-1.5-6b-chat?"),
         ("Nanno", "Did you mean nano?"),
         ("llama", "Known: yi-1.5-6b-chat, "),
-        ("./nothing", "Known: "),
-        ("/no/such/folder", ""),
-        ("~/nothing", ""),
         ("", "Known: "),
-        ("a/b/c", ""),
-        ("x/..", ""),
-        ("x/.", ""),
-        ("../x", ""),
-        ("x/.hidden", ""),
-        ("x/-y", ""),
-        ("x/y\n", ""),
-        ("x/y z", ""),
-        ("x/", ""),
+        *(
+            (name, "")
+            for name in ("/no/such/folder", "~/nothing", "a/b/c", "x/..", "../x", "x/.hidden", "x/-y", "x/y\n")
+        ),
     ],
 )
 def test_unknown_model(name: str, hint: str, tmp_path: Path) -> None:
