@@ -206,12 +206,8 @@ def _left_open(config: Config, key: str) -> bool:
 
 
 def refuse(fit: Fit, name: str, *, replay: bool = False) -> YiTuneError:
-    """Why a run that does not fit is not trained, and what may help; `replay`: some rows are the base's answers.
-
-    Raises ValueError for a fit without a shape.
-    """
-    if fit.estimate is None:
-        raise ValueError("without a shape everything fits")
+    """Why a run that does not fit is not trained, and what may help; `replay`: some rows are the base's answers."""
+    total, needed = (fit.estimate.total, fit.estimate.needed) if fit.estimate else (0, 0)
     remedies = {
         f"smaller steps, --set {MICRO}=1": fit.micro_batch > 1,
         f"gradient checkpointing, --set {NO_CHECKPOINTING}=false": not fit.checkpointing,
@@ -219,11 +215,11 @@ def refuse(fit: Fit, name: str, *, replay: bool = False) -> YiTuneError:
         f"a shorter cutoff, --set cutoff_len=... (the longest row has {fit.length} tokens)": True,
         "4-bit QLoRA, --config qlora": fit.config.get("quantization_bit") != 4,
         "a smaller model of those that yi-tune models lists, down to --model nano": name != "nano",
-        f"{decimal(fit.estimate.needed)} of free memory": True,
+        f"{decimal(needed)} of free memory": True,
         "more GPUs, with LLaMA-Factory's own FSDP and QLoRA (yi-tune trains on one)": fit.hardware.gpu is not None,
     }
     return YiTuneError(
-        f"{name} does not fit: training takes about {decimal(fit.estimate.total)} at the least, and "
+        f"{name} does not fit: training takes about {decimal(total)} at the least, and "
         f"{fit.hardware.device} has {decimal(fit.hardware.free)} free.",
         f"What may help: {'; '.join(remedy for remedy, applies in remedies.items() if applies)}.",
     )
