@@ -37,3 +37,11 @@ def plan(
     local, fit = LocalModel(model, path), fit or Fit(8, 1, False, hardware)
     empty = TrainPlan(local, Identity("小易", "李雷"), datasets, Run(run), fit, **more)
     return merge(empty, template, why, {**(options or {}), "--set": overrides or {}})
+
+
+def record(
+    config: Config, local: LocalModel, identity: dict[str, str], data: Any, from_run: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """The run.json of such a run."""
+    decided = {"weights": local.weights_digest, "identity": identity, "data": data, "from_run": from_run}
+    return plan().record | decided | {"model": local.model.name, "model_path": str(local.path), "config": config}

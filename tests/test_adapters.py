@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from tests.plans import record
 from yi_tune.data.identity import Identity
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, Model, find_model, sha256
 from yi_tune.plan.adapters import find_start
 from yi_tune.plan.plan import Request, plan
-from yi_tune.runs.folder import Run, train_run
-from yi_tune.runs.records import differences, record
+from yi_tune.runs.folder import Run, differences, train_run
 
 ADAPTER = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.1, "use_rslora": True, "use_dora": False, "peft_type": "LORA"}
 

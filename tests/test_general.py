@@ -26,7 +26,7 @@ from yi_tune.errors import YiTuneError
 from yi_tune.models import CATALOGUE, find_model
 from yi_tune.report import general_summary
 from yi_tune.resources import DATA
-from yi_tune.runs.records import differences
+from yi_tune.runs.folder import differences
 
 PROMPTS = replay_prompts(len(read_jsonl(DATA / "replay.jsonl")))
 REPLAY = [prompt.prompt for prompt in PROMPTS]

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from tests.plans import record
 from yi_tune.config import read_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, Model, find_model
-from yi_tune.runs.folder import Run, find_one, find_run, prepare, remove, train_run, write_configs
-from yi_tune.runs.records import differences, record
+from yi_tune.runs.folder import Run, differences, find_one, find_run, prepare, remove, train_run, write_configs
 
 NANO = LocalModel(Model("nano", "nano"), Path("/models/nano"))
 IDENTITY = {"name": "小易", "author": "李雷", "name_en": "小易", "author_en": "李雷"}

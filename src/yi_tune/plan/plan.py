@@ -1,8 +1,10 @@
 """A training run, decided before anything heavy starts; every value of its config knows where it came from."""
 
+import importlib.metadata
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,10 +24,10 @@ from yi_tune.plan.adapters import Start, find_start
 from yi_tune.plan.checks import check_validation, is_trainable, problems
 from yi_tune.plan.memory import MICRO, Fit, answering, choose_fit, longest_row, refuse
 from yi_tune.runs.folder import Run, train_run
-from yi_tune.runs.records import record
 
 Source = Literal["template", "model", "hardware", "data", "run", "flag"]
 
+_PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # The keys that yi-tune itself decides, and the option to set each by.
 _OWNED = {
     "model_name_or_path": "--model",
@@ -119,10 +121,19 @@ class TrainPlan:
     @property
     def record(self) -> dict[str, Any]:
         """The content of run.json."""
-        data = {dataset.name: dataset.file_name for dataset in self.datasets}
-        identity = vars(self.identity) if self.identity else {}
-        start = self.start.record if self.start else None
-        return record(self.config, self.local, identity, data, replay=self.replay, from_run=start)
+        return {
+            "model": self.local.model.name,
+            "model_path": str(self.local.path),
+            "weights": self.local.weights_digest,
+            "from_run": self.start.record if self.start else None,
+            "identity": vars(self.identity) if self.identity else {},
+            # The name of a file tells its content.
+            "data": {dataset.name: dataset.file_name for dataset in self.datasets},
+            "replay": self.replay,
+            "config": self.config,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
+        }
 
 
 def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:

@@ -14,7 +14,6 @@ from yi_tune import files
 from yi_tune.config import Config, dump_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, check_path, read_header, workspace_option
-from yi_tune.runs.records import differences
 
 _REQUIRED = ("model", "model_path", "identity", "data", "config")
 # Old runs did not record these.
@@ -28,6 +27,15 @@ _NEEDED: dict[str, Callable[[Path], object]] = {
     "scheduler.pt": ZipFile,
     "rng_state*.pth": ZipFile,
     "trainer_state.json": lambda file: json.loads(file.read_bytes()),
+}
+_BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
+# Keys that may change between two commands: where a run lies, where it is reported, and how its steps are divided for
+# the memory that is free, since their product is the same training.
+_FREE = {
+    *("model_name_or_path", "adapter_name_or_path", "dataset_dir", "tokenized_path", "output_dir"),
+    *("report_to", "run_name", "use_swanlab", "swanlab_run_name"),
+    *(*_BATCH, "per_device_eval_batch_size", "disable_gradient_checkpointing", "flash_attn"),
+    "preprocessing_num_workers",
 }
 
 
@@ -125,6 +133,30 @@ def train_run(workspace: Path, local: LocalModel, name: str) -> Run:
 def _check_name(run: str) -> None:
     if not re.fullmatch(r"\w[\w.-]*", run):
         raise YiTuneError(f"The run's name {run!r} is not a folder name.", "Use letters, digits, '-', '_' and '.'.")
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """What of two run.json would train otherwise, as `key: old -> new`."""
+    before, after = _trained(old), _trained(new)
+    if not (before["weights"] and after["weights"]):  # of weights that nobody has hashed nothing is known
+        before["weights"] = after["weights"]
+    keys = {**before, **after}
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
+
+
+def _trained(content: dict[str, Any]) -> dict[str, Any]:
+    """All of a run.json that decides the training, by name."""
+    config, start = content["config"], content["from_run"]
+    # The first runs had one dataset.
+    data = content["data"] if isinstance(content["data"], dict) else {"identity": content["data"]}
+    return {
+        **{key: content[key] for key in ("model", "weights", "replay")},
+        **({"from_run": f"{start['run']} ({start['adapter'][:12]})"} if start else {}),
+        **{f"data {name}": file for name, file in data.items()},
+        **content["identity"],
+        **{key: value for key, value in config.items() if key not in _FREE},
+        "effective batch": config.get(_BATCH[0], 8) * config.get(_BATCH[1], 1),
+    }
 
 
 def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
