@@ -30,7 +30,7 @@ def test_starting_over() -> None:
 def test_help_lists_every_command_and_key() -> None:
     transcript, _ = chat(FakeAssistant(), "/help")
     assert [line.split()[0] for line in transcript.splitlines() if line.startswith("/")] == list(COMMANDS)
-    for word in (*PARAMETERS, *KEYS, *(takes for takes, *_ in COMMANDS.values())):
+    for word in (*PARAMETERS, KEYS, *(takes for takes, *_ in COMMANDS.values())):
         assert word in transcript
 
 

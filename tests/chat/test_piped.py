@@ -14,7 +14,7 @@ from rich.console import Console
 
 from tests.chat.fake import FakeAssistant, assistant, user
 from yi_tune.chat.conversation import Conversation
-from yi_tune.chat.piped import piped, piped_both, piped_json
+from yi_tune.chat.piped import piped, piped_json
 from yi_tune.chat.rendering import Screen
 from yi_tune.errors import YiTuneError
 from yi_tune.output import log_folder
@@ -28,9 +28,13 @@ def conversation(engine: FakeAssistant, system: str | None = None) -> Conversati
 # In a pipe
 
 
+def to(out: io.StringIO) -> Screen:
+    return Screen(Console(file=out, width=40), Console(file=io.StringIO()))
+
+
 def test_each_line_is_a_turn_of_one_chat() -> None:
     engine, out = FakeAssistant(), io.StringIO()
-    piped(conversation(engine, "Be brief."), ["a\n", "\n", "  \n", " b \n", "/exit\n", "d"], out)
+    piped(conversation(engine, "Be brief."), ["a\n", "\n", "  \n", " b \n", "/exit\n", "d"], to(out))
     assert out.getvalue() == "<a>\n<b>\n</exit>\n<d>\n"
     assert [len(messages) for messages in engine.asked] == [2, 4, 6, 8]
     assert engine.asked[1] == [
@@ -43,7 +47,7 @@ def test_each_line_is_a_turn_of_one_chat() -> None:
 
 def test_empty_input_ends_cleanly() -> None:
     engine, out = FakeAssistant(), io.StringIO()
-    piped(conversation(engine), [], out)
+    piped(conversation(engine), [], to(out))
     piped_json(conversation(engine), ["", "\n", " "], out)
     assert out.getvalue() == ""
     assert engine.asked == []
@@ -52,7 +56,7 @@ def test_empty_input_ends_cleanly() -> None:
 def test_failing_answer_in_a_pipe_is_an_error() -> None:
     out = io.StringIO()
     with pytest.raises(YiTuneError, match="too long"):
-        piped(conversation(FakeAssistant(["a"], [YiTuneError("too long")])), ["1", "2", "3"], out)
+        piped(conversation(FakeAssistant(["a"], [YiTuneError("too long")])), ["1", "2", "3"], to(out))
     assert out.getvalue().startswith("a\n")
 
 
@@ -70,9 +74,7 @@ def test_standard_input_is_utf_8_whatever_the_locale() -> None:
 
 def test_both_side_by_side_in_a_pipe() -> None:
     engine, out = FakeAssistant(), io.StringIO()
-    piped_both(
-        conversation(engine), ["a\n", "\n", "b"], Screen(Console(file=out, width=40), Console(file=io.StringIO()))
-    )
+    piped(conversation(engine), ["a\n", "\n", "b"], to(out), both=True)
     lines = out.getvalue().splitlines()
     assert lines[1].split() == ["┃", "base", "┃", "tuned", "┃"]
     assert [line.split() for line in lines if "<" in line] == [

@@ -43,7 +43,7 @@ def test_pieces_are_shown_as_they_come() -> None:
     notes = Console(file=io.StringIO())
     conversation = Conversation(Watched(), Sampling())
     interactive(Session(conversation, Screen(Console(file=out), notes)), typed("go"))
-    piped(Conversation(Watched(), Sampling()), ["go", "on"], out)
+    piped(Conversation(Watched(), Sampling()), ["go", "on"], Screen(Console(file=out), notes))
     piped_json(Conversation(Watched(), Sampling()), ["go", "on"], out)
     first = b"onetwo\n"
     assert seen[1] == b"one"

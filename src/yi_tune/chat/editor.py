@@ -21,18 +21,16 @@ _COMMANDS = WordCompleter(list(COMMANDS), sentence=True, meta_dict={name: row[1]
 _FILES = PathCompleter(expanduser=True)
 # By the command that they complete the argument of.
 _ARGUMENTS = {"/set": WordCompleter(list(PARAMETERS), sentence=True), "/save": _FILES, "/load": _FILES}
-_MENU_LINES = 6
 
 
-def reader(console: Console, note: Callable[[str], None]) -> Callable[[str], str]:
-    """What reads a message at the terminal `console`; on one that cannot move its cursor, plain `input`."""
-    return line_editor(note, output=create_output(always_prefer_tty=True)) if can_draw(console) else _plain
-
-
-def line_editor(
-    note: Callable[[str], None], output: Output | None = None, keys: Input | None = None
+def reader(
+    console: Console, note: Callable[[str], None], output: Output | None = None, keys: Input | None = None
 ) -> Callable[[str], str]:
-    """Reads a message from `keys`, with the history of earlier chats; `note` is told when that cannot be kept."""
+    """Reads a message at the terminal `console`, with the history of earlier chats; `note` is told when that cannot be
+    kept. On a terminal that cannot move its cursor it is plain `input`.
+    """
+    if not can_draw(console):
+        return input
     session: PromptSession[str] = PromptSession(
         history=_history(note),
         completer=_Completer(),
@@ -40,19 +38,11 @@ def line_editor(
         multiline=True,
         prompt_continuation="... ",
         key_bindings=_bindings(),
-        reserve_space_for_menu=_MENU_LINES,
+        reserve_space_for_menu=6,
         input=keys,
-        output=output,
+        output=output or create_output(always_prefer_tty=True),
     )
     return session.prompt
-
-
-def _plain(prompt: str) -> str:
-    try:
-        return input(prompt)
-    except (EOFError, KeyboardInterrupt):
-        print()
-        raise
 
 
 def _bindings() -> KeyBindings:

@@ -21,20 +21,15 @@ def stdin_lines() -> Iterator[str]:
     yield from sys.stdin
 
 
-def piped(conversation: Conversation, lines: Iterable[str], out: TextIO) -> None:
-    """Each line is a turn of one chat; each reply is written on its own line or lines."""
-    for line in filter(str.strip, lines):
-        for piece in conversation.say(line.strip()):
-            out.write(piece)
-            out.flush()
-        out.write("\n")
-        out.flush()
-
-
-def piped_both(conversation: Conversation, lines: Iterable[str], screen: Screen) -> None:
-    """As `piped`, base and tuned model side by side; the chat goes on from the tuned model's answers."""
-    for line in filter(str.strip, lines):
-        screen.side_by_side({"tuned": partial(conversation.say, line.strip()), "base": conversation.other})
+def piped(conversation: Conversation, lines: Iterable[str], screen: Screen, *, both: bool = False) -> None:
+    """Each line is a turn of one chat. With `both`, base and tuned model answer side by side, and the chat goes on from
+    the tuned model's answers.
+    """
+    for text in map(str.strip, filter(str.strip, lines)):
+        if both:
+            screen.side_by_side({"tuned": partial(conversation.say, text), "base": conversation.other})
+        else:
+            screen.reply(conversation.say(text))
 
 
 def piped_json(settings: Conversation, lines: Iterable[str], out: TextIO, *, both: bool = False) -> None:

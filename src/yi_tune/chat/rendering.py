@@ -59,6 +59,7 @@ class Screen:
                     out.write(piece.translate(_CONTROL) if self.answers.is_terminal else piece)
                     out.flush()
                     written = True
+            written = True  # in a pipe an answer without a word has its line too
         finally:
             if written:
                 out.write("\n")

@@ -37,6 +37,8 @@ class Session:
         name, argument = command[1], (command[2] or "").strip()
         if name not in COMMANDS:
             raise YiTuneError(f"{name} is no command; /help lists them.", did_you_mean(name, list(COMMANDS)))
+        if name in ("/base", "/tuned", "/compare") and not self.conversation.assistant.switches:
+            raise YiTuneError("Only one model is loaded.", "yi-tune chat --run NAME --compare loads a run's two.")
         COMMANDS[name][2](self, argument)
 
     def _show(self, answer: Callable[[], Pieces], *, both: bool) -> None:
@@ -54,10 +56,6 @@ class Session:
         except Exception as error:
             failed = f"The answer failed: {type(error).__name__}: {error}\nThe whole of it is in {log_traceback()}"
             self.screen.note(failed, "red")
-
-    def _require_both(self) -> None:
-        if not self.conversation.assistant.switches:
-            raise YiTuneError("Only one model is loaded.", "yi-tune chat --run NAME --compare loads a run's two.")
 
     def _retry(self, _: str) -> None:
         conversation, sampling = self.conversation, self.conversation.sampling
@@ -115,13 +113,11 @@ class Session:
         self.screen.note(f"Going on from the {len(messages)} messages in {path}.{last}")
 
     def _switch(self, *, base: bool) -> None:
-        self._require_both()
         self.conversation.base = base
         self.screen.note(f"The {'base' if base else 'tuned model'} answers from here on.")
 
     def _compare(self, text: str) -> None:
         """The conversation goes on from the answer of the one that it is held with."""
-        self._require_both()
         if not text:
             self.conversation.last_message()  # before a table is drawn
         self._show((lambda: self.conversation.say(text)) if text else self.conversation.retry, both=True)
@@ -142,7 +138,7 @@ class Session:
 
     def _help(self, _: str) -> None:
         usages = {f"{name} {takes}".strip(): summary for name, (takes, summary, _) in COMMANDS.items()}
-        self.screen.note_table({**usages, **KEYS})
+        self.screen.note_table({**usages, "Keys": KEYS})
 
     def _exit(self, _: str) -> None:
         raise EOFError
@@ -165,13 +161,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Session, str], None]]] = {
     "/help": ("", "this list", Session._help),
     "/exit": ("", "leave", Session._exit),
 }
-KEYS = {
-    "Ctrl-C": "stop an answer; what came of it is kept",
-    "Ctrl-D": "leave",
-    "Alt-Enter": "a new line within a message",
-    "Tab": "complete a command, a key or a file's name",
-    "Up, Down": "earlier messages",
-}
+KEYS = "Ctrl-C stops an answer, Ctrl-D leaves, Alt-Enter breaks the line, Tab completes, Up recalls"
 
 
 def interactive(session: Session, ask: Callable[[str], str]) -> None:

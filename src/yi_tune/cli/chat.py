@@ -78,10 +78,8 @@ def chat(
         converse(conversation, both=compare)
     elif as_json:
         piped.piped_json(conversation, lines, sys.stdout, both=compare)
-    elif compare:
-        piped.piped_both(conversation, lines, screen)
     else:
-        piped.piped(conversation, lines, sys.stdout)
+        piped.piped(conversation, lines, screen, both=compare)
 
 
 def _refuse_beside_engine(context: typer.Context) -> None:
