@@ -70,20 +70,6 @@ def hubs(monkeypatch: pytest.MonkeyPatch) -> list[FakeHub]:
     return hubs
 
 
-def test_whole_model_gets_its_record(local: LocalModel, hubs: list[FakeHub]) -> None:
-    assert not local.downloaded
-    download(local, "auto", Console())
-    assert local.downloaded
-    assert {path.name for path in local.path.iterdir()} == {*FILES, RECORD}
-    assert hubs[1].fetched == []
-    origin = read_origin(local.path)
-    assert origin is not None
-    assert (origin.source, origin.repository, origin.commit) == ("huggingface", "huggingface/model", "c" * 40)
-    assert {name: entry.sha256 for name, entry in origin.files.items()} == {
-        name: digest(text) for name, text in FILES.items()
-    }
-
-
 def test_all_reasons_and_remedies_when_nobody_gives_it(local: LocalModel, hubs: list[FakeHub]) -> None:
     hubs[0].error = HubError("it is down.", "Wait.")
     hubs[1].error = HubError("it is gated.", "Log in.")

@@ -74,6 +74,8 @@ def test_whole_model_is_fetched_once(name: str, point: Point, model: Path) -> No
         fetch(model, name)
         assert content(model) == MODEL
         assert {path.name for path in model.iterdir()} == {*MODEL, "download.json"}
+        recorded = json.loads((model / "download.json").read_text())["files"]
+        assert {file: entry["sha256"] for file, entry in recorded.items()} == {file: hub.digest(file) for file in MODEL}
         assert not [unwanted for unwanted in UNWANTED if hub.fetched(unwanted)]
         assert {file: len(hub.fetched(file)) for file in MODEL} == dict.fromkeys(MODEL, 1)
         asked = len(hub.log)

@@ -94,12 +94,6 @@ def test_with_a_tokenizer_json_beside(tokenizer_class: str, normalizer: str, tmp
     assert loaded_by_llamafactory(tmp_path / "Yi")[0] == TRAINED
 
 
-def test_right_tokenizer_is_left_alone(tmp_path: Path, console: Console) -> None:
-    origin = yi_folder(tmp_path / "Yi", add_prefix_space=False)
-    assert correct_tokenizer(tmp_path / "Yi", origin, console) is origin
-    assert console.export_text() == "Looking at the tokenizer ...\n"
-
-
 def test_folder_of_the_users_own_is_warned_of_and_left_alone(tmp_path: Path, console: Console) -> None:
     yi_folder(tmp_path / "Yi")
     before = {path.name: path.read_bytes() for path in (tmp_path / "Yi").iterdir()}
