@@ -9,11 +9,10 @@ from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.hardware import Hardware, detect
 from yi_tune.hubs.download import use_cached
 from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_model
-from yi_tune.output import engine_output_to, log_folder
+from yi_tune.output import engine_output_to, err, log_folder
 from yi_tune.plan.memory import answering
 from yi_tune.progress import Progress
 from yi_tune.runs.folder import Run, all_runs, find_run
-from yi_tune.screen import err
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant

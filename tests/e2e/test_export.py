@@ -16,9 +16,9 @@ from yi_tune.errors import YiTuneError
 from yi_tune.export import Quant, check_exported, export, plan_export, read_record
 from yi_tune.hardware import cpu_has_bf16
 from yi_tune.models import CATALOGUE
+from yi_tune.output import err
 from yi_tune.progress import Progress
 from yi_tune.runs.folder import Run
-from yi_tune.screen import err
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
