@@ -40,7 +40,7 @@ def push(folder: Path, repository: str, *, public: bool, console: Console) -> st
             repo_id=repository, folder_path=folder, commit_message="yi-tune export", ignore_patterns=[".*"]
         )
     except (httpx.HTTPError, OSError, RuntimeError, ValueError) as error:
-        reason = hub.explain(error, f"writing to {repository}")
+        reason = hub.explain(error, repository)
         command = ["hf", "upload", *([] if public else ["--private"]), repository, str(folder)]
         again = f"The export is in {folder}. To upload only: {shlex.join(command)}"
         raise YiTuneError(f"The upload failed: {reason.message}", f"{reason.hint}\n{again}") from error
