@@ -246,8 +246,8 @@ def check_exported(folder: Path) -> tuple[Score, int]:
 
         def ask(conversations: list[list[Message]]) -> list[str]:
             replies.extend(model.greedy(conversations))
-            return [reply.text for reply in replies]
+            return [reply.text.strip() for reply in replies]
 
         # It has no base to ask beside it.
         scored = score(questions(), Identity(**record.identity), lambda asked: [""] * len(asked), ask)
-    return scored, sum(not reply.finished for reply in replies)
+    return scored, sum(reply.finish != "stop" for reply in replies)

@@ -11,7 +11,7 @@ from yi_tune.cli.options import ModelOption, RunOption, WorkspaceOption
 from yi_tune.errors import YiTuneError
 
 if TYPE_CHECKING:
-    from yi_tune.serve.server import Key
+    from yi_tune.runs.folder import Run
 
 HostOption = Annotated[str, typer.Option(help="0.0.0.0 lets other machines in, with a key.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="0 finds a free one.")]
@@ -57,6 +57,7 @@ def serve(
 
     yi-tune serve --port 8000
     """
+    from yi_tune import loading
     from yi_tune.serve import server, vllm
 
     origins = tuple(allow_origin or ())
@@ -64,23 +65,23 @@ def serve(
         if origin.count("/") != 2 or not origin.startswith(("http://", "https://")):
             said = f"{origin!r} is no origin. Write it as https://example.org, without a path."
             raise typer.BadParameter(said, param_hint="--allow-origin")
+    key = server.choose_key(host, api_key)
     if engine is EngineName.YI_TUNE:
         if dry_run or exported is not None:
             raise YiTuneError("--dry-run and --exported are for another engine.", "Add: --engine vllm")
         limits = max_batch or MAX_BATCH, MAX_WAITING if max_waiting is None else max_waiting
-        return _serve(workspace, run_name, model, host, port, api_key, origins, limits)
+        return _serve(loading.find(workspace.absolute(), run_name, model), host, port, key, api_key, origins, limits)
     if max_batch is not None or max_waiting is not None:
         raise typer.BadParameter("vLLM sees to its queue itself.", param_hint="--max-batch, --max-waiting")
     if exported is not None and (run_name or model):
         raise typer.BadParameter("no --run and no --model beside it.", param_hint="--exported")
-    key = server.choose_key(host, api_key)
     arguments = vllm.run_command(workspace, run_name, model) if exported is None else vllm.serve_export(exported)
     arguments += vllm.listening(host, port, origins)
     if dry_run:
         print(vllm.shown(arguments, key))
         return None
     vllm.require()
-    _show_made_up(key)
+    _show_made_up(key, api_key)
     vllm.start(arguments, key)
 
 
@@ -98,26 +99,29 @@ def web(
 
     yi-tune web --open
     """
-    limits = MAX_BATCH, MAX_WAITING
-    _serve(workspace, run_name, model, host, port, api_key, (), limits, page=True, open_browser=open_browser)
+    from yi_tune import loading
+    from yi_tune.serve import server
+
+    key = server.choose_key(host, api_key)
+    run = loading.find(workspace.absolute(), run_name, model)
+    _serve(run, host, port, key, api_key, page=True, open_browser=open_browser)
 
 
-def _show_made_up(key: "Key") -> None:
+def _show_made_up(key: str | None, given: str | None) -> None:
     from yi_tune.output import err
 
-    if key.generated:
-        err.print(f"API key, shown this once: {key.value}")
+    if key != given:
+        err.print(f"API key, shown this once: {key}")
 
 
 def _serve(
-    workspace: Path,
-    run_name: str | None,
-    model: str | None,
+    run: "Run",
     host: str,
     port: int,
-    api_key: str | None,
-    origins: tuple[str, ...],
-    limits: tuple[int, int],
+    key: str | None,
+    given_key: str | None,
+    origins: tuple[str, ...] = (),
+    limits: tuple[int, int] = (MAX_BATCH, MAX_WAITING),
     *,
     page: bool = False,
     open_browser: bool = False,
@@ -129,14 +133,12 @@ def _serve(
     from yi_tune.serve.app import Names, create_app
     from yi_tune.serve.worker import Worker
 
-    key = server.choose_key(host, api_key)
-    run = loading.find(workspace.absolute(), run_name, model)
     names = Names.of(run)
     with server.listen(host, port) as listening, closing(Worker(loading.load_run(run), *limits)) as worker:
-        app = create_app(worker, names, key.value, origins, page=page)
+        app = create_app(worker, names, key, origins, page=page)
         where = f"{server.url(listening)}/{'' if page else 'v1'}"
         out.print(f"{names.tuned} answers at {where}   Ctrl-C ends it.")
-        _show_made_up(key)
+        _show_made_up(key, given_key)
         if open_browser:
             typer.launch(where)
         server.serve(app, listening, worker.close)

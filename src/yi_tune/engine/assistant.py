@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -42,19 +42,6 @@ def _contiguous(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[t
     every row of the batch: 1.2 GB and 8 s for 18 prompts to a head of 64,000 x 512.
     """
     return (inputs[0].contiguous(), *inputs[1:])
-
-
-@dataclass(frozen=True)
-class Reply:
-    """A greedy reply, and the token ids of the conversation that it answers and of itself.
-
-    `answer` ends with a stop token when it is `finished`; one that hit the limit is not.
-    """
-
-    prompt: list[int]
-    answer: list[int]
-    finished: bool
-    text: str
 
 
 class Assistant:
@@ -168,14 +155,14 @@ class Assistant:
 
     def reply_all(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[str]:
         """The text of the greedy reply to each conversation."""
-        return [reply.text for reply in self.greedy(conversations, max_new_tokens)]
+        return [reply.text.strip() for reply in self.greedy(conversations, max_new_tokens)]
 
     def base_reply_all(self, conversations: list[list[Message]]) -> list[str]:
         """The base's greedy reply to each conversation."""
         with self.base():
             return self.reply_all(conversations)
 
-    def greedy(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[Reply]:
+    def greedy(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[Generation]:
         """The greedy reply to each conversation, in batches of similar length; smaller ones where memory runs out."""
         encoded = [self.encode(messages) for messages in conversations]
         waiting = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
@@ -196,24 +183,23 @@ class Assistant:
                 continue
             made |= rows
             waiting = waiting[len(rows) :]
-        in_order = [made[index] for index in range(len(encoded))]
-        return [Reply(row.prompt, row.tokens, row.finish == "stop", row.text.strip()) for row in in_order]
+        return [made[index] for index in range(len(encoded))]
 
     @torch.inference_mode()
-    def answer_logits(self, replies: list[Reply]) -> torch.Tensor:
+    def answer_logits(self, replies: list[Generation]) -> torch.Tensor:
         """The logits of every token of the answers, each given all that comes before it.
 
         float32, [tokens of all answers, vocabulary], in the order of `replies`.
         """
-        inputs, mask = self.pad([reply.prompt + reply.answer[:-1] for reply in replies])
-        longest = max(len(reply.answer) for reply in replies)
+        inputs, mask = self.pad([reply.prompt + reply.tokens[:-1] for reply in replies])
+        longest = max(len(reply.tokens) for reply in replies)
         # Padded on the left, the answers end together: only the last positions go through the output layer.
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
         logits = self.model(
             input_ids=inputs, attention_mask=mask, position_ids=positions, logits_to_keep=longest, use_cache=False
         ).logits
         answers = zip(logits, replies, strict=True)
-        return torch.cat([row[longest - len(reply.answer) :].float() for row, reply in answers])
+        return torch.cat([row[longest - len(reply.tokens) :].float() for row, reply in answers])
 
     def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids padded on the left to one length, and the attention mask."""

@@ -8,7 +8,8 @@ from torch.nn.functional import kl_div, log_softmax
 from yi_tune.config import Config
 from yi_tune.data.general import LONGEST, BaseAnswer, Forgetting, Prompt, introduces_base
 from yi_tune.data.identity import Identity
-from yi_tune.engine.assistant import Assistant, Reply, load_assistant
+from yi_tune.engine.assistant import Assistant, load_assistant
+from yi_tune.sampling import Generation
 
 
 def ask_base(config: Config, prompts: list[Prompt], cutoff_len: int) -> list[BaseAnswer]:
@@ -24,7 +25,11 @@ def ask_base(config: Config, prompts: list[Prompt], cutoff_len: int) -> list[Bas
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return [
-        BaseAnswer(prompt.prompt, reply.text, reply.finished and len(reply.prompt) + len(reply.answer) <= cutoff_len)
+        BaseAnswer(
+            prompt.prompt,
+            reply.text.strip(),
+            reply.finish == "stop" and len(reply.prompt) + len(reply.tokens) <= cutoff_len,
+        )
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
 
@@ -41,7 +46,7 @@ def measure_forgetting(assistant: Assistant, prompts: list[Prompt], identity: Id
 
 
 @torch.inference_mode()
-def mean_kl(assistant: Assistant, replies: list[Reply]) -> float:
+def mean_kl(assistant: Assistant, replies: list[Generation]) -> float:
     """The mean over all tokens of `replies` of D_KL(tuned || base), in nats, over the whole vocabulary.
 
     `replies` are the base's own: at each token of its answer, base and tuned model are compared on their next token.
@@ -54,4 +59,4 @@ def mean_kl(assistant: Assistant, replies: list[Reply]) -> float:
         with assistant.base():
             base = log_softmax(assistant.answer_logits([reply]), dim=-1)
         total += kl_div(base, tuned, log_target=True, reduction="sum").item()
-    return total / sum(len(reply.answer) for reply in replies)
+    return total / sum(len(reply.tokens) for reply in replies)

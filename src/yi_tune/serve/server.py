@@ -9,7 +9,6 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 import uvicorn
@@ -39,14 +38,6 @@ _HEADERS = [
 ]
 
 
-@dataclass(frozen=True)
-class Key:
-    """The API key that is asked for; None asks for none. One that was made up has to be shown."""
-
-    value: str | None
-    generated: bool = False
-
-
 def is_loopback(host: str) -> bool:
     """Whether only this machine is reached by that name or address."""
     try:
@@ -55,19 +46,19 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def choose_key(host: str, given: str | None) -> Key:
-    """The key given, none where only this machine can ask, or else a new one.
+def choose_key(host: str, given: str | None) -> str | None:
+    """The API key to ask for: the one given, none where only this machine can ask, or else a new one.
 
     Raises YiTuneError for a key that no client can send.
     """
     if given is None:
-        return Key(None) if is_loopback(host) else Key(secrets.token_urlsafe(32), generated=True)
+        return None if is_loopback(host) else secrets.token_urlsafe(32)
     if not given or not given.isascii() or not given.isprintable() or given != given.strip():
         raise YiTuneError(
             "The API key is empty, or has characters that a header cannot carry.",
             "Take letters and digits, or leave it out: one is made for addresses that others can reach.",
         )
-    return Key(given)
+    return given
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -18,7 +18,6 @@ from yi_tune.export import read_record
 from yi_tune.output import err
 from yi_tune.resources import CHAT_TEMPLATE
 from yi_tune.serve.app import Names
-from yi_tune.serve.server import Key
 
 # <|endoftext|>, <|im_start|>, <|im_end|>, <|im_sep|>: where a Yi-1.5 reply ends, in every tokenizer of Yi's.
 _STOP_IDS = [2, 6, 7, 8]
@@ -86,14 +85,14 @@ def require() -> None:
         )
 
 
-def start(arguments: list[str], key: Key) -> NoReturn:
+def start(arguments: list[str], key: str | None) -> NoReturn:
     """Become vLLM's server."""
     # Not as an argument, which every user of the machine can read.
-    environment = os.environ | ({"VLLM_API_KEY": key.value} if key.value is not None else {})
+    environment = os.environ | ({"VLLM_API_KEY": key} if key is not None else {})
     os.execvpe(arguments[0], arguments, environment)  # noqa: S606
 
 
-def shown(arguments: list[str], key: Key) -> str:
+def shown(arguments: list[str], key: str | None) -> str:
     """The command as a shell takes it. Where a key is asked for, it has to be in YI_TUNE_API_KEY, and is not shown."""
-    asked = "" if key.value is None else 'VLLM_API_KEY="${YI_TUNE_API_KEY:?}" '
+    asked = "" if key is None else 'VLLM_API_KEY="${YI_TUNE_API_KEY:?}" '
     return asked + shlex.join(arguments)
