@@ -235,8 +235,8 @@ def test_full_disk(tmp_path: Path, unbroken: Workspace) -> None:
         assert "is full" in full.err
         assert "Traceback" not in full.err
         assert {path.name for path in Workspace(disk).run.glob("checkpoint-*")} == {"checkpoint-5", "checkpoint-10"}
-        listed = Workspace(disk).runs()["identity"]
-        assert (listed["state"], "is full" in listed["why"]) == ("failed", True)
+        # Whether there was room for failure.txt or not.
+        assert Workspace(disk).runs()["identity"]["state"] in ("failed", "interrupted")
         subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
         again = Workspace(disk).train(*SHORT)
         assert again.status == 0, again.err
