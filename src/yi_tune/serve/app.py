@@ -124,7 +124,7 @@ def create_app(
             raise ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": "1"}) from None
         identifier = f"chatcmpl-{uuid.uuid4().hex}"
         if body.stream:
-            with_usage = body.stream_options is not None and bool(body.stream_options.include_usage)
+            with_usage = bool((body.stream_options or {}).get("include_usage"))
             return _Stream(reply, _events(identifier, body.model, len(prompt), pieces, with_usage=with_usage))
         whole = await _whole(request, reply, pieces)
         if whole is None:

@@ -60,22 +60,14 @@ class ApiError(Exception):
         return Response(json.dumps(self.body), self._status, self._headers, "application/json")
 
 
-def _whole(value: Any) -> Any:
+def _whole(text: str) -> str:
     """Raises ValueError for half a surrogate pair, which JSON can hold and no tokenizer takes."""
-    json.dumps(value, ensure_ascii=False).encode()
-    return value
+    text.encode()
+    return text
 
 
+Text = Annotated[str, AfterValidator(_whole)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-
-
-class StreamOptions(BaseModel):
-    """Options of a streamed reply."""
-
-    model_config = ConfigDict(strict=True, extra="forbid")
-
-    include_usage: bool | None = None
-    include_obfuscation: bool | None = None
 
 
 class ChatRequest(BaseModel):
@@ -83,15 +75,15 @@ class ChatRequest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
-    model: Annotated[str, AfterValidator(_whole)]
-    messages: Annotated[list[Any], Field(min_length=1), AfterValidator(_whole)]
+    model: Text
+    messages: Annotated[list[Any], Field(min_length=1)]
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     stream: bool | None = None
-    stream_options: StreamOptions | None = None
+    stream_options: dict[str, bool | None] | None = None
     # One string, or a list of them; in the document of the API it is a list.
     stop: Annotated[
-        list[Annotated[str, Field(min_length=1), AfterValidator(_whole)]] | None,
+        list[Annotated[Text, Field(min_length=1)]] | None,
         Field(max_length=4),
         BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
     ] = None
@@ -146,8 +138,12 @@ def conversation(messages: list[Any]) -> list[Message]:
         }:
             message = "the roles are system, developer, user and assistant; tools and functions are not supported."
             raise ApiError(400, f"messages[{index}]: {message}", param="messages")
-        if isinstance(content, list) and all(isinstance(part, dict) and part.get("type") == "text" for part in content):
-            content = "".join(str(part.get("text")) for part in content)
+        if isinstance(content, list):
+            texts: list[Any] = [
+                part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"
+            ]
+            whole = len(texts) == len(content) and all(isinstance(text, str) for text in texts)
+            content = "".join(texts) if whole else content
         if content is None and role == "assistant":  # as one that called a tool has it
             content = ""
         if not isinstance(content, str):
@@ -160,8 +156,11 @@ def conversation(messages: list[Any]) -> list[Message]:
             turns.append({"role": role, "content": content})
     try:
         checked = check_messages(turns)
+        _whole("".join(turn["content"] for turn in checked))
     except YiTuneError as error:
         raise ApiError(400, f"{error.message} {error.hint}", param="messages") from None
+    except UnicodeEncodeError:
+        raise ApiError(400, "A message holds half a surrogate pair, which is no text.", param="messages") from None
     if checked[-1]["role"] != "user":
         raise ApiError(400, "The last message is the user's, for the assistant to answer.", param="messages")
     return checked
