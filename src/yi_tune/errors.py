@@ -1,10 +1,10 @@
-"""The one exception a user ever reads, and what helps to say it well."""
+"""The one exception that a user reads, and two helpers for its text."""
 
 from difflib import get_close_matches
 
 
 class YiTuneError(Exception):
-    """Something the user can mend: what happened, and in `hint` what to do about it."""
+    """An error that the user can mend: `message` says what happened, `hint` what to do about it."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)

@@ -258,7 +258,7 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
         settings |= {key: Setting(value, "flag", option) for key, value in values.items()}
     if planned.own:
         why = "LLaMA-Factory keeps the rows in tokens there, for a resumed run"
-        settings["tokenized_path"] = Setting(str(run.tokenized), "data", why)
+        settings["tokenized_path"] = Setting(str(run.data / "tokenized"), "data", why)
     return replace(planned, settings=settings)
 
 

@@ -54,11 +54,6 @@ class Run:
         return self.folder / "data"
 
     @property
-    def tokenized(self) -> Path:
-        """The rows in tokens, where own data is among them."""
-        return self.data / "tokenized"
-
-    @property
     def log(self) -> Path:
         return self.folder / "train.log"
 
@@ -136,16 +131,16 @@ def _check_name(run: str) -> None:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """What of two run.json would train otherwise, as `key: old -> new`."""
+    """The differences between two run.json that change the training, as `key: old -> new`."""
     before, after = _trained(old), _trained(new)
-    if not (before["weights"] and after["weights"]):  # of weights that nobody has hashed nothing is known
+    if not (before["weights"] and after["weights"]):  # unhashed weights count as the same
         before["weights"] = after["weights"]
     keys = {**before, **after}
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
 def _trained(content: dict[str, Any]) -> dict[str, Any]:
-    """All of a run.json that decides the training, by name."""
+    """Everything in a run.json that decides the training, by name."""
     config, start = content["config"], content["from_run"]
     # The first runs had one dataset.
     data = content["data"] if isinstance(content["data"], dict) else {"identity": content["data"]}
