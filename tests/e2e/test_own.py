@@ -97,7 +97,7 @@ def test_llamafactory_mixes_evaluates_and_keeps_the_rows(tmp_path: Path) -> None
     write_datasets(planned.datasets, planned.run.data, resumed=True)
     (planned.run.data / planned.datasets[1].file_name).unlink()
     assert list(read_by_llamafactory(planned.config)["train_dataset"]["input_ids"]) == tokens
-    shutil.rmtree(planned.run.tokenized / "train")  # cut short
+    shutil.rmtree(planned.run.data / "tokenized" / "train")  # cut short
     write_datasets(planned.datasets, planned.run.data)
     assert list(read_by_llamafactory(planned.config)["train_dataset"]["input_ids"]) == tokens
 
