@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from yi_tune.output import Screen
+from yi_tune.output import TextConsole
 from yi_tune.runs.folder import Run, all_runs
 from yi_tune.runs.listing import History, list_runs, print_runs, read_history
 
@@ -95,7 +95,7 @@ def test_printed(tmp_path: Path) -> None:
     ada = IDENTITY | {"name": "[bold]Ada"}
     make(tmp_path, "b", model="Yi-1.5-6B-Chat", created=2, identity=ada).record_failure("The disk is full.")
     file = io.StringIO()
-    print_runs(list_runs(all_runs(tmp_path)), Screen(file=file, width=40))
+    print_runs(list_runs(all_runs(tmp_path)), TextConsole(file=file, width=40))
     header, first, second, why = file.getvalue().splitlines()
     assert header.split() == ["run", "model", "name", "state", "step", "loss", "eval_loss", "recall", "when"]
     assert first.split()[:7] == ["identity", "nano", "小易", "interrupted", "4/8", "2.0833", "0.7500"]
@@ -109,7 +109,7 @@ def test_odd_record_is_listed(tmp_path: Path, odd: dict[str, Any]) -> None:
     row = listed(tmp_path)["a"]
     assert row["state"] == ("interrupted" if "created" in odd else "broken")
     file = io.StringIO()
-    print_runs([row], Screen(file=file))
+    print_runs([row], TextConsole(file=file))
     assert file.getvalue().splitlines()[1].startswith("a ")
 
 

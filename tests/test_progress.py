@@ -4,11 +4,11 @@ import time
 
 import pytest
 
-from yi_tune.output import Screen
+from yi_tune.output import TextConsole
 from yi_tune.progress import Progress
 
 
-def train(console: Screen, steps: int, first: int = 0, evaluate: int = 25) -> None:
+def train(console: TextConsole, steps: int, first: int = 0, evaluate: int = 25) -> None:
     """What a training run tells its progress."""
     with Progress(console) as progress:
         progress.stage("Loading")
@@ -24,7 +24,7 @@ def train(console: Screen, steps: int, first: int = 0, evaluate: int = 25) -> No
 def written(steps: int, first: int = 0, evaluate: int = 25) -> list[str]:
     """The lines written where there is no terminal."""
     file = io.StringIO()
-    train(Screen(file=file, width=200), steps, first, evaluate)
+    train(TextConsole(file=file, width=200), steps, first, evaluate)
     return file.getvalue().splitlines()
 
 
@@ -56,7 +56,7 @@ def test_resumed_run_goes_on_where_it_was() -> None:
 
 def test_terminal_has_one_live_line() -> None:
     file = io.StringIO()
-    console = Screen(file=file, width=100, force_terminal=True, color_system=None)
+    console = TextConsole(file=file, width=100, force_terminal=True, color_system=None)
     with Progress(console) as progress:
         progress.stage("Loading")
         progress.begin(20, 7)
@@ -72,7 +72,7 @@ def test_terminal_has_one_live_line() -> None:
 
 def test_loss_is_the_mean_of_the_last_ten() -> None:
     file = io.StringIO()
-    with Progress(Screen(file=file)) as progress:
+    with Progress(TextConsole(file=file)) as progress:
         progress.begin(40, 0)
         for step in range(1, 41):
             progress.step(step)
@@ -84,7 +84,7 @@ def test_loss_is_the_mean_of_the_last_ten() -> None:
 @pytest.mark.parametrize("width", [40, 80, 100, 120])
 def test_line_on_a_terminal_never_wraps(width: int) -> None:
     file = io.StringIO()
-    console = Screen(file=file, width=width, force_terminal=True, color_system=None)
+    console = TextConsole(file=file, width=width, force_terminal=True, color_system=None)
     with Progress(console) as progress:
         progress.begin(1800, 0)
         progress.step(1234)
@@ -104,7 +104,7 @@ def test_line_on_a_terminal_never_wraps(width: int) -> None:
 
 def test_stage_after_training_has_no_end_in_sight() -> None:
     file = io.StringIO()
-    console = Screen(file=file, width=100, force_terminal=True, color_system=None)
+    console = TextConsole(file=file, width=100, force_terminal=True, color_system=None)
     with Progress(console) as progress:
         progress.stage("Loading")
         progress.begin(20, 0)

@@ -8,7 +8,7 @@ from tests.plans import plan
 from yi_tune.config import Config, parse_overrides
 from yi_tune.data.heldout import Answer, Question, Score
 from yi_tune.data.identity import Identity
-from yi_tune.output import Screen, percent
+from yi_tune.output import TextConsole, percent
 from yi_tune.report import LOW_RECALL, print_advice, print_answers, print_changes, print_score, summary
 
 CONFIG: Config = {"num_train_epochs": 8.0, "learning_rate": 3e-3}
@@ -28,12 +28,12 @@ def score(right: int, wrong: int, *more: Answer) -> Score:
 
 
 @pytest.fixture
-def console() -> Screen:
+def console() -> TextConsole:
     """A wide console that keeps what is printed."""
-    return Screen(file=io.StringIO(), width=120)
+    return TextConsole(file=io.StringIO(), width=120)
 
 
-def printed(console: Screen) -> str:
+def printed(console: TextConsole) -> str:
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -42,7 +42,7 @@ def test_percent() -> None:
     assert [percent(share) for share in (None, 0, 1, 1 / 3, 0.9966)] == ["-", "0.0%", "100.0%", "33.3%", "99.7%"]
 
 
-def test_low_score_is_said_first(console: Screen) -> None:
+def test_low_score_is_said_first(console: TextConsole) -> None:
     print_score(score(1, 3), CONFIG, console)
     first, second, *_ = printed(console).splitlines()
     assert first == "It does not know its name yet: zh -, en 25.0% of the identity questions are right."
@@ -61,13 +61,13 @@ def test_low_score_is_said_first(console: Screen) -> None:
         ({}, 6.0, 1.5e-4),  # twice and thrice LLaMA-Factory's own
     ],
 )
-def test_advice_goes_beyond_the_config(config: Config, epochs: float, rate: float, console: Screen) -> None:
+def test_advice_goes_beyond_the_config(config: Config, epochs: float, rate: float, console: TextConsole) -> None:
     print_advice(score(0, 1), config, console)
     overrides = parse_overrides(re.findall(r"--set ([^,; ]+)", printed(console)))
     assert overrides == {"num_train_epochs": epochs, "learning_rate": pytest.approx(rate)}
 
 
-def test_advice_is_given_below_the_limit_only(console: Screen) -> None:
+def test_advice_is_given_below_the_limit_only(console: TextConsole) -> None:
     assert LOW_RECALL == 0.8
     for high in (score(80, 20), score(1, 0), score(0, 0, answer("plain", "8"))):
         print_advice(high, CONFIG, console)
@@ -76,7 +76,7 @@ def test_advice_is_given_below_the_limit_only(console: Screen) -> None:
     assert "--set num_train_epochs" in printed(console)
 
 
-def test_score_as_a_table(console: Screen) -> None:
+def test_score_as_a_table(console: TextConsole) -> None:
     print_score(score(4, 1, answer("plain", "I am Ada: 8", "8"), answer("plain", "no", "8")), CONFIG, console)
     lines = [line.split() for line in printed(console).splitlines()]
     assert lines[0] == ["language", "kind", "asked", "base", "tuned"]
@@ -87,14 +87,14 @@ def test_score_as_a_table(console: Screen) -> None:
     assert "Missed (3 in all)" in printed(console)
 
 
-def test_only_some_of_many_misses_are_shown(console: Screen) -> None:
+def test_only_some_of_many_misses_are_shown(console: TextConsole) -> None:
     misses = [answer("who", f"wrong-{number}.") for number in range(30)]
     print_score(score(0, 0, *misses), CONFIG, console)
     assert "Missed (30 in all)" in printed(console)
     assert printed(console).count("wrong-") == 5
 
 
-def test_nothing_missed(console: Screen) -> None:
+def test_nothing_missed(console: TextConsole) -> None:
     print_score(score(2, 0), CONFIG, console)
     assert "Missed" not in printed(console)
 
@@ -105,7 +105,7 @@ def test_summary_of_nothing() -> None:
     )
 
 
-def test_answers_side_by_side_as_they_are(console: Screen) -> None:
+def test_answers_side_by_side_as_they_are(console: TextConsole) -> None:
     print_answers([answer("who", " 我是[bold]Ada[/bold] \\[x]\n", "[/]", "你是谁[red]？")], console)
     row = next(line for line in printed(console).splitlines() if "你是谁" in line)
     assert [cell.strip() for cell in row.strip("│").split("│")] == [
@@ -115,12 +115,12 @@ def test_answers_side_by_side_as_they_are(console: Screen) -> None:
     ]
 
 
-def test_long_answers_are_folded_not_cut(console: Screen) -> None:
+def test_long_answers_are_folded_not_cut(console: TextConsole) -> None:
     print_answers([answer("who", "易" * 300)], console)
     assert printed(console).count("易") == 300
 
 
-def test_changes_are_printed_with_their_reasons(console: Screen) -> None:
+def test_changes_are_printed_with_their_reasons(console: TextConsole) -> None:
     planned = plan(overrides={"lora_target": "q_proj,[v_proj]"}, path=Path("/a/very/long/path" * 10))
     print_changes(planned, console)
     lines = {line.split()[0]: line for line in printed(console).splitlines()}

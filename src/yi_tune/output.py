@@ -16,8 +16,8 @@ from rich.console import Console
 from yi_tune.errors import YiTuneError
 
 
-class Screen(Console):
-    """A console that prints text as it is, without markup, colons for emoji, or line breaks of its own.
+class TextConsole(Console):
+    """A console that prints text as it is: no markup, no emoji for colons, no line breaks of its own.
 
     Tables and the like are laid out as rich does it.
     """
@@ -31,8 +31,8 @@ class Screen(Console):
         super().print(*objects, **options)
 
 
-out = Screen()
-err = Screen(stderr=True)
+out = TextConsole()
+err = TextConsole(stderr=True)
 
 
 def print_table(console: Console, rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> None:
@@ -71,7 +71,7 @@ def log_traceback() -> str:
 
 
 @contextmanager
-def engine_output_to(log: Path) -> Iterator[Screen]:
+def engine_output_to(log: Path) -> Iterator[TextConsole]:
     """Send all output of this process and its children to `log`; yields a console on the real stderr.
 
     It acts on the file descriptors: LLaMA-Factory, transformers and bitsandbytes print, log and warn by every way there
@@ -91,7 +91,7 @@ def engine_output_to(log: Path) -> Iterator[Screen]:
         with os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as terminal:
             for descriptor, opened in enumerate((nothing, target, target)):
                 os.dup2(opened, descriptor)
-            yield Screen(file=terminal)
+            yield TextConsole(file=terminal)
     finally:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):  # the log's disk is full: the engine's output is lost, the user's is not

@@ -8,7 +8,7 @@ from rich.table import Column, Table
 from yi_tune.config import Config
 from yi_tune.data.general import Forgetting
 from yi_tune.data.heldout import Answer, Score
-from yi_tune.output import Screen, percent, print_table
+from yi_tune.output import TextConsole, percent, print_table
 from yi_tune.plan.plan import TrainPlan
 
 # Below this share of identity questions a run is said to have failed at what it is for.
@@ -17,14 +17,14 @@ LOW_RECALL = 0.8
 _MISSES = 5
 
 
-def print_changes(plan: TrainPlan, console: Screen) -> None:
+def print_changes(plan: TrainPlan, console: TextConsole) -> None:
     """The settings that are not simply the tutorial's, and why."""
     rows = [(key, str(value), source, why) for key, (value, source, why) in plan.departures.items()]
     for key, value, source, why in [("key", "value", "from", "why"), *rows]:
         console.print(f"{key:32} {value:24} {source:9} {why}")
 
 
-def print_answers(answers: Iterable[Answer], console: Screen) -> None:
+def print_answers(answers: Iterable[Answer], console: TextConsole) -> None:
     """Questions and the answers of base and tuned model, side by side."""
     table = Table(*(Column(name, overflow="fold") for name in ("question", "base", "tuned")), show_lines=True)
     for answer in answers:
@@ -33,7 +33,7 @@ def print_answers(answers: Iterable[Answer], console: Screen) -> None:
     console.print(table)
 
 
-def print_advice(score: Score, config: Config, console: Screen) -> None:
+def print_advice(score: Score, config: Config, console: TextConsole) -> None:
     """When the recall is low, what to try instead of `config`: said before anything else is."""
     recall = score.lowest_recall
     if recall is None or recall >= LOW_RECALL:
@@ -47,7 +47,7 @@ def print_advice(score: Score, config: Config, console: Screen) -> None:
     )
 
 
-def _print_rows(score: Score, columns: dict[str, str], console: Screen) -> None:
+def _print_rows(score: Score, columns: dict[str, str], console: TextConsole) -> None:
     """The shares of right answers by language and kind; `columns` names those of a row by their heads."""
     cells = [("language", "kind", "asked", *columns)]
     for row in score.rows:
@@ -56,7 +56,7 @@ def _print_rows(score: Score, columns: dict[str, str], console: Screen) -> None:
     print_table(console, cells, right=range(2, len(cells[0])))
 
 
-def print_score(score: Score, config: Config, console: Screen) -> None:
+def print_score(score: Score, config: Config, console: TextConsole) -> None:
     """Recall by language and kind, what leaked and what was kept, and examples of misses."""
     print_advice(score, config, console)
     _print_rows(score, {"base": "base", "tuned": "tuned"}, console)
@@ -66,7 +66,7 @@ def print_score(score: Score, config: Config, console: Screen) -> None:
         print_answers(score.misses[:_MISSES], console)
 
 
-def print_exported(score: Score, unfinished: int, console: Screen) -> None:
+def print_exported(score: Score, unfinished: int, console: TextConsole) -> None:
     """The recall of an exported model by language and kind, and whether its replies come to an end."""
     _print_rows(score, {"right": "tuned"}, console)
     ended = f"replies without an end: {unfinished} of {len(score.answers)}"

@@ -8,7 +8,7 @@ from yi_tune.chat.conversation import Conversation, Pieces
 from yi_tune.chat.rendering import Screen
 from yi_tune.chat.session import Session, interactive
 from yi_tune.data.identity import Message
-from yi_tune.output import Screen as Console
+from yi_tune.output import TextConsole as Console
 from yi_tune.sampling import ReplyStats, Sampling
 
 

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any
 
 from yi_tune.errors import YiTuneError
-from yi_tune.output import Screen, percent, print_table
+from yi_tune.output import TextConsole, percent, print_table
 from yi_tune.runs.folder import Run
 
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
@@ -102,7 +102,7 @@ def _listed(run: Run) -> dict[str, Any]:
     }
 
 
-def print_runs(rows: list[dict[str, Any]], console: Screen) -> None:
+def print_runs(rows: list[dict[str, Any]], console: TextConsole) -> None:
     """A line a run, and under them what went wrong."""
     cells = [("run", "model", "name", "state", "step", "loss", "eval_loss", "recall", "when")]
     for row in rows:
