@@ -110,6 +110,27 @@ def test_close_ends_what_runs_and_what_waits(assistant: Assistant) -> None:
     assert not worker.alive
 
 
+def test_ctrl_c_in_the_middle_of_a_step_leaves_a_whole_cache(assistant: Assistant) -> None:
+    question = [{"role": "user", "content": "你是谁？"}]
+    assistant.cache.clear()
+    whole = "".join(assistant.stream(question, Sampling()))
+    calls = iter(range(100))
+
+    def interrupt(*_: Any) -> None:
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+
+    # Of the layers only the first have the fifth token by then.
+    hook = assistant.model.get_base_model().model.layers[1].register_forward_pre_hook(interrupt)
+    assistant.cache.clear()
+    with pytest.raises(KeyboardInterrupt):
+        "".join(assistant.stream(question, Sampling()))
+    hook.remove()
+    assert "".join(assistant.stream(question, Sampling())) == whole
+    assert assistant.last is not None
+    assert assistant.last.cached_tokens > 0
+
+
 def test_load_and_unload_ten_times(trained: Trained) -> None:
     process, used, threads = psutil.Process(), [], []
     for _ in range(10):
