@@ -43,18 +43,18 @@ def serve_run(config: Config, names: Names, folder: Path) -> list[str]:
     folder.mkdir(exist_ok=True)
     ends = {"eos_token_id": _STOP_IDS, "pad_token_id": 0}
     (folder / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n", encoding="utf-8")
-    adapter = config.get("adapter_name_or_path")
-    arguments = ["vllm", "serve", str(config["model_name_or_path"])]
-    arguments += ["--served-model-name", names.tuned if adapter is None else names.base]
-    if adapter is not None:
-        rank = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-        # vLLM has room for ranks of these sizes.
-        room = next((size for size in (1, 8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
-        # As JSON: of NAME=PATH it takes no path with a comma or an equals sign in it.
-        module = json.dumps({"name": names.tuned, "path": str(adapter)}, ensure_ascii=False)
-        arguments += ["--enable-lora", "--max-lora-rank", str(room), "--lora-modules", module]
-    # The hub's own template leaves out the system turn's tokens.
-    return [*arguments, "--chat-template", str(CHAT_TEMPLATE), "--generation-config", str(folder)]
+    adapter = str(config["adapter_name_or_path"])
+    rank = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+    # vLLM has room for ranks of these sizes.
+    room = next((size for size in (1, 8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
+    # As JSON: of NAME=PATH it takes no path with a comma or an equals sign in it.
+    module = json.dumps({"name": names.tuned, "path": adapter}, ensure_ascii=False)
+    return [
+        *["vllm", "serve", str(config["model_name_or_path"]), "--served-model-name", names.base],
+        *["--enable-lora", "--max-lora-rank", str(room), "--lora-modules", module],
+        # The hub's own template leaves out the system turn's tokens.
+        *["--chat-template", str(CHAT_TEMPLATE), "--generation-config", str(folder)],
+    ]
 
 
 def serve_export(folder: Path) -> list[str]:
