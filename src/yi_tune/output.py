@@ -4,7 +4,7 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ out = TextConsole()
 err = TextConsole(stderr=True)
 
 
-def print_table(console: Console, rows: Iterable[Sequence[str]], right: Iterable[int] = ()) -> None:
+def print_table(console: Console, rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> None:
     """Print a line for each row of cells, however wide the terminal is. Columns are aligned, those in `right` to the
     right; a Chinese character takes two cells of a terminal.
     """
