@@ -5,6 +5,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from bench import gpu
 from bench.pages import ROOT
 from bench.train import OURS
@@ -31,7 +33,8 @@ def test_scripts_can_be_started() -> None:
     assert "all of them" in done.stdout, done.stderr
 
 
-def test_a_step_of_each_side(tmp_path: Path) -> None:
+def test_a_step_of_each_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     steps = {step.name: step for step in gpu.steps("tiny", 1, 2, tmp_path)}
     for name in ("build the model", f"{OURS}, round 1", "memory at micro-batch 8"):
         row = gpu.take(steps[name], time.monotonic() + 300)
