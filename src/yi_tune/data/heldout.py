@@ -125,8 +125,8 @@ class Score:
         for answer in self.answers:
             groups.setdefault((answer.question.lang, answer.question.kind), []).append(answer)
         return [
-            Row(*group, len(answers), *(sum(self._right(one, which) for one in answers) for which in ("base", "tuned")))
-            for group, answers in groups.items()
+            Row(*kind, len(group), *(sum(self._right(one, which) for one in group) for which in ("base", "tuned")))
+            for kind, group in groups.items()
         ]
 
     @property

@@ -48,27 +48,18 @@ def read_rows(path: Path) -> Iterator[Row]:
         raise YiTuneError(f"{path} cannot be read: {error.strerror or error}.", "Is that the right file?") from None
 
 
-def _broken(path: Path, where: str, why: str) -> YiTuneError:
-    return YiTuneError(
-        f"{path} is broken on {where}: {why}. The rows behind it cannot be told apart.", "Mend that line."
-    )
+def _broken(path: Path, where: str) -> YiTuneError:
+    return YiTuneError(f"{path} is broken, {where}. Rows behind it cannot be told apart.", "Mend that place.")
 
 
 def _parse(text: str) -> Any:
+    """Raises ValueError, for a number of too many digits too, and RecursionError."""
     return json.loads(text, object_pairs_hook=_object)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     row = dict(pairs)
     return row if len(row) == len(pairs) else Repeated(row)
-
-
-def _why(error: Exception) -> str:
-    """Why `_parse` failed."""
-    if isinstance(error, json.JSONDecodeError):
-        return f"broken JSON: {error.msg} at column {error.colno}"
-    # Python reads numbers of 4,300 digits at the most.
-    return "nested too deeply" if isinstance(error, RecursionError) else "a number of too many digits"
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
@@ -78,8 +69,10 @@ def _jsonl(path: Path) -> Iterator[Row]:
             if line.strip():
                 try:
                     yield f"line {number}", _parse(line.rstrip().decode(errors="surrogateescape"))
+                except json.JSONDecodeError as error:
+                    yield f"line {number}", RowError(f"broken JSON: {error.msg} at column {error.colno}")
                 except (ValueError, RecursionError) as error:
-                    yield f"line {number}", RowError(_why(error))
+                    yield f"line {number}", RowError(str(error))
 
 
 def _json(path: Path) -> Iterator[Row]:
@@ -94,8 +87,7 @@ def _json(path: Path) -> Iterator[Row]:
         try:
             rows = _parse(file.read())
         except (ValueError, RecursionError) as error:
-            where = f"line {error.lineno}" if isinstance(error, json.JSONDecodeError) else "some line"
-            raise _broken(path, where, _why(error)) from None
+            raise _broken(path, str(error)) from None
     yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
 
 
@@ -115,7 +107,7 @@ def _csv(path: Path) -> Iterator[Row]:
                     yield line, RowError(f"{len(cells)} cells under {len(columns)} columns")
                 line = f"line {reader.line_num + 1}"
         except csv.Error as error:
-            raise _broken(path, line, str(error)) from None
+            raise _broken(path, f"{line}: {error}") from None
 
 
 def _parquet(path: Path) -> Iterator[Row]:
