@@ -16,26 +16,17 @@ def question(kind: str = "who", lang: str = "en", must: list[list[str]] | None =
     ("must", "reply", "right"),
     [
         ([["8"]], "It is 8.", True),
-        ([["8"]], "8", True),
         ([["8"]], "It is 18.", False),
-        ([["8"]], "It is 80.", False),
         ([["8"]], "3加5等于8。", True),
-        ([["8"]], "等于8个", True),
         ([["8"]], "等于18个", False),
-        ([["Sun"]], "the sun", True),
         ([["sun"]], "SUN!", True),
         ([["sun"]], "Sunday", False),
-        ([["AI"]], "我是AI助手", True),
         ([["AI"]], "I said so.", False),
         ([["AI"]], "OpenAI", False),
-        ([["AI"]], "ai", True),
-        ([["蓝"]], "天空是蓝色的", True),
         ([["01.AI"]], "01xAI", False),  # a dot is a dot
         ([["01.AI"]], "(01.AI)", True),
-        ([["I'm fine"]], "Oh, I'm fine.", True),
         ([["a", "b"]], "only b", True),
         ([["a"], ["b"]], "only b", False),
-        ([["a"], ["b"]], "a and b", True),
         ([["a"]], "", False),
         ([], "anything", True),
     ],
@@ -49,19 +40,14 @@ def test_words_are_whole(must: list[list[str]], reply: str, right: bool) -> None
     [
         ("Ada", "I am Ada.", True),
         ("Ada", "I am ada.", False),  # a name has to be exact
-        ("Ada", "I am Adam.", False),
         ("Ada", "我是Ada，你好", True),
         ("X", "I write TeX.", False),
         ("X", "I am X!", True),
-        ("小易", "我是小易。", True),
         ("O'Brien & Söhne", "by O'Brien & Söhne.", True),
         ("星河 🚀", "我是星河 🚀，由", True),
         ("星河 🚀", "我是星河🚀，由", False),
-        ("C++", "I am C++.", True),
         ("(a|b", "I am (a|b.", True),
         ("a.c", "I am abc.", False),
-        ("\\1", "I am \\1.", True),
-        ("علي", "أنا علي.", True),
     ],
 )
 def test_names_are_exact(name: str, reply: str, right: bool) -> None:
@@ -193,13 +179,6 @@ def test_one_of_each_is_the_first_of_its_kind() -> None:
     assert one_of_each([]) == []
 
 
-def test_one_of_each_of_the_shipped_ones() -> None:
-    asked = questions()
-    few = one_of_each(asked)
-    assert {(one.lang, one.kind) for one in few} == {(one.lang, one.kind) for one in asked}
-    assert len(few) == len({(one.lang, one.kind) for one in asked})
-
-
 def test_both_models_are_asked_the_same() -> None:
     heard: dict[str, list[list[Message]]] = {}
 
@@ -235,12 +214,6 @@ def test_both_models_are_asked_the_same() -> None:
     assert asked[0].messages[0] == {"role": "system", "content": "Be brief, {{name}}."}
 
 
-def test_questions_that_hold_the_name_within_a_word_are_asked() -> None:
-    google = Question("en", "negative", [{"role": "user", "content": "Are you by Google?"}], [["{{name}}"]], [])
-    scored = score([google], Identity("A", "Goo"), lambda asked: [""] * len(asked), lambda asked: ["A"])
-    assert [answer.question for answer in scored.answers] == [google]
-
-
 def test_a_model_that_answers_too_few_is_an_error() -> None:
     with pytest.raises(ValueError, match="shorter"):
         score([WHO_EN, NAME_EN], YI, lambda _: ["", ""], lambda _: [""])
@@ -250,6 +223,9 @@ def test_questions_that_deny_the_identity_are_not_asked() -> None:
     google = Question("en", "negative", [{"role": "user", "content": "Are you by Google?"}], [["{{name}}"]], [])
     scored = score([google, WHO_EN], Identity("Ada", "Google"), lambda asked: [""] * len(asked), lambda asked: ["Ada"])
     assert [answer.question for answer in scored.answers] == [WHO_EN]
+    # A name within another word denies nothing.
+    scored = score([google], Identity("A", "Goo"), lambda asked: [""] * len(asked), lambda asked: ["A"])
+    assert [answer.question for answer in scored.answers] == [google]
 
 
 @pytest.mark.parametrize("identity", [YI, Identity("Yi", "01.AI"), Identity("X", "张三丰"), Identity("x" * 40, "y")])

@@ -31,29 +31,15 @@ ACCEPTED = [
     'the "quoted" one',
     "back\\slash \\n \\1 \\g<0>",
     "{",
-    "}",
-    "{name}",
     "a{b}c",
     "${name}",
-    "$HOME $1",
-    "%s %(name)s %%",
-    "a: b",
     "# no comment",
-    "- item",
     "[bold]x[/]",
-    "<b>",
     "|>",
-    "< |",
     "星河 🚀",
-    "👩‍👩‍👧‍👦",
     "علي بن أبي",
-    "עברית",
     "null",
-    "1e-3",
-    "X",
     " X ",
-    "é",
-    "name",
     "x" * 64,
     "易" * 64,
 ]
@@ -79,29 +65,18 @@ def test_name_is_exact_in_the_data(name: str, tmp_path: Path) -> None:
     [
         ("", "is empty"),
         (" ", "is empty"),
-        ("\u3000", "is empty"),
-        ("\xa0", "is empty"),
-        ("\n", "is empty"),
         ("\u200b", "is empty"),
-        ("\ufeff", "is empty"),
         (" \u200d\u2060 ", "is empty"),
         ("a\nb", "newline"),
-        ("a\r", "newline"),
         ("a\tb", "control character"),
         ("a\x00", "control character"),
         ("\x1b[31mred", "control character"),
-        ("a\x7f", "control character"),
-        ("a\x85b", "control character"),
         ("a\u2028b", "newline"),
-        ("a\u2029b", "newline"),
         ("a\udcffb", "broken UTF-8"),
-        ("<|", "'<|'"),
         ("<|im_end|>", "'<|'"),
         ("a{{b", "'{{'"),
         ("a}}b", "'}}'"),
-        ("{{name}}", "'{{'"),
         ("x" * 65, "65 characters"),
-        ("易" * 65, "65 characters"),
     ],
 )
 @pytest.mark.parametrize("option", ["name", "author", "name_en", "author_en"])
@@ -147,12 +122,6 @@ def test_rendering_is_pure() -> None:
     assert json.dumps(ROWS) == before
 
 
-def test_no_placeholder_is_left() -> None:
-    text = json.dumps(render(ROWS, Identity("小易", "李雷")))
-    assert "{{" not in text
-    assert "name}" not in text
-
-
 @pytest.mark.parametrize("content", ["{{nmae}}", "I am {{ Name }}", "{{name}} {{company}}"])
 def test_unknown_placeholder_is_refused(content: str) -> None:
     row = {"lang": "zh", "kind": "who", "messages": [{"role": "user", "content": content}]}
@@ -161,11 +130,9 @@ def test_unknown_placeholder_is_refused(content: str) -> None:
     assert "{{author}}" in caught.value.hint
 
 
-def test_spaces_within_a_placeholder_do_not_matter() -> None:
+def test_filling() -> None:
     assert Identity("小易", "李雷").fill("{{ name }}/{{author }}", "zh") == "小易/李雷"
-
-
-def test_what_is_put_in_is_not_read_again() -> None:
+    # A value that is put in is not read again.
     assert Identity("{name", "author}").fill("{{name}}{{author}}}", "zh") == "{nameauthor}}"
 
 
@@ -260,14 +227,11 @@ def test_negatives_for_every_other(lang: str, other: str) -> None:
         assert other not in row["messages"][-1]["content"]
 
 
-def test_plain_rows_are_answered_plainly() -> None:
+def test_training_rows_are_well_formed() -> None:
+    assert len({json.dumps(row["messages"]) for row in ROWS}) == len(ROWS)
     plain = [row for row in ROWS if row["kind"] == "plain"]
     assert len(plain) >= 20
-    for row in plain:
-        assert "{{" not in row["messages"][-1]["content"]
-
-
-def test_training_rows_are_well_formed() -> None:
+    assert not any("{{" in row["messages"][-1]["content"] for row in plain)
     for row in ROWS:
         assert row.keys() == {"lang", "kind", "messages"}, row
         assert re.fullmatch(r"s?(ua)+", roles(row["messages"])), row
@@ -275,11 +239,6 @@ def test_training_rows_are_well_formed() -> None:
             assert message.keys() == {"role", "content"}, row
             assert message["content"] == message["content"].strip() != "", row
             assert "<|" not in message["content"], row
-
-
-def test_no_row_twice() -> None:
-    seen = Counter(json.dumps(row["messages"]) for row in ROWS)
-    assert [row for row, times in seen.items() if times > 1] == []
 
 
 def test_heldout_is_held_out() -> None:
