@@ -79,6 +79,8 @@ def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", float |
         write_configs(folder, planned.config, planned.chat_config)
         progress.stage("Loading LLaMA-Factory and the model")
         assistant, loss = train_within_memory(planned, checkpoint, progress)
+        if planned.answers_faster_unquantised:
+            assistant.model.get_base_model().dequantize()
         progress.stage("Asking who it is")
         asked = one_of_each(questions())
         return assistant, loss, score(asked, planned.identity, assistant.base_reply_all, assistant.reply_all)
