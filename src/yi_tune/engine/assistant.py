@@ -186,20 +186,11 @@ class Assistant:
         return [made[index] for index in range(len(encoded))]
 
     @torch.inference_mode()
-    def answer_logits(self, replies: list[Generation]) -> torch.Tensor:
-        """The logits of every token of the answers, each given all that comes before it.
-
-        float32, [tokens of all answers, vocabulary], in the order of `replies`.
-        """
-        inputs, mask = self.pad([reply.prompt + reply.tokens[:-1] for reply in replies])
-        longest = max(len(reply.tokens) for reply in replies)
-        # Padded on the left, the answers end together: only the last positions go through the output layer.
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        logits = self.model(
-            input_ids=inputs, attention_mask=mask, position_ids=positions, logits_to_keep=longest, use_cache=False
-        ).logits
-        answers = zip(logits, replies, strict=True)
-        return torch.cat([row[longest - len(reply.tokens) :].float() for row, reply in answers])
+    def answer_logits(self, reply: Generation) -> torch.Tensor:
+        """The logits of each token of an answer, given all that comes before it: float32, [tokens, vocabulary]."""
+        ids = torch.tensor([reply.prompt + reply.tokens[:-1]], device=self.model.device)
+        logits: torch.Tensor = self.model(input_ids=ids, logits_to_keep=len(reply.tokens), use_cache=False).logits
+        return logits[0].float()
 
     def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
         """Token ids padded on the left to one length, and the attention mask."""

@@ -55,8 +55,8 @@ def mean_kl(assistant: Assistant, replies: list[Generation]) -> float:
     """
     total = 0.0
     for reply in replies:
-        tuned = log_softmax(assistant.answer_logits([reply]), dim=-1)
+        tuned = log_softmax(assistant.answer_logits(reply), dim=-1)
         with assistant.base():
-            base = log_softmax(assistant.answer_logits([reply]), dim=-1)
+            base = log_softmax(assistant.answer_logits(reply), dim=-1)
         total += kl_div(base, tuned, log_target=True, reduction="sum").item()
     return total / sum(len(reply.tokens) for reply in replies)
