@@ -155,7 +155,7 @@ def test_killed_run_resumes_to_the_same_loss(workspace: Workspace, unbroken: Wor
     (workspace.run / "checkpoint-99" / "adapter_model.safetensors").write_bytes(b"half")
     resumed = workspace.train(*SHORT)
     assert resumed.status == 0, resumed.err
-    assert "checkpoint-99 is broken (optimizer.pt is missing or cut short), and removed." in resumed.err
+    assert "checkpoint-99 is broken (.safetensors is missing or cut short), and removed." in resumed.err
     gone_on = re.search(r"from checkpoint-(\d+)\.", resumed.err)
     assert bool(gone_on) is (step > 5)
     assert reached - int(gone_on[1] if gone_on else 0) <= 5  # what is lost is one save interval at most

@@ -90,7 +90,7 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The content of run.json (runs/records.py). Raises YiTuneError if it is broken."""
+        """The content of run.json. Raises YiTuneError if it is broken."""
         try:
             content: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
             if not (isinstance(content["identity"], dict) and isinstance(content["config"], dict)):
