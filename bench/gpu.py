@@ -39,8 +39,8 @@ from bench.train import (
     planned,
     training,
 )
+from yi_tune.models import read_shape
 from yi_tune.plan.memory import estimate
-from yi_tune.shapes import read_shape
 
 PAGE = DOCS / "bench-gpu.md"
 MICRO_BATCHES = (8, 4, 1)

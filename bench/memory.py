@@ -17,8 +17,8 @@ import yaml
 from bench.pages import DOCS, table, write
 from bench.random_model import NANO
 from bench.train import measure, training
+from yi_tune.models import read_shape
 from yi_tune.plan.memory import Estimate, estimate
-from yi_tune.shapes import read_shape
 
 MODELS = ("nano", "small", "medium", "large")
 GIB = 2**30

@@ -9,7 +9,7 @@ from yi_tune.config import find_config, read_config
 from yi_tune.data.general import Prompt
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
-from yi_tune.models import CATALOGUE, LocalModel, Model, find_model
+from yi_tune.models import CATALOGUE, LocalModel, Model, Shape, find_model
 from yi_tune.plan.memory import (
     ACCUMULATION,
     EFFECTIVE_BATCH,
@@ -23,7 +23,6 @@ from yi_tune.plan.memory import (
     refuse,
     smaller,
 )
-from yi_tune.shapes import Shape
 
 GB = 1_000_000_000
 FOUR_BIT = {"quantization_bit": 4, MICRO: 8, NO_CHECKPOINTING: True}

@@ -3,15 +3,15 @@
 import os
 import re
 import subprocess
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(NamedTuple):
     """A GPU as the driver sees it, memory in bytes."""
 
     uuid: str
@@ -24,9 +24,7 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a run would use: a GPU (None: the CPU), whether it computes in bf16 itself, and the bytes of its memory
-    that are free.
-    """
+    """What a run would use: a GPU (None: the CPU), whether it computes in bf16 itself, and its free memory in bytes."""
 
     gpu: str | None
     bf16: bool
@@ -38,11 +36,10 @@ class Hardware:
 
     @property
     def settings(self) -> dict[str, tuple[Any, str]]:
-        """The keys of LLaMA-Factory's config that are the machine's, precision and attention: values, and why.
+        """The keys of LLaMA-Factory's config that are the machine's: values, and why.
 
-        bf16 where the machine has it, else fp16 on a GPU. A CPU without bf16 multiplies 4-bit weights faster in float32
-        than it emulates bf16; LLaMA-Factory leaves the attention in bf16, where SDPA's backward pass is the slow part
-        (docs/bench-cpu.md). fp16 on a CPU is slower by far.
+        A CPU without bf16 multiplies 4-bit weights faster in float32 than it emulates bf16. LLaMA-Factory leaves the
+        attention in bf16, where SDPA's backward pass is the slow part (docs/bench-cpu.md).
         """
         bf16 = f"{self.device} has {'' if self.bf16 else 'no '}bf16"
         slow = not self.bf16 and self.gpu is None
@@ -54,11 +51,10 @@ class Hardware:
 
 
 def detect(*, cpu_only: bool = False) -> Hardware:
-    """Ask torch, which is what will train (this imports it).
+    """Ask torch, which is what will train (this imports it). With `cpu_only` every GPU is hidden.
 
     One GPU is used, that with the most memory free unless CUDA_VISIBLE_DEVICES says otherwise: with more in sight
-    LLaMA-Factory refuses to train without torchrun. With `cpu_only` all are hidden, because it puts
-    the model on a GPU it sees whatever `use_cpu` says.
+    LLaMA-Factory refuses to train without torchrun.
     """
     if cpu_only:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
@@ -66,29 +62,22 @@ def detect(*, cpu_only: bool = False) -> Hardware:
         gpus = read_gpus()
         # By its UUID: the driver and CUDA number them differently.
         os.environ["CUDA_VISIBLE_DEVICES"] = max(gpus, key=lambda gpu: gpu.free).uuid if len(gpus) > 1 else "0"
-    import torch
+    from torch import cuda
 
-    if not torch.cuda.is_available():
-        return Hardware(gpu=None, bf16=cpu_has_bf16(), free=free_ram())
-    return Hardware(
-        torch.cuda.get_device_name(),
-        torch.cuda.is_bf16_supported(including_emulation=False),
-        torch.cuda.mem_get_info()[0],
-    )
+    if not cuda.is_available():
+        return Hardware(None, cpu_has_bf16(), free_ram())
+    return Hardware(cuda.get_device_name(), cuda.is_bf16_supported(including_emulation=False), cuda.mem_get_info()[0])
 
 
 def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether Linux lists it among the CPU's features (x86: avx512_bf16, amx_bf16; ARM: bf16); torch has no public
-    function that tells, and bitsandbytes 0.50's says yes of CPUs that have none. False on other systems.
-    """
-    try:
+    """Whether Linux lists bf16 among the CPU's features: torch has no public function that tells. False elsewhere."""
+    with suppress(OSError):
         return bool(re.search(r"\b(avx512_|amx_)?bf16\b", cpuinfo.read_text(encoding="utf-8", errors="replace")))
-    except OSError:
-        return False
+    return False
 
 
 def read_gpus() -> list[Gpu]:
-    """Every GPU that the driver's nvidia-smi lists, whether torch can use it or not; none where it does not work."""
+    """Every GPU that nvidia-smi lists, whether torch can use it or not; none where it does not work."""
     fields = "uuid,name,compute_cap,memory.total,memory.free,driver_version"
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
@@ -97,23 +86,19 @@ def read_gpus() -> list[Gpu]:
         return []
     gpus = []
     for line in listed.splitlines():
-        try:
-            uuid, name, capability, total, free, driver = (part.strip() for part in line.split(","))
+        with suppress(ValueError):  # "No devices were found", "[N/A]"
+            uuid, name, capability, total, free, driver = line.split(", ")
             gpus.append(Gpu(uuid, name, capability, int(total) * 2**20, int(free) * 2**20, driver))
-        except ValueError:  # "No devices were found", "[N/A]"
-            continue
     return gpus
 
 
 def free_ram(control_group: Path = Path("/sys/fs/cgroup")) -> int:
     """Bytes of RAM that this process may still take, with what it has already: of the machine, or of its container."""
     free = psutil.virtual_memory().available
-    try:
+    with suppress(OSError, ValueError, KeyError):  # no limit ("max"), or another system
         limit = int((control_group / "memory.max").read_text())
         statistics = dict(line.split() for line in (control_group / "memory.stat").read_text().splitlines())
         # Pages of files that nobody has used of late are given back before anything is killed.
         used = int((control_group / "memory.current").read_text()) - int(statistics["inactive_file"])
         free = min(free, limit - used)
-    except (OSError, ValueError, KeyError):  # no limit ("max"), or another system
-        pass
     return free + psutil.Process().memory_info().rss

@@ -1,4 +1,4 @@
-"""The models yi-tune knows, and where a model lies on this machine."""
+"""The models yi-tune knows, how large they are, and where a model lies on this machine."""
 
 import hashlib
 import json
@@ -12,7 +12,6 @@ from pathlib import Path
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.files import write_whole
 from yi_tune.resources import DATA
-from yi_tune.shapes import Shape, read_shape
 
 DEFAULT_MODEL = "yi-1.5-6b-chat"
 
@@ -20,20 +19,68 @@ RECORD = "download.json"
 INDEX = "model.safetensors.index.json"
 # The files of a model that make its tokenizer.
 TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
 )
 # The files of a repository that a load may need.
 NEEDED = (
-    *("config.json", "generation_config.json", "chat_template.*"),
+    *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json", *TOKENIZER),
     *("model.safetensors", INDEX, "model-?????-of-?????.safetensors"),
-    *TOKENIZER,
 )
 # Bytes of weights: a CPU may hold a larger model in memory, but trains it for days.
 CPU_LIMIT = 500_000_000
+# The linear parts of a layer, by the names that `lora_target` takes.
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The numbers of a config.json that say how large a Llama-like model is."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    ffn: int
+    vocab: int = 64_000
+    head_dim: int | None = None  # None: hidden / heads
+
+    @property
+    def query(self) -> int:
+        """Width of all query heads together."""
+        return (self.head_dim or self.hidden // self.heads) * self.heads
+
+    @property
+    def key(self) -> int:
+        """Width of all key heads together, and of all value heads."""
+        return self.query // self.heads * self.kv_heads
+
+    @property
+    def linear(self) -> dict[str, tuple[int, int]]:
+        """Inputs and outputs of the linear parts of a layer, which quantisation makes smaller."""
+        h, q, k, f = self.hidden, self.query, self.key, self.ffn
+        return dict(zip(LINEAR, ((h, q), (h, k), (h, k), (q, h), (h, f), (h, f), (f, h)), strict=True))
+
+    @property
+    def linear_parameters(self) -> int:
+        """How many parameters the linear parts of all layers have."""
+        return self.layers * sum(wide * high for wide, high in self.linear.values())
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters it has."""
+        return self.linear_parameters + (2 * self.layers + 1 + 2 * self.vocab) * self.hidden
+
+    @property
+    def weight_bytes(self) -> int:
+        """Size of the weights in bytes, in the 16 bits that they are published in."""
+        return 2 * self.parameters
+
+
+def read_shape(folder: Path) -> Shape:
+    """The shape of the model in `folder`. Raises OSError, ValueError or KeyError when its config.json lacks it."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
+    return Shape(*[config[key] for key in (*keys, "vocab_size")], *[config.get("head_dim")])
 
 
 @dataclass(frozen=True)
@@ -46,17 +93,14 @@ class FileOrigin:
 
 @dataclass(frozen=True)
 class Origin:
-    """The content of download.json: where a model's folder came from and its files. It is written last.
-
-    `corrected` says which change yi-tune made, "" for none.
-    """
+    """The content of download.json: where a model's folder came from and its files. It is written last."""
 
     source: str
     repository: str
     revision: str | None
     commit: str | None
     files: dict[str, FileOrigin] = field(default_factory=dict)
-    corrected: str = ""
+    corrected: str = ""  # the change that yi-tune made
 
     def write(self, folder: Path) -> None:
         """Write the record: all of it or none."""
@@ -100,31 +144,16 @@ class Model:
         return DATA / "nano" if self.name == "nano" else workspace / "models" / self.folder
 
 
-_YI = {
-    "6B": Shape(hidden=4096, layers=32, heads=32, kv_heads=4, ffn=11008),
-    "9B": Shape(hidden=4096, layers=48, heads=32, kv_heads=4, ffn=11008),
-    "34B": Shape(hidden=7168, layers=60, heads=56, kv_heads=8, ffn=20480),
-}
-
-
-def _yi(size: str, variant: str = "") -> Model:
-    folder = f"Yi-1.5-{size}-Chat{variant}"
-    # Mind the hyphen: 01-ai on Hugging Face, 01ai on ModelScope.
-    return Model(folder.lower(), folder, f"01-ai/{folder}", f"01ai/{folder}", shape=_YI[size])
-
-
+_6B, _9B = (Shape(hidden=4096, layers=layers, heads=32, kv_heads=4, ffn=11008) for layers in (32, 48))
+_34B = Shape(hidden=7168, layers=60, heads=56, kv_heads=8, ffn=20480)
+_YI = {"6B-Chat": _6B, "9B-Chat": _9B, "34B-Chat": _34B, "9B-Chat-16K": _9B, "34B-Chat-16K": _34B}
+# Mind the hyphen: 01-ai on Hugging Face, 01ai on ModelScope.
 CATALOGUE = {
-    model.name: model
-    for model in (
-        _yi("6B"),
-        _yi("9B"),
-        _yi("34B"),
-        _yi("9B", "-16K"),
-        _yi("34B", "-16K"),
-        # A learning rate of its own: what it gives is in docs/nano.md.
-        Model("nano", "nano", learning_rate=2.0e-3, replay=0),
-    )
+    name.lower(): Model(name.lower(), name, f"01-ai/{name}", f"01ai/{name}", shape=shape)
+    for name, shape in ((f"Yi-1.5-{name}", shape) for name, shape in _YI.items())
 }
+# A learning rate of its own: what it gives is in docs/nano.md.
+CATALOGUE["nano"] = Model("nano", "nano", learning_rate=2.0e-3, replay=0)
 
 
 @dataclass(frozen=True)
@@ -140,11 +169,8 @@ class LocalModel:
         origin = read_origin(self.path)
         if origin is None:
             return self.model.huggingface is None and self.path.is_dir()
-        try:
-            sizes = {name: (self.path / name).stat().st_size for name in origin.files}
-        except OSError:  # missing, or a link to a cache that is gone
-            return False
-        return self.owns(origin) and sizes == {name: file.size for name, file in origin.files.items()}
+        files = [(self.path / name, file.size) for name, file in origin.files.items()]
+        return self.owns(origin) and all(file.is_file() and file.stat().st_size == size for file, size in files)
 
     def owns(self, origin: Origin | None) -> bool:
         """Whether a record is one of this model: the names of two repositories may end alike."""
@@ -158,8 +184,8 @@ class LocalModel:
 
     @property
     def weights_digest(self) -> str:
-        """Tells these weights from others of the same name, by their sha256; "" where nobody has hashed them: a
-        large folder of the user's own, or a copy in ModelScope's cache.
+        """Tells these weights from others of the same name; "" for a large folder of the user's own, or a copy in
+        ModelScope's cache, which nobody has hashed.
         """
         files = sorted(self.path.glob("*.safetensors"))
         if origin := read_origin(self.path):
@@ -206,19 +232,12 @@ def check_path(path: Path) -> None:
         raise YiTuneError(f"The path {path} has a comma, where LLaMA-Factory cuts it in two.", "Rename it.")
 
 
-def needed_files(names: Iterable[str], what: str) -> list[str]:
-    """The files of the repository `what` that a load needs: weights in one format only, and no code.
-
-    Raises YiTuneError when there is no config.json, or there are no weights in safetensors.
-    """
-    needed = [name for name in names if any(fnmatchcase(name, pattern) for pattern in NEEDED) and "/" not in name]
-    if "config.json" not in needed:
-        raise YiTuneError(f"{what} has no config.json: it is no model in transformers' format.", "Choose another.")
-    if "model.safetensors" in needed:  # which transformers would take if there were shards too
-        return [name for name in needed if not name.startswith("model-") and name != INDEX]
-    if INDEX not in needed:
+def needed_files(names: Iterable[str], repository: str) -> list[str]:
+    """The files of a repository that a load needs, code not among them. Raises YiTuneError where some are missing."""
+    needed = [name for name in names if any(fnmatchcase(name, pattern) for pattern in NEEDED)]
+    if "config.json" not in needed or not {"model.safetensors", INDEX} & set(needed):
         raise YiTuneError(
-            f"{what} has no weights in safetensors.",
+            f"{repository} has no config.json, or no weights in safetensors.",
             "Weights in .bin or .pt are pickles, which can run code. Choose a repository with safetensors.",
         )
     return needed
@@ -228,8 +247,8 @@ def check_architecture(path: Path, name: str, remedy: str) -> None:
     """Read config.json in the folder `path`; raise YiTuneError when the model `name` is not of Yi's kind."""
     try:
         architecture = json.loads((path / "config.json").read_text(encoding="utf-8"))["model_type"]
-    except (ValueError, KeyError, TypeError):
-        raise YiTuneError(f"{path / 'config.json'} is broken.", remedy) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise YiTuneError(f"{path} is no model: its config.json is missing or broken.", remedy) from None
     if architecture != "llama":
         raise YiTuneError(
             f"{name} is a {architecture!r} model; Yi-1.5 models are of type 'llama'.",
@@ -251,7 +270,7 @@ def read_header(file: Path) -> None:
 def check_model(local: LocalModel) -> None:
     """Read the headers of every file a load will need; raise YiTuneError for the first that is wrong.
 
-    A load finds the same faults only after half a minute of imports, under a page of traceback.
+    A load finds the same faults only after half a minute, under a page of traceback.
     """
     path, name = local.path, local.model.name
     remedy = f"Copy {path} anew from where it came from."
@@ -259,29 +278,20 @@ def check_model(local: LocalModel) -> None:
         remedy = f"Fetch it: yi-tune download {name}{workspace_option(path.parents[1])}"
     if not local.downloaded:
         raise YiTuneError(f"{name} is not downloaded (looked in {path}).", remedy)
-    if not (path / "config.json").is_file():
-        raise YiTuneError(f"{path} is no model: it has no config.json.", "Give the folder that holds config.json.")
     check_architecture(path, str(path), remedy)
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
         raise YiTuneError(f"{path} has no tokenizer (tokenizer.json or tokenizer.model).", remedy)
-    for shard in _shards(path, remedy):
-        if not (path / shard).is_file():
-            raise YiTuneError(f"The weights are not whole: {path / shard} is missing.", remedy)
-        try:
-            read_header(path / shard)
-        except ValueError as error:
-            why = f"The weights in {path / shard} are broken or cut short ({error})."
-            raise YiTuneError(why, f"Delete that file. {remedy}") from None
-
-
-def _shards(path: Path, remedy: str) -> list[str]:
-    index = path / INDEX
-    if not index.is_file():
-        return ["model.safetensors"]
+    file = path / INDEX
     try:
-        shards = sorted({str(shard) for shard in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-        if not shards or any("/" in shard or "\\" in shard for shard in shards):
-            raise ValueError("it names no shard, or one that is elsewhere")
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise YiTuneError(f"{index} is broken.", remedy) from None
-    return shards
+        shards = {"model.safetensors"}
+        if file.is_file():
+            shards = set(map(str, json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
+            if shards != {Path(shard).name for shard in shards}:
+                raise ValueError("it names no file of this folder")
+        for file in sorted(path / shard for shard in shards):
+            read_header(file)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise YiTuneError(
+            f"The weights are not whole: {file} is missing, broken or cut short ({error}).",
+            f"Delete that file, if it is there. {remedy}",
+        ) from None

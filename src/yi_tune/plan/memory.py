@@ -17,8 +17,7 @@ from yi_tune.data.identity import Message
 from yi_tune.data.own import OwnData, count_tokens
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
-from yi_tune.models import LocalModel
-from yi_tune.shapes import Shape
+from yi_tune.models import LocalModel, Shape
 
 Device = Literal["cuda", "cpu"]
 
