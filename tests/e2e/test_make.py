@@ -13,8 +13,10 @@ from tests.e2e.conftest import Done, Workspace
 
 ROOT = Path(__file__).parents[2]
 
+VENV = ROOT / ".venv"
+# A link is another checkout's, which is not to be built anew from this one.
 pytestmark = pytest.mark.skipif(
-    Path(sys.prefix) != ROOT / ".venv", reason="make uses .venv, which is not what runs these tests"
+    Path(sys.prefix) != VENV or VENV.is_symlink(), reason="make uses .venv, which is not what runs these tests"
 )
 
 
