@@ -35,11 +35,11 @@ def test_scripts_can_be_started() -> None:
 
 def test_steps_of_the_smallest_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    steps = {step.name: step for step in gpu.steps("tiny", 1, 1, tmp_path)}
+    steps = {step.name: step for step in gpu.steps("tiny", 1, 2, tmp_path)}
     for name in ("build the model", f"{OURS}, round 1"):
         row = gpu.take(steps[name], time.monotonic() + 300)
         assert row.outcome == "done"
     assert row.measured
-    assert f"| {OURS}, round 1 | done |" in gpu.page("tiny", 1, [row], 1.0)[-1]
+    assert f"| {OURS}, round 1 | done |" in gpu.page("tiny", 2, [row], 1.0)[-1]
     # Beside what training took; tests/e2e/test_fit.py has the estimate's precision.
     assert abs((steps["memory at micro-batch 8"].estimate() or 0) / row.measured.memory - 1) < 0.5
