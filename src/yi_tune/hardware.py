@@ -16,7 +16,6 @@ class Gpu(NamedTuple):
 
     uuid: str
     name: str
-    capability: str
     total: int
     free: int
     driver: str
@@ -78,7 +77,7 @@ def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 def read_gpus() -> list[Gpu]:
     """Every GPU that nvidia-smi lists, whether torch can use it or not; none where it does not work."""
-    fields = "uuid,name,compute_cap,memory.total,memory.free,driver_version"
+    fields = "uuid,name,memory.total,memory.free,driver_version"
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout  # noqa: S603
@@ -87,8 +86,8 @@ def read_gpus() -> list[Gpu]:
     gpus = []
     for line in listed.splitlines():
         with suppress(ValueError):  # "No devices were found", "[N/A]"
-            uuid, name, capability, total, free, driver = line.split(", ")
-            gpus.append(Gpu(uuid, name, capability, int(total) * 2**20, int(free) * 2**20, driver))
+            uuid, name, total, free, driver = line.split(", ")
+            gpus.append(Gpu(uuid, name, int(total) * 2**20, int(free) * 2**20, driver))
     return gpus
 
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -70,13 +69,11 @@ def models(
         return
     rows = [("model", "parameters", "on disk", "QLoRA memory*", "on this machine")]
     for row in listed:
-        parameters = "" if row["parameters"] is None else f"{row['parameters'] / 1e9:.3f} B"
-        disk, memory = (
-            "" if size is None else decimal(size) for size in (row["weight_bytes"], row["qlora_bytes_estimated"])
-        )
-        rows.append(
-            (row["name"], parameters, disk, memory, f"{row['path']} ({row['source']})" if row["path"] else "no")
-        )
+        sizes = [row["weight_bytes"], row["qlora_bytes_estimated"]]
+        disk, memory = ("" if size is None else decimal(size) for size in sizes)
+        parameters = f"{row['parameters'] / 1e9:.3f} B" if row["parameters"] else ""
+        place = f"{row['path']} ({row['source']})" if row["path"] else "no"
+        rows.append((row["name"], parameters, disk, memory, place))
     print_table(out, rows, right=(1, 2, 3))
     out.print("\n* the least it takes: an estimate, not measured yet on a GPU")
 
@@ -86,12 +83,9 @@ def _listed(local: LocalModel) -> dict[str, Any]:
     from yi_tune.hubs.download import cached
     from yi_tune.plan.memory import MICRO, estimate
 
-    path: Path | None = None
-    origin: Origin | None = None
-    if local.downloaded:
-        path, origin = local.path, read_origin(local.path) or Origin("shipped with yi-tune", "", None, None)
-    elif found := cached(local.model):
-        path, origin = found
+    shipped = Origin("shipped with yi-tune", "", None, None)
+    found = (local.path, read_origin(local.path) or shipped) if local.downloaded else cached(local.model)
+    path, origin = found or (None, None)
     shape = LocalModel(local.model, path or local.path).shape
     # In the smallest steps, on rows as short as the identity's.
     least = shape and estimate(shape, {"quantization_bit": 4, MICRO: 1}, 128, "cuda").total
@@ -121,17 +115,17 @@ def doctor(
     from yi_tune.doctor import diagnose
     from yi_tune.output import out
 
-    diagnosis = diagnose(model, workspace.absolute())
+    checks = diagnose(model, workspace.absolute())
+    can_train = all(check["verdict"] != "error" for check in checks)
     if as_json:
-        print(json.dumps(asdict(diagnosis), ensure_ascii=False))
+        print(json.dumps({"can_train": can_train, "model": model, "checks": checks}, ensure_ascii=False))
     else:
-        for check in diagnosis.checks:
-            style = {"ok": "green", "warning": "yellow", "error": "bold red"}[check.verdict]
-            out.print(f"{check.verdict:8}", style=style, end="")
-            out.print(f"{check.name:14} {check.found}")
-            if check.remedy:
-                out.print(f"{'':22} -> {check.remedy}")
-        verdict = "can be trained here" if diagnosis.can_train else "cannot be trained here yet"
-        out.print(f"\n{diagnosis.model} {verdict}.")
-    if not diagnosis.can_train:
+        for check in checks:
+            style = {"ok": "green", "warning": "yellow", "error": "bold red"}[check["verdict"]]
+            out.print(f"{check['verdict']:8}", style=style, end="")
+            out.print(f"{check['name']:14} {check['found']}")
+            if check["remedy"]:
+                out.print(f"{'':22} -> {check['remedy']}")
+        out.print(f"\n{model} {'can' if can_train else 'cannot'} be trained here{'' if can_train else ' yet'}.")
+    if not can_train:
         raise typer.Exit(1)
