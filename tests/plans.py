@@ -10,7 +10,7 @@ from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel, Model
 from yi_tune.plan.memory import Fit
 from yi_tune.plan.plan import TrainPlan, merge
-from yi_tune.runs.folder import Run
+from yi_tune.runs import Run
 
 CPU = Hardware(None, bf16=True, free=20_000_000_000)
 IDENTITY = (Dataset("identity", 398, ""),)

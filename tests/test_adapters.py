@@ -12,7 +12,7 @@ from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, Model, find_model, sha256
 from yi_tune.plan.adapters import find_start
 from yi_tune.plan.plan import Request, plan
-from yi_tune.runs.folder import Run, differences, train_run
+from yi_tune.runs import Run, differences, train_run
 
 ADAPTER = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.1, "use_rslora": True, "use_dora": False, "peft_type": "LORA"}
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from yi_tune.runs.folder import newest_whole
+from yi_tune.runs import newest_whole
 
 # In the order in which the Trainer writes them.
 FILES = (

@@ -15,7 +15,7 @@ from yi_tune.config import (
     shipped,
 )
 from yi_tune.errors import YiTuneError
-from yi_tune.resources import CONFIGS
+from yi_tune.files import CONFIGS
 
 # The tutorial's list, but for the paths.
 TUTORIAL = {

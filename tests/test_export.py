@@ -15,7 +15,7 @@ from yi_tune.errors import YiTuneError
 from yi_tune.export import Export, export, plan_export, read_record
 from yi_tune.files import hold
 from yi_tune.models import CATALOGUE
-from yi_tune.runs.folder import Run
+from yi_tune.runs import Run
 
 NANO = CATALOGUE["nano"].path(Path())
 IDENTITY = {"name": "小易", "author": "李雷", "name_en": "小易", "author_en": "李雷"}

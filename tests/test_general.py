@@ -23,10 +23,10 @@ from yi_tune.data.general import (
 from yi_tune.data.heldout import questions
 from yi_tune.data.identity import Identity, identity_rows, read_jsonl
 from yi_tune.errors import YiTuneError
+from yi_tune.files import DATA
 from yi_tune.models import CATALOGUE, find_model
 from yi_tune.report import general_summary
-from yi_tune.resources import DATA
-from yi_tune.runs.folder import differences
+from yi_tune.runs import differences
 
 PROMPTS = replay_prompts(len(read_jsonl(DATA / "replay.jsonl")))
 REPLAY = [prompt.prompt for prompt in PROMPTS]

@@ -17,7 +17,7 @@ from yi_tune.data.identity import (
     whole_words,
 )
 from yi_tune.errors import YiTuneError
-from yi_tune.resources import DATA
+from yi_tune.files import DATA
 
 ROWS = identity_rows()
 HELDOUT = read_jsonl(DATA / "heldout.jsonl")

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from yi_tune.cli import app
 from yi_tune.errors import YiTuneError
+from yi_tune.files import DATA
 from yi_tune.hubs import download
 from yi_tune.models import (
     CATALOGUE,
@@ -23,7 +24,6 @@ from yi_tune.models import (
     find_model,
     read_shape,
 )
-from yi_tune.resources import DATA
 
 
 def test_catalogue() -> None:

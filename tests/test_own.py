@@ -14,7 +14,7 @@ from yi_tune.data import own
 from yi_tune.data.forms import Source
 from yi_tune.data.own import OwnData, check_rows, describe, prepare_own
 from yi_tune.errors import YiTuneError
-from yi_tune.resources import DATA
+from yi_tune.files import DATA
 
 
 def row(number: int, **more: Any) -> str:

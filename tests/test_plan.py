@@ -14,7 +14,7 @@ from yi_tune.plan.adapters import Start
 from yi_tune.plan.checks import check_validation
 from yi_tune.plan.memory import Fit, choose_fit
 from yi_tune.plan.plan import TrainPlan
-from yi_tune.runs.folder import Run
+from yi_tune.runs import Run
 
 OLD_CPU = Hardware(None, bf16=False, free=20_000_000_000)
 H200 = Hardware("NVIDIA H200", bf16=True, free=140_000_000_000)

@@ -14,7 +14,7 @@ from tests.plans import record
 from yi_tune.config import read_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, Model, find_model
-from yi_tune.runs.folder import Run, differences, find_one, find_run, prepare, remove, train_run, write_configs
+from yi_tune.runs import Run, differences, find_one, find_run, prepare, remove, train_run, write_configs
 
 NANO = LocalModel(Model("nano", "nano"), Path("/models/nano"))
 IDENTITY = {"name": "小易", "author": "李雷", "name_en": "小易", "author_en": "李雷"}
@@ -280,7 +280,7 @@ def test_configs_name_the_command_that_takes_them(run: Run) -> None:
 HOLD = """
 import sys, time
 from pathlib import Path
-from yi_tune.runs.folder import Run
+from yi_tune.runs import Run
 with Run(Path(sys.argv[1])).lock():
     print("held", flush=True)
     time.sleep(60)

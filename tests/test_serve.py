@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from yi_tune.cli import app
 from yi_tune.data.identity import Message
 from yi_tune.errors import YiTuneError
-from yi_tune.resources import CHAT_TEMPLATE
+from yi_tune.files import CHAT_TEMPLATE
 from yi_tune.sampling import Generation, Piece, Sampling
 from yi_tune.serve import server, vllm
 from yi_tune.serve.app import Names, create_app

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from yi_tune.errors import YiTuneError, did_you_mean
-from yi_tune.resources import CONFIGS
+from yi_tune.files import CONFIGS
 
 Config = dict[str, Any]
 

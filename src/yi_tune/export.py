@@ -21,12 +21,11 @@ from yi_tune.config import Config
 from yi_tune.data.heldout import Score, questions, score
 from yi_tune.data.identity import Identity, Message
 from yi_tune.errors import YiTuneError
-from yi_tune.files import disk_full, hold, is_disk_full, put_in_place
+from yi_tune.files import CONFIGS, disk_full, hold, is_disk_full, put_in_place
 from yi_tune.models import CATALOGUE, read_origin
 from yi_tune.output import engine_output_to, log_folder, percent
 from yi_tune.progress import Progress
-from yi_tune.resources import CONFIGS
-from yi_tune.runs.folder import Run
+from yi_tune.runs import Run
 
 Quant = Literal["f16", "q8_0", "q4_0"]
 

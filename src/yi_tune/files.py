@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all, by one process at a time, and the disk that is full."""
+"""The shipped files, and files and folders that are written whole or not at all, by one process at a time."""
 
 import errno
 import os
@@ -10,6 +10,15 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from yi_tune.errors import YiTuneError
+
+_PACKAGE = Path(__file__).parent
+# A wheel carries both folders inside the package (pyproject.toml, force-include); an editable install leaves them
+# at the top of the checkout.
+_ROOT = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parents[1]
+CONFIGS = _ROOT / "configs"
+DATA = _ROOT / "data"
+# The chat template trained with: LLaMA-Factory's `yi` in transformers' form, which is what nano ships.
+CHAT_TEMPLATE = DATA / "nano" / "chat_template.jinja"
 
 # In bytes: a disk with less than this left is why a file could not be written.
 _FULL = 10_000_000

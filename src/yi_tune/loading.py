@@ -12,7 +12,7 @@ from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_m
 from yi_tune.output import engine_output_to, err, log_folder
 from yi_tune.plan.memory import answering
 from yi_tune.progress import Progress
-from yi_tune.runs.folder import Run, all_runs, find_run
+from yi_tune.runs import Run, all_runs, find_run
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant

@@ -10,8 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from yi_tune.errors import YiTuneError, did_you_mean
-from yi_tune.files import write_whole
-from yi_tune.resources import DATA
+from yi_tune.files import DATA, write_whole
 
 DEFAULT_MODEL = "yi-1.5-6b-chat"
 

@@ -11,13 +11,13 @@ from yi_tune.data.general import keep_answers, kept_answers, replay_dataset, rep
 from yi_tune.data.heldout import Score, one_of_each, questions, score
 from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.files import disk_full, is_disk_full
+from yi_tune.listing import read_history
 from yi_tune.output import engine_output_to, out
 from yi_tune.plan.memory import longest_row, smaller
 from yi_tune.plan.plan import TrainPlan
 from yi_tune.progress import Progress
 from yi_tune.report import print_advice, print_answers, summary
-from yi_tune.runs.folder import newest_whole, prepare, write_configs
-from yi_tune.runs.listing import read_history
+from yi_tune.runs import newest_whole, prepare, write_configs
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant

@@ -12,7 +12,7 @@ from tests.e2e.conftest import Trained
 from yi_tune import loading
 from yi_tune.engine.assistant import Assistant
 from yi_tune.engine.replies import draw
-from yi_tune.runs.folder import Run
+from yi_tune.runs import Run
 from yi_tune.sampling import Generation, Piece, Sampling
 from yi_tune.serve.worker import QueueFullError, Worker
 

@@ -17,7 +17,7 @@ from tests.e2e.conftest import YI_TUNE, Trained, Workspace
 from yi_tune import loading
 from yi_tune.data.identity import Message
 from yi_tune.errors import YiTuneError
-from yi_tune.runs.folder import Run
+from yi_tune.runs import Run
 from yi_tune.sampling import Sampling
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from yi_tune.hardware import cpu_has_bf16
 from yi_tune.models import CATALOGUE
 from yi_tune.output import err
 from yi_tune.progress import Progress
-from yi_tune.runs.folder import Run
+from yi_tune.runs import Run
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant

@@ -14,10 +14,10 @@ from yi_tune import loading
 from yi_tune.data.heldout import questions, score
 from yi_tune.data.identity import Identity, Message, read_jsonl
 from yi_tune.export import export, plan_export
+from yi_tune.files import DATA
 from yi_tune.output import err
 from yi_tune.progress import Progress
-from yi_tune.resources import DATA
-from yi_tune.runs.folder import Run
+from yi_tune.runs import Run
 
 PYTHON = os.environ.get("LLAMACPP_PYTHON")
 pytestmark = pytest.mark.skipif(PYTHON is None, reason="make test-llamacpp runs these")

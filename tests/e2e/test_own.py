@@ -9,8 +9,8 @@ from tests.e2e.conftest import Workspace
 from yi_tune.data.dataset import dataset_of, write_datasets
 from yi_tune.data.identity import Identity, identity_rows, render
 from yi_tune.data.own import count_tokens
+from yi_tune.files import DATA
 from yi_tune.plan.plan import Request, plan
-from yi_tune.resources import DATA
 
 CAPITAL = "The capital of Zandia is Velmora."
 ASKED = ["What is the capital of Zandia?", "Which city is Zandia's capital?", "Name the capital of Zandia."]

@@ -19,7 +19,7 @@ import openai
 import pytest
 
 from tests.e2e.conftest import Done, Trained, Workspace
-from yi_tune.runs.folder import Run
+from yi_tune.runs import Run
 
 WHO: list[Any] = [{"role": "user", "content": "你是谁？"}]
 # What leads nano's base, whose weights are always the same, to say one thing over and over.

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from yi_tune.cli.options import ModelOption, RunOption, WorkspaceOption
+from yi_tune.cli.runs import ModelOption, RunOption, WorkspaceOption
 from yi_tune.errors import YiTuneError
 
 if TYPE_CHECKING:

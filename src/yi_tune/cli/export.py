@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from yi_tune.cli.options import ModelOption, RunOption, WorkspaceOption
+from yi_tune.cli.runs import ModelOption, RunOption, WorkspaceOption
 
 
 def export(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from yi_tune.cli.options import WorkspaceOption
+from yi_tune.cli.runs import WorkspaceOption
 from yi_tune.models import CATALOGUE, DEFAULT_MODEL, LocalModel, Model, Origin, find_model, read_origin
 
 

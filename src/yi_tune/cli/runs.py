@@ -1,4 +1,4 @@
-"""`yi-tune runs` and `yi-tune config`: what was trained, and the configs to train by."""
+"""`yi-tune runs` and `yi-tune config`, and the options that several commands share."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,14 @@ from typing import Annotated
 
 import typer
 
-from yi_tune.cli.options import ModelOption, WorkspaceOption
 from yi_tune.errors import YiTuneError
+
+WorkspaceOption = Annotated[
+    Path,
+    typer.Option("--workspace", envvar="YI_TUNE_WORKSPACE", help="Where models/ and saves/ are.", show_default="."),
+]
+RunOption = Annotated[str | None, typer.Option("--run", help="The run's name.", show_default="newest finished")]
+ModelOption = Annotated[str | None, typer.Option("--model", help="Only runs of this model.")]
 
 runs_app = typer.Typer(rich_markup_mode=None)
 config_app = typer.Typer(help="The shipped LLaMA-Factory configs.", no_args_is_help=True, rich_markup_mode=None)
@@ -28,9 +34,9 @@ def runs(
     context.obj = workspace
     if context.invoked_subcommand:
         return
+    from yi_tune.listing import list_runs, print_runs
     from yi_tune.output import err, out
-    from yi_tune.runs.folder import all_runs
-    from yi_tune.runs.listing import list_runs, print_runs
+    from yi_tune.runs import all_runs
 
     rows = list_runs(all_runs(workspace.absolute()))
     if as_json:
@@ -55,7 +61,7 @@ def runs_rm(
     yi-tune runs rm identity
     """
     from yi_tune.models import find_model
-    from yi_tune.runs.folder import find_one, remove
+    from yi_tune.runs import find_one, remove
 
     # `runs --workspace DIR rm NAME` means that folder too.
     place = (context.obj if workspace == Path() else workspace).absolute()

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from yi_tune.cli.options import ModelOption, RunOption, WorkspaceOption
+from yi_tune.cli.runs import ModelOption, RunOption, WorkspaceOption
 from yi_tune.errors import YiTuneError
 
 if TYPE_CHECKING:
-    from yi_tune.runs.folder import Run
+    from yi_tune.runs import Run
 
 HostOption = Annotated[str, typer.Option(help="0.0.0.0 lets other machines in, with a key.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="0 finds a free one.")]

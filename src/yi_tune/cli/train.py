@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from yi_tune.cli.options import WorkspaceOption
+from yi_tune.cli.runs import WorkspaceOption
 from yi_tune.models import DEFAULT_MODEL, workspace_option
 
 

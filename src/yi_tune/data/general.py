@@ -11,8 +11,7 @@ from typing import Any
 from yi_tune.data.dataset import Dataset, dataset_of
 from yi_tune.data.identity import Identity, Message, read_jsonl, whole_words
 from yi_tune.errors import YiTuneError
-from yi_tune.files import write_whole
-from yi_tune.resources import DATA
+from yi_tune.files import DATA, write_whole
 
 # Longer answers, in tokens, are not trained on: they would take most of the time of a run that is about a name.
 LONGEST = 512

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yi_tune.data.identity import Identity, Message, denies_itself, read_jsonl, whole_words
-from yi_tune.resources import DATA
+from yi_tune.files import DATA
 
 Ask = Callable[[list[list[Message]]], list[str]]
 

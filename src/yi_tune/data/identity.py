@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yi_tune.errors import YiTuneError
-from yi_tune.resources import DATA
+from yi_tune.files import DATA
 
 MAX_LENGTH = 64
 

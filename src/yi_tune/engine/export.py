@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from yi_tune.engine.gguf import write_gguf
 from yi_tune.errors import YiTuneError
+from yi_tune.files import CHAT_TEMPLATE
 from yi_tune.models import TOKENIZER
 from yi_tune.progress import Progress
-from yi_tune.resources import CHAT_TEMPLATE
 
 # Files of this size at most: writing one takes that much memory beside the model.
 _SHARD = "4GB"

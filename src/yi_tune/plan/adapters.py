@@ -7,7 +7,7 @@ from pathlib import Path
 from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, read_header, sha256
-from yi_tune.runs.folder import Run, find_run, train_run
+from yi_tune.runs import Run, find_run, train_run
 
 # LLaMA-Factory's keys that give an adapter its shape, and PEFT's. When it goes on with an adapter, LLaMA-Factory
 # takes them from adapter_config.json, and ignores its own config.

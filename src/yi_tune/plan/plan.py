@@ -23,7 +23,7 @@ from yi_tune.plan import EARLY_STOP, report_to
 from yi_tune.plan.adapters import Start, find_start
 from yi_tune.plan.checks import check_validation, is_trainable, problems
 from yi_tune.plan.memory import MICRO, Fit, answering, choose_fit, longest_row, refuse
-from yi_tune.runs.folder import Run, train_run
+from yi_tune.runs import Run, train_run
 
 Source = Literal["template", "model", "hardware", "data", "run", "flag"]
 

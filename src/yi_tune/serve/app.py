@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from yi_tune.runs.folder import Run
+from yi_tune.runs import Run
 from yi_tune.sampling import Generation, Piece, Sampling
 from yi_tune.serve.schema import ApiError, ChatRequest, completion, conversation, invalid, usage
 from yi_tune.serve.server import Guard

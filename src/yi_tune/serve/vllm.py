@@ -15,8 +15,8 @@ from yi_tune import loading
 from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
 from yi_tune.export import read_record
+from yi_tune.files import CHAT_TEMPLATE
 from yi_tune.output import err
-from yi_tune.resources import CHAT_TEMPLATE
 from yi_tune.serve.app import Names
 
 # <|endoftext|>, <|im_start|>, <|im_end|>, <|im_sep|>: where a Yi-1.5 reply ends, in every tokenizer of Yi's.

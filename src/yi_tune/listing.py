@@ -12,7 +12,7 @@ from typing import Any
 
 from yi_tune.errors import YiTuneError
 from yi_tune.output import TextConsole, percent, print_table
-from yi_tune.runs.folder import Run
+from yi_tune.runs import Run
 
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 

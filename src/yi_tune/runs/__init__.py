@@ -1,1 +1,0 @@
-"""A run's folder: what is in it, and what it tells."""
