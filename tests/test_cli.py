@@ -334,7 +334,7 @@ def test_base_model_that_is_gone_or_broken(tmp_path: Path, yi_tune: Cli) -> None
         assert f"Unknown model '{model}'" in yi_tune.complaint(command, "--workspace", tmp_path)
     model.mkdir()
     for command in ("chat", "check", "serve"):
-        assert "is no model: it has no config.json" in yi_tune.complaint(command)
+        assert "is no model: its config.json is missing" in yi_tune.complaint(command)
 
 
 def test_base_that_is_not_downloaded(yi_tune: Cli) -> None:
