@@ -73,15 +73,6 @@ def test_other_weights_than_the_run_was_trained_on_are_told_of(
         assert ("has other weights now" in capsys.readouterr().err) == told
 
 
-def test_full_run_is_refused(workspace: Path) -> None:
-    run = find(workspace, None, None)
-    run.chat_yaml.write_text(f"model_name_or_path: {run.folder}\ntemplate: yi\nfinetuning_type: full\n")
-    for base in (False, True):
-        with pytest.raises(YiTuneError, match="--config full") as caught:
-            chat_config(workspace, None, None, base=base)
-        assert str(run.folder) in caught.value.hint
-
-
 def test_base_of_a_run(workspace: Path) -> None:
     tuned = chat_config(workspace, "identity", None, base=False)
     assert chat_config(workspace, "identity", None, base=True, both=True) == tuned

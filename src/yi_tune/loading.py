@@ -24,35 +24,29 @@ def find(workspace: Path, run: str | None, model: str | None) -> Run:
 
 
 def run_config(run: Run) -> Config:
-    """The run's chat.yaml, with its paths as they are today: a run folder may have been moved.
-
-    Raises YiTuneError when the base model is gone or broken.
-    """
+    """The run's chat.yaml, with its paths as they are today. Raises YiTuneError when the base is gone or broken."""
     return {**base_config(run), "adapter_name_or_path": str(run.folder)}
 
 
 def base_config(run: Run) -> Config:
-    """The config that loads the base of a run.
-
-    Raises YiTuneError when the base model is gone or broken, or the run has no adapter to it.
-    """
+    """The config that loads the base of a run. Raises YiTuneError when that is gone or broken."""
     config, record = read_config(run.chat_yaml), run.record
-    if config.get("finetuning_type") == "full":
-        raise YiTuneError(
-            f"The run {run.name!r} was trained with --config full, which yi-tune has no more.",
-            f"Its folder is a model: yi-tune chat --base --model {run.folder}",
-        )
     path = Path(record["model_path"])
     local = LocalModel(Model(record["model"], path.name), path)
-    if not local.downloaded:
-        # run -> model -> saves -> workspace
+    if not local.downloaded:  # the workspace may have been moved: run -> model -> saves -> workspace
         local = find_model(record["model"], run.folder.parents[2])
-        use_cached(local, err)
-    check_model(local)
+    config["model_name_or_path"] = _checked(local)
     if "" not in (now := local.weights_digest, record["weights"]) and now != record["weights"]:
         err.print(f"Note: {record['model']} has other weights now than in this run's training: train anew, --fresh.")
     config.pop("adapter_name_or_path", None)
-    return {**config, "model_name_or_path": str(local.path)}
+    return config
+
+
+def _checked(local: LocalModel) -> str:
+    """The folder of a model that is here and whole, if need be by links to a hub's cache. Raises YiTuneError if not."""
+    use_cached(local, err)
+    check_model(local)
+    return str(local.path)
 
 
 def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bool, both: bool = False) -> Config:
@@ -64,13 +58,10 @@ def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bo
     if not base or run or (model is None and any(known.finished for known in all_runs(workspace))):
         found = find(workspace, run, model)
         return base_config(found) if base and not both else run_config(found)
-    local = find_model(DEFAULT_MODEL if model is None else model, workspace)
-    use_cached(local, err)
-    check_model(local)
-    config = fill(read_config(find_config("chat")), {"model_path": str(local.path), "adapter_path": ""})
+    local = find_model(model or DEFAULT_MODEL, workspace)
+    config = fill(read_config(find_config("chat")), {"model_path": _checked(local)})
     del config["adapter_name_or_path"]
-    # As a run of it would answer.
-    return config | answering(local.shape, _hardware(), bits=4)
+    return config | answering(local.shape, _hardware(), bits=4)  # as a run of it would answer
 
 
 def _hardware() -> Hardware:
@@ -84,10 +75,7 @@ def load_run(run: Run) -> "Assistant":
 
 
 def load(config: Config) -> "Assistant":
-    """Load a model, the engine's talk going to a log; a note tells of a large one without a GPU.
-
-    Raises YiTuneError with the log's path when that fails.
-    """
+    """Load a model; a note tells of a large one without a GPU. Raises YiTuneError, with the log, when that fails."""
     local = find_model(config["model_name_or_path"], Path())
     if _hardware().gpu is None and local.needs_gpu:
         err.print(f"Note: torch sees no CUDA GPU, and on the CPU {local.path.name} answers slowly.")
@@ -103,8 +91,7 @@ def load(config: Config) -> "Assistant":
             raise
         except Exception as error:
             traceback.print_exc()
-            hint = f"The whole story is in {log}"
-            adapter = config.get("adapter_name_or_path")
+            hint, adapter = f"The whole story is in {log}", config.get("adapter_name_or_path")
             if is_out_of_memory(error) and adapter and "quantization_bit" not in config:
                 hint = f"More memory was free in training. Add a line 'quantization_bit: 4' to {adapter}/chat.yaml."
             raise YiTuneError(f"The model does not load: {error}", hint) from error

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 from rich.filesize import decimal
 
@@ -19,8 +19,6 @@ from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.models import LocalModel, Shape
 
-Device = Literal["cuda", "cpu"]
-
 MICRO, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 EVAL, NO_CHECKPOINTING = "per_device_eval_batch_size", "disable_gradient_checkpointing"
 # Rows of an optimiser step: the tutorial's 1 x 8. Their division does not change the training, because transformers
@@ -29,13 +27,12 @@ EFFECTIVE_BATCH = 8
 # Bits of a quantised weight. 4: with double quantisation an 8-bit scale for 64 weights, and a 32-bit scale for 256
 # of these scales (QLoRA, arXiv 2305.14314, section 3; bitsandbytes' block sizes). 8: LLM.int8's scale is one a row.
 _BITS = {4: 4 + 8 / 64 + 32 / (64 * 256), 8: 8.0}
-# Bytes before anything is loaded. CPU: Python with torch and LLaMA-Factory (docs/memory.md). CUDA: its context with the
-# kernels' code, cuBLAS' workspaces and what the allocator rounds up; not measured yet.
-BASELINE: dict[Device, int] = {"cpu": 1_250_000_000, "cuda": 1_000_000_000}
+# Bytes before anything is loaded: Python with torch and LLaMA-Factory, or CUDA with its kernels and cuBLAS' workspaces.
+_BASELINE = {"cpu": 1_250_000_000, "cuda": 1_000_000_000}
 # After training heldout.one_of_each asks 18 questions in a batch, each with 256 tokens at most to be answered in.
 _ANSWERS, _ANSWER_TOKENS = 18, 300
-# `serve` may have as many conversations under way, each as long as Yi-1.5 takes one.
-_CONVERSATIONS, _CONTEXT = 16, 4096
+# `serve` may have 16 conversations under way, each as long as Yi-1.5 takes one.
+_SERVED_TOKENS = 16 * 4096
 
 
 @dataclass(frozen=True)
@@ -57,22 +54,24 @@ class Estimate:
         return weights + (self.total - weights - self.parts["model file"]) * 5 // 4
 
 
-def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estimate:
-    """The peak of a run with this config whose longest row has `length` tokens.
+def estimate(shape: Shape, config: Config, length: int, device: str) -> Estimate:
+    """The peak of a run with this config whose longest row has `length` tokens, on "cuda" or "cpu".
 
     With h, q and f for the widths of hidden state, queries and FFN a layer keeps of each token, for the backward pass,
     in bytes: two norms in float32 8h; the inputs of q, k, v and of gate, up 4h; q, k, v (repeated to q's width) and the
     attention's output 8q; SiLU's input and output, up, and their product 8f (Korthikanti et al., arXiv 2205.05198,
     section 4, less what frozen weights, SDPA and no dropout save). PEFT casts to float32 on a CPU, and for unquantised
     weights, so that each linear part keeps an input of its own: 6h + 2q. In neither bf16 nor fp16 nothing is shared.
-    Without SDPA each head keeps its weights for each token of the row, before and after their cast (counted on nano
-    with torch.autograd.graph.saved_tensors_hooks).
+    Without SDPA each head keeps its weights for each token of the row, before and after their cast.
     """
     padded = -(-length // 8) * 8  # as LLaMA-Factory does
     tokens = number(config, MICRO, 8) * padded
     bits = config.get("quantization_bit") or 0
     linear, rest = shape.linear_parameters, shape.parameters - shape.linear_parameters
-    trained = _adapter_parameters(shape, config) * (2 if config.get("pure_bf16") else 4)
+    target = str(config.get("lora_target", "all"))
+    adapted = shape.linear if target == "all" else {name.strip() for name in target.split(",")} & shape.linear.keys()
+    adapter = shape.layers * number(config, "lora_rank", 8) * sum(sum(shape.linear[name]) for name in adapted)
+    trained = adapter * (2 if config.get("pure_bf16") else 4)
     h, q, f = shape.hidden, shape.query, shape.ffn
     if device == "cpu" and not any(config.get(key) for key in ("bf16", "fp16", "pure_bf16")):
         token = 28 * h + 10 * q + 10 * f
@@ -82,18 +81,15 @@ def estimate(shape: Shape, config: Config, length: int, device: Device) -> Estim
         token += 6 * shape.heads * padded
     layer = tokens * token
     # While a layer goes backward: its gradients, about as much as it kept, and a matrix in 16 bits.
-    backward = layer + 2 * h * f
-    if config.get(NO_CHECKPOINTING):
-        kept = shape.layers * layer
-    else:
-        kept = shape.layers * tokens * 2 * h
-        backward += layer
+    kept, backward = shape.layers * layer, layer + 2 * h * f
+    if not config.get(NO_CHECKPOINTING):
+        kept, backward = shape.layers * tokens * 2 * h, backward + layer
     logits = tokens * shape.vocab * 12
     activations = kept + tokens * 4 * h + max(0, backward - logits)
     answers = _ANSWERS * (_ANSWER_TOKENS * shape.layers * 4 * shape.key + 10 * shape.vocab)
     return Estimate(
         {
-            "CUDA" if device == "cuda" else "Python and libraries": BASELINE[device],
+            "CUDA" if device == "cuda" else "Python and libraries": _BASELINE[device],
             "weights": int(linear * _BITS.get(bits, 16.0) / 8),
             "model file": 2 * linear if device == "cpu" and bits in _BITS else 0,
             "embeddings and head": 2 * rest,
@@ -111,13 +107,6 @@ def number(config: Config, key: str, default: int) -> int:
     """A whole number of the config, or LLaMA-Factory's default; the checks of the config report any other value."""
     value = config.get(key)
     return value if isinstance(value, int) and value > 0 else default
-
-
-def _adapter_parameters(shape: Shape, config: Config) -> int:
-    """A LoRA adapter of rank r has r x (inputs + outputs) parameters a linear part; the margin covers a head's."""
-    rank, target = number(config, "lora_rank", 8), config.get("lora_target", "all")
-    names = shape.linear if target == "all" else [name.strip() for name in str(target).split(",")]
-    return shape.layers * rank * sum(sum(shape.linear[name]) for name in names if name in shape.linear)
 
 
 @dataclass(frozen=True)
@@ -146,21 +135,16 @@ class Fit:
         return self.estimate is None or self.estimate.needed <= self.hardware.free
 
     @property
-    def settings(self) -> dict[str, tuple[Any, str]]:
-        """The keys of a config that say it: values, and why."""
-        why = f"the largest of 8, 4, 2, 1 that fits {self._free}" if self.shape else "the model's shape is not known"
-        short = f"memory is short: {self._free}" if self.checkpointing else "memory suffices without"
-        return {
-            MICRO: (self.micro_batch, why),
-            ACCUMULATION: (self.accumulation, f"{self.micro_batch} x {self.accumulation} rows a step"),
-            EVAL: (self.micro_batch, "as many as in training: it takes no more memory"),
-            NO_CHECKPOINTING: (not self.checkpointing, short),
-        }
+    def division(self) -> Config:
+        """The keys of a config that say it."""
+        sizes = {MICRO: self.micro_batch, ACCUMULATION: self.accumulation, EVAL: self.micro_batch}
+        return {**sizes, NO_CHECKPOINTING: not self.checkpointing}
 
     @property
-    def division(self) -> Config:
-        """The values of `settings`."""
-        return {key: value for key, (value, _) in self.settings.items()}
+    def settings(self) -> dict[str, tuple[Any, str]]:
+        """The same, and why."""
+        why = f"chosen for {self._free}" if self.shape else "the model's shape is not known"
+        return {key: (value, why) for key, value in self.division.items()}
 
     @property
     def _free(self) -> str:
@@ -238,34 +222,29 @@ def smaller(config: Config) -> Config | None:
 def longest_row(
     local: LocalModel, config: Config, rows: Sequence[list[Message]], own: OwnData | None, prompts: list[Prompt]
 ) -> int:
-    """Tokens of the longest row that is trained on, to which a micro-batch is padded.
-
-    Beside `rows` there are the user's `own`, and the base's answers to `prompts`, counted as long as they may become.
-    Raises YiTuneError for a tokenizer that does not load.
+    """Tokens of the longest row that is trained on: of `rows`, the user's `own`, and the base's answers to `prompts`,
+    counted as long as they may become. Raises YiTuneError for a tokenizer that does not load.
     """
     cutoff = number(config, "cutoff_len", 2048)
     if config.get("packing") or config.get("neat_packing") is True or (own and not own.longest):
         return cutoff
     asked = [[*prompt.messages, Message(role="assistant", content="")] for prompt in prompts]
-    answered = [length + LONGEST for length in count_tokens(local.path, asked)]
-    return min(
-        cutoff, max([*count_tokens(local.path, rows), *answered, *([own.longest] if own else [])], default=cutoff)
-    )
+    lengths = [*count_tokens(local.path, rows), *(LONGEST + length for length in count_tokens(local.path, asked))]
+    return min(cutoff, max([*lengths, own.longest] if own else lengths, default=cutoff))
 
 
 def answering(shape: Shape | None, hardware: Hardware, bits: int | None) -> Config:
     """The keys of a chat.yaml that are the machine's, for a model that is trained in `bits` (None: unquantised).
 
     It answers unquantised, as every other program has it that takes the adapter or an export, where free memory holds
-    that: the weights, and a quarter more than the rest, with keys and values of as many tokens as `serve` may have
-    under way. A CPU without bf16 answers so in float32, which needs no emulation. A model of unknown shape answers as
-    it was trained.
+    the weights, and a quarter more than the rest, with keys and values of all that `serve` may have under way. A CPU
+    without bf16 answers so in float32. A model of unknown shape answers as it was trained.
     """
     dtype = "bfloat16" if hardware.bf16 else "float16" if hardware.gpu else "float32"
     size = 4 if dtype == "float32" else 2
     if bits:
-        kept = _CONVERSATIONS * _CONTEXT * shape.layers * 2 * size * shape.key if shape else 0
-        rest = (BASELINE["cuda" if hardware.gpu else "cpu"] + kept) * 5 // 4
+        kept = _SERVED_TOKENS * shape.layers * 2 * size * shape.key if shape else 0
+        rest = (_BASELINE["cuda" if hardware.gpu else "cpu"] + kept) * 5 // 4
         if shape is None or shape.parameters * size + rest > hardware.free:
             return {"quantization_bit": bits} | ({} if dtype == "float32" else {"infer_dtype": dtype})
     return {"infer_dtype": dtype}
