@@ -58,7 +58,7 @@ def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bo
     if not base or run or (model is None and any(known.finished for known in all_runs(workspace))):
         found = find(workspace, run, model)
         return base_config(found) if base and not both else run_config(found)
-    local = find_model(model or DEFAULT_MODEL, workspace)
+    local = find_model(DEFAULT_MODEL if model is None else model, workspace)
     config = fill(read_config(find_config("chat")), {"model_path": _checked(local)})
     del config["adapter_name_or_path"]
     return config | answering(local.shape, _hardware(), bits=4)  # as a run of it would answer
