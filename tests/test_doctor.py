@@ -85,7 +85,7 @@ def test_yi_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_gpu_that_torch_does_not_see(
     cuda: str | None, hidden: str | None, said: str, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nvidia_smi(tmp_path, monkeypatch, "echo GPU-a, NVIDIA L4, 23034, 22000, 470.82.01")
+    nvidia_smi(tmp_path, monkeypatch, "echo GPU-a, NVIDIA L4, 23034 MiB, 22000 MiB, 470.82.01")
     if hidden is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     probed(monkeypatch, cuda=cuda)

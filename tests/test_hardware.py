@@ -1,14 +1,16 @@
+import os
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 
-from yi_tune.hardware import Hardware, cpu_has_bf16, free_ram, read_gpus
+from yi_tune.hardware import Hardware, cpu_has_bf16, detect, free_ram, read_gpus
 
 TWO = """\
-GPU-aaaa, NVIDIA H200, 143771, 1000, 570.86.10
-GPU-bbbb, Tesla T4, 15360, 15000, 570.86.10
+GPU-aaaa, NVIDIA H200, 143771 MiB, 1000 MiB, 570.86.10
+GPU-bbbb, Tesla T4, 15360 MiB, 15000 MiB, 570.86.10
 """
 
 
@@ -23,8 +25,14 @@ def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
 def test_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia_smi(tmp_path, monkeypatch, f"cat <<'END'\n{TWO}END")
     first, second = read_gpus()
-    assert first == ("GPU-aaaa", "NVIDIA H200", 143771 * 2**20, 1000 * 2**20, "570.86.10")
-    assert second.name == "Tesla T4"
+    assert list(first.values()) == ["GPU-aaaa", "NVIDIA H200", "143771 MiB", "1000 MiB", "570.86.10"]
+    assert second["name"] == "Tesla T4"
+    # The one with the most memory free is chosen.
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False)))
+    detect()
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bbbb"
 
 
 @pytest.mark.parametrize(

@@ -92,9 +92,7 @@ def probe() -> None:
 def _gpu(local: LocalModel, hardware: Hardware | None, cuda: str | None) -> Check:
     """Whether torch sees a GPU, or the model needs none; `cuda` is torch's version of CUDA."""
     gpus = read_gpus()
-    seen = "; ".join(
-        f"{gpu.name}, {decimal(gpu.free)} of {decimal(gpu.total)} free, driver {gpu.driver}" for gpu in gpus
-    )
+    seen = "; ".join("{name}, {free} of {total} free, driver {driver}".format_map(gpu) for gpu in gpus)
     built = f"torch for CUDA {cuda}" if cuda else "torch for the CPU"
     if hardware and hardware.gpu:
         return _check("gpu", f"{seen or hardware.gpu}; {built}; trains in {'bf16' if hardware.bf16 else 'fp16'}")

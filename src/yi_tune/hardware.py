@@ -6,19 +6,9 @@ import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import psutil
-
-
-class Gpu(NamedTuple):
-    """A GPU as the driver sees it, memory in bytes."""
-
-    uuid: str
-    name: str
-    total: int
-    free: int
-    driver: str
 
 
 @dataclass(frozen=True)
@@ -60,7 +50,8 @@ def detect(*, cpu_only: bool = False) -> Hardware:
     elif "CUDA_VISIBLE_DEVICES" not in os.environ:
         gpus = read_gpus()
         # By its UUID: the driver and CUDA number them differently.
-        os.environ["CUDA_VISIBLE_DEVICES"] = max(gpus, key=lambda gpu: gpu.free).uuid if len(gpus) > 1 else "0"
+        freest = max(gpus, key=lambda gpu: int(gpu["free"].removesuffix(" MiB")), default={})
+        os.environ["CUDA_VISIBLE_DEVICES"] = freest["uuid"] if len(gpus) > 1 else "0"
     from torch import cuda
 
     if not cuda.is_available():
@@ -75,20 +66,16 @@ def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     return False
 
 
-def read_gpus() -> list[Gpu]:
-    """Every GPU that nvidia-smi lists, whether torch can use it or not; none where it does not work."""
-    fields = "uuid,name,memory.total,memory.free,driver_version"
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+def read_gpus() -> list[dict[str, str]]:
+    """Every GPU that nvidia-smi lists, by its fields, whether torch can use it or not; none where it does not work."""
+    fields = ("uuid", "name", "total", "free", "driver")
+    command = ["nvidia-smi", "--query-gpu=uuid,name,memory.total,memory.free,driver_version", "--format=csv,noheader"]
     try:
         listed = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return []
-    gpus = []
-    for line in listed.splitlines():
-        with suppress(ValueError):  # "No devices were found", "[N/A]"
-            uuid, name, total, free, driver = line.split(", ")
-            gpus.append(Gpu(uuid, name, int(total) * 2**20, int(free) * 2**20, driver))
-    return gpus
+    known = [line for line in listed.splitlines() if line.startswith("GPU-") and "[N/A]" not in line]
+    return [dict(zip(fields, line.split(", "), strict=True)) for line in known]
 
 
 def free_ram(control_group: Path = Path("/sys/fs/cgroup")) -> int:

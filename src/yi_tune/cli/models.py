@@ -55,7 +55,9 @@ def models(
     """
     from rich.filesize import decimal
 
+    from yi_tune.hubs.download import cached
     from yi_tune.output import out, print_table
+    from yi_tune.plan.memory import MICRO, estimate
 
     known = {model.path(workspace.absolute()): model for model in CATALOGUE.values()}
     others = {
@@ -63,41 +65,30 @@ def models(
         for file in sorted((workspace.absolute() / "models").glob("*/download.json"))
         if file.parent not in known and (origin := read_origin(file.parent))
     }
-    listed = [_listed(LocalModel(model, path)) for path, model in (known | others).items()]
+    shipped = Origin("shipped with yi-tune", "", None, None)
+    listed: list[dict[str, Any]] = []
+    rows: list[tuple[str, ...]] = [("model", "parameters", "on disk", "QLoRA memory*", "on this machine")]
+    for place, model in (known | others).items():
+        here = LocalModel(model, place).downloaded
+        path, origin = (place, read_origin(place) or shipped) if here else cached(model) or (None, None)
+        row: dict[str, Any] = dict.fromkeys(("name", "parameters", "weight_bytes", "qlora_bytes_estimated"))
+        row |= {"name": model.name, "path": None, "source": None, "commit": None}
+        sizes, where = ["", "", ""], "no"
+        if shape := LocalModel(model, path or place).shape:
+            # In the smallest steps, on rows as short as the identity's.
+            least = estimate(shape, {"quantization_bit": 4, MICRO: 1}, 128, "cuda").total
+            row |= {"parameters": shape.parameters, "weight_bytes": shape.weight_bytes, "qlora_bytes_estimated": least}
+            sizes = [f"{shape.parameters / 1e9:.3f} B", decimal(shape.weight_bytes), decimal(least)]
+        if path and origin:
+            row |= {"path": str(path), "source": origin.source, "commit": origin.commit}
+            where = f"{path} ({origin.source})"
+        listed.append(row)
+        rows.append((model.name, *sizes, where))
     if as_json:
         print(json.dumps(listed))
         return
-    rows = [("model", "parameters", "on disk", "QLoRA memory*", "on this machine")]
-    for row in listed:
-        sizes = [row["weight_bytes"], row["qlora_bytes_estimated"]]
-        disk, memory = ("" if size is None else decimal(size) for size in sizes)
-        parameters = f"{row['parameters'] / 1e9:.3f} B" if row["parameters"] else ""
-        place = f"{row['path']} ({row['source']})" if row["path"] else "no"
-        rows.append((row["name"], parameters, disk, memory, place))
     print_table(out, rows, right=(1, 2, 3))
     out.print("\n* the least it takes: an estimate, not measured yet on a GPU")
-
-
-def _listed(local: LocalModel) -> dict[str, Any]:
-    """A model of the list; sizes in bytes, None where only its folder tells, and that is not here."""
-    from yi_tune.hubs.download import cached
-    from yi_tune.plan.memory import MICRO, estimate
-
-    shipped = Origin("shipped with yi-tune", "", None, None)
-    found = (local.path, read_origin(local.path) or shipped) if local.downloaded else cached(local.model)
-    path, origin = found or (None, None)
-    shape = LocalModel(local.model, path or local.path).shape
-    # In the smallest steps, on rows as short as the identity's.
-    least = shape and estimate(shape, {"quantization_bit": 4, MICRO: 1}, 128, "cuda").total
-    return {
-        "name": local.model.name,
-        "parameters": shape and shape.parameters,
-        "weight_bytes": shape and shape.weight_bytes,
-        "qlora_bytes_estimated": least,
-        "path": path and str(path),
-        "source": origin and origin.source,
-        "commit": origin and origin.commit,
-    }
 
 
 def doctor(
