@@ -1,15 +1,12 @@
 """The faults of this machine that stand in the way of training, and their remedies: `yi-tune doctor`."""
 
 import importlib
-import importlib.metadata
 import json
 import os
 import shutil
 import subprocess
 import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from rich.filesize import decimal
 
@@ -24,13 +21,11 @@ from yi_tune.models import LocalModel, check_model, find_model
 from yi_tune.output import err
 from yi_tune.plan.memory import choose_fit, longest_row, refuse
 
-_TORCH = "uv pip install --reinstall --torch-backend=auto torch==2.10.0 torchvision==0.25.0 torchaudio==2.10.0"
-# What training loads, and how to mend it. Where one fails the next ones may fail because of it.
-_PACKAGES = {
-    **dict.fromkeys(("torch", "torchvision", "torchaudio"), _TORCH),
-    "bitsandbytes": "uv pip install --reinstall-package bitsandbytes bitsandbytes==0.50.2",
-    "llamafactory": "uv pip install --reinstall-package llamafactory llamafactory==0.9.5",
-}
+# Repairs whatever of all that training loads does not fit the rest, or the driver.
+_REINSTALL = (
+    "uv pip install --reinstall --torch-backend=auto torch==2.10.0 torchvision==0.25.0 torchaudio==2.10.0 "
+    "bitsandbytes==0.50.2 llamafactory==0.9.5"
+)
 _RUN = 1_000_000_000  # bytes of a run: adapter, checkpoints with the optimiser's state, logs
 
 Check = dict[str, str]
@@ -43,12 +38,13 @@ def diagnose(model: str, workspace: Path) -> list[Check]:
     """
     local = find_model(model, workspace)
     with err.status("Looking at the machine"):
-        found, here = _probe(), _model(local)
-        hardware = Hardware(**found["used"]) if found["used"] else None
-        checks = [*found["checks"], _gpu(local, hardware, found["cuda"])]
+        packages, hardware = _packages()
+        checks = [packages, _gpu(local, hardware)]
         if hardware and (hardware.gpu or not local.needs_gpu):
             checks.append(_memory(local, hardware))
-        return [*checks, _disk(local, workspace, here), here, *([] if here["verdict"] == "ok" else _hubs(local))]
+        here = _model(local)
+        checks += [here, _disk(local, workspace, here)]
+        return [*checks, _hub(local)] if here["verdict"] == "warning" else checks
 
 
 def _check(name: str, found: str, remedy: str = "", verdict: str = "error") -> Check:
@@ -56,47 +52,39 @@ def _check(name: str, found: str, remedy: str = "", verdict: str = "error") -> C
     return {"name": name, "verdict": verdict if remedy else "ok", "found": found, "remedy": remedy}
 
 
-def _probe() -> dict[str, Any]:
+def _packages() -> tuple[Check, Hardware | None]:
     """The result of `probe` in a process of its own: an extension that does not fit the others may end it."""
     command = [sys.executable, "-c", "from yi_tune.doctor import probe; probe()"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    why = f"importing it ends Python (status {done.returncode}): {done.stderr.strip()[-300:]}"
-    found: dict[str, Any] = {"checks": [_check("torch", why, _TORCH)], "used": None, "cuda": None}
-    with suppress(IndexError, ValueError):
-        found = json.loads(done.stdout.splitlines()[-1])
-    return found
+    try:
+        version, used = json.loads(done.stdout.splitlines()[-1])
+    except (IndexError, ValueError):
+        why = f"They do not load (status {done.returncode}): {done.stderr.strip()[-300:]}"
+        return _check("packages", why, _REINSTALL), None
+    return _check("packages", f"torch {version} and all that training loads beside it"), Hardware(**used)
 
 
 def probe() -> None:
-    """Print a check for each package up to the first that does not load, and the hardware that a run would use.
+    """Import all that training loads, and print torch's version and the hardware that a run would use."""
+    used = detect()
+    for module in ("torchvision", "torchaudio", "llamafactory.train.tuner"):
+        importlib.import_module(module)
+    import torch
 
-    A 4-bit layer is trained too: bitsandbytes loads its native library only then.
-    """
-    found: dict[str, Any] = {"checks": [], "used": None, "cuda": None}
-    for package, remedy in _PACKAGES.items():
-        try:
-            loaded = importlib.import_module("llamafactory.train.tuner" if package == "llamafactory" else package)
-            if package == "torch":
-                torch, found["used"], found["cuda"] = loaded, vars(detect()), loaded.version.cuda
-            if package == "bitsandbytes":
-                device = "cuda" if found["used"]["gpu"] else "cpu"
-                layer = loaded.nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4")
-                layer.to(device)(torch.ones(2, 64, device=device, requires_grad=True)).sum().backward()
-            found["checks"].append(_check(package, importlib.metadata.version(package)))
-        except Exception as error:
-            found["checks"].append(_check(package, f"{type(error).__name__}: {error}", remedy))
-            break
-    print(f"\n{json.dumps(found)}", flush=True)  # after whatever the imports have printed
+    # Its native library is loaded only when a 4-bit layer is trained.
+    device, nn = "cuda" if used.gpu else "cpu", importlib.import_module("bitsandbytes").nn
+    layer = nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to(device)
+    layer(torch.ones(2, 64, device=device, requires_grad=True)).sum().backward()
+    print(f"\n{json.dumps([torch.__version__, vars(used)])}", flush=True)  # after whatever the imports have printed
 
 
-def _gpu(local: LocalModel, hardware: Hardware | None, cuda: str | None) -> Check:
-    """Whether torch sees a GPU, or the model needs none; `cuda` is torch's version of CUDA."""
+def _gpu(local: LocalModel, hardware: Hardware | None) -> Check:
+    """Whether torch sees a GPU, or the model needs none."""
     gpus = read_gpus()
     seen = "; ".join("{name}, {free} of {total} free, driver {driver}".format_map(gpu) for gpu in gpus)
-    built = f"torch for CUDA {cuda}" if cuda else "torch for the CPU"
     if hardware and hardware.gpu:
-        return _check("gpu", f"{seen or hardware.gpu}; {built}; trains in {'bf16' if hardware.bf16 else 'fp16'}")
-    seen, remedy = f"{seen}; {built} sees none", f"Update the driver, or take a torch for this one: {_TORCH}"
+        return _check("gpu", f"{seen or hardware.gpu}; trains in {'bf16' if hardware.bf16 else 'fp16'}")
+    seen, remedy = f"{seen}, but torch sees none", f"Update the driver, or take a torch for this one: {_REINSTALL}"
     if not gpus:
         seen, remedy = "no CUDA GPU, or no NVIDIA driver (nvidia-smi lists none)", "Install the driver for the GPU"
     elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
@@ -136,18 +124,17 @@ def _model(local: LocalModel) -> Check:
     return _check("model", f"{local.model.name} is in {local.path}")
 
 
-def _hubs(local: LocalModel) -> list[Check]:
-    """Each hub that has the model; an error when none answers."""
+def _hub(local: LocalModel) -> Check:
+    """Whether a hub that has the model answers."""
     import httpx
 
-    checks = []
+    faults = []
     for hub in hubs_of(local.model.huggingface, local.model.modelscope, None):
         try:
             httpx.head(hub.endpoint, timeout=PATIENCE)
-            checks.append(_check(hub.name, f"{hub.endpoint} answers"))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            remedy = "Check the network and HTTPS_PROXY, or name a mirror: HF_ENDPOINT or MODELSCOPE_ENDPOINT"
-            checks.append(_check(hub.name, f"{hub.endpoint} cannot be reached: {error}", remedy, "warning"))
-    if all(check["remedy"] for check in checks):
-        checks = [check | {"verdict": "error"} for check in checks]
-    return checks
+            faults.append(f"{hub.endpoint} cannot be reached: {error}")
+        else:
+            return _check("hub", f"{hub.endpoint} answers")
+    remedy = "Check the network and HTTPS_PROXY, or name a mirror: HF_ENDPOINT or MODELSCOPE_ENDPOINT"
+    return _check("hub", "; ".join(faults), remedy)
