@@ -131,7 +131,6 @@ def test_the_more_memory_the_larger_the_steps() -> None:
     fitting = [fit.micro_batch for fit in found if fit.fits]
     assert fitting == sorted(fitting)
     assert {1, 2, 4, 8} == set(fitting)
-    assert found[10].for_rows_of(72) == choose_fit(SIX, QLORA, 72, gpu(16))
 
 
 def test_a_users_values_are_obeyed() -> None:
@@ -166,10 +165,9 @@ def test_precision_is_estimated_as_the_machines() -> None:
 @pytest.mark.parametrize(
     ("config", "replay", "name", "device", "listed", "not_listed"),
     [
-        ({}, True, "it", "GPU", "--replay 0, cutoff_len=, --model, more GPUs", f"--config qlora, {MICRO}=1"),
+        ({}, True, "it", "GPU", "--replay 0, cutoff_len=, --model", f"--config qlora, {MICRO}=1"),
         ({MICRO: 64}, False, "it", "GPU", f"--set {MICRO}=1;", "--replay"),
-        ({NO_CHECKPOINTING: True}, False, "it", "GPU", f"--set {NO_CHECKPOINTING}=false", "--replay"),
-        ({"quantization_bit": None}, False, "nano", None, "--config qlora, of free memory", "--model, more GPUs"),
+        ({"quantization_bit": None}, False, "nano", None, "--config qlora, of free memory", "--model"),
     ],
 )
 def test_refusal_lists_the_remedies(

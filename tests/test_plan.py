@@ -36,7 +36,7 @@ def test_shorter_rows_change_what_was_left_to_the_machine() -> None:
     shorter = planned.fitted(72)
     assert provenance(shorter, "per_device_train_batch_size") == (8, "hardware", "the longest row has 72 tokens")
     assert provenance(shorter, "gradient_accumulation_steps")[0] == 1
-    assert shorter.fit == fit.for_rows_of(72)
+    assert shorter.fit == choose_fit(six, qlora, 72, fit.hardware)
     assert planned.fitted(1024).config == planned.config
     # What the user, the tutorial's config or packing decided stays.
     assert plan(overrides={"per_device_train_batch_size": 2}, fit=fit).fitted(72).config[MICRO] == 2

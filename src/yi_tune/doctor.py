@@ -11,15 +11,14 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from yi_tune.config import find_config, read_config
-from yi_tune.data.general import replay_prompts
-from yi_tune.data.identity import Identity, identity_rows, render
+from yi_tune.data.general import LONGEST
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware, detect, read_gpus
 from yi_tune.hubs import PATIENCE, hubs_of
 from yi_tune.hubs.download import cached
 from yi_tune.models import LocalModel, check_model, find_model
 from yi_tune.output import err
-from yi_tune.plan.memory import choose_fit, longest_row, refuse
+from yi_tune.plan.memory import choose_fit, refuse
 
 # Repairs whatever of all that training loads does not fit the rest, or the driver.
 _REINSTALL = (
@@ -95,12 +94,10 @@ def _gpu(local: LocalModel, hardware: Hardware | None) -> Check:
 
 
 def _memory(local: LocalModel, hardware: Hardware) -> Check:
-    """Whether the default config fits, on the identity rows and the base's own answers."""
-    config = read_config(find_config("qlora"))
-    rows, prompts = render(identity_rows(), Identity("Yi-tune", "yi-tune")), replay_prompts(local.model.replay)
-    fit = choose_fit(local.shape, config, longest_row(local, config, rows, None, prompts), hardware)
+    """Whether the default config fits, on rows as long as the base's own answers may be."""
+    fit = choose_fit(local.shape, read_config(find_config("qlora")), LONGEST, hardware)
     if not fit.fits:
-        error = refuse(fit, local.model.name, replay=bool(prompts))
+        error = refuse(fit, local.model.name, replay=local.model.replay > 0)
         return _check("memory", error.message, error.hint)
     return _check("memory", f"{fit.summary} Micro-batch {fit.micro_batch} x {fit.accumulation}.")
 

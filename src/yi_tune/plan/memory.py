@@ -61,8 +61,8 @@ def estimate(shape: Shape, config: Config, length: int, device: str) -> Estimate
     in bytes: two norms in float32 8h; the inputs of q, k, v and of gate, up 4h; q, k, v (repeated to q's width) and the
     attention's output 8q; SiLU's input and output, up, and their product 8f (Korthikanti et al., arXiv 2205.05198,
     section 4, less what frozen weights, SDPA and no dropout save). PEFT casts to float32 on a CPU, and for unquantised
-    weights, so that each linear part keeps an input of its own: 6h + 2q. In neither bf16 nor fp16 nothing is shared.
-    Without SDPA each head keeps its weights for each token of the row, before and after their cast.
+    weights, so that each linear part keeps an input of its own: 6h + 2q. In float32 nothing is shared. Without SDPA
+    each head keeps its weights for each token of the row, before and after their cast.
     """
     padded = -(-length // 8) * 8  # as LLaMA-Factory does
     tokens = number(config, MICRO, 8) * padded
@@ -124,11 +124,9 @@ class Fit:
     @cached_property
     def estimate(self) -> Estimate | None:
         """The memory that it takes; None for a model whose shape is not known."""
-        if self.shape is None:
-            return None
         machine = {key: value for key, (value, _) in self.hardware.settings.items() if _left_open(self.config, key)}
-        config = self.config | machine | self.division
-        return estimate(self.shape, config, self.length, "cuda" if self.hardware.gpu else "cpu")
+        config, device = self.config | machine | self.division, "cuda" if self.hardware.gpu else "cpu"
+        return estimate(self.shape, config, self.length, device) if self.shape else None
 
     @property
     def fits(self) -> bool:
@@ -158,17 +156,10 @@ class Fit:
         parts = ", ".join(f"{name} {decimal(size)}" for name, size in self.estimate.parts.items() if size >= 1_000_000)
         return f"Memory: {decimal(self.estimate.total)} estimated ({parts}); {self._free}."
 
-    def for_rows_of(self, length: int) -> "Fit":
-        """The choice for rows of another length."""
-        return choose_fit(self.shape, self.config, length, self.hardware)
-
 
 def choose_fit(shape: Shape | None, config: Config, length: int, hardware: Hardware) -> Fit:
     """The largest micro-batch that fits the free memory, without gradient checkpointing where that fits too; the
-    smallest where nothing fits.
-
-    Values of `config` are obeyed; a key that it leaves open (a `${...}`) is chosen. `length` is that of the longest
-    row in tokens.
+    smallest where nothing fits. Values of `config` are obeyed; a key that it leaves open (a `${...}`) is chosen.
     """
     steps, sizes = number(config, ACCUMULATION, 1), [8, 4, 2, 1]
     if not _left_open(config, MICRO):
@@ -193,13 +184,11 @@ def refuse(fit: Fit, name: str, *, replay: bool = False) -> YiTuneError:
     total, needed = (fit.estimate.total, fit.estimate.needed) if fit.estimate else (0, 0)
     remedies = {
         f"smaller steps, --set {MICRO}=1": fit.micro_batch > 1,
-        f"gradient checkpointing, --set {NO_CHECKPOINTING}=false": not fit.checkpointing,
         "no answers of the base, --replay 0": replay,
         f"a shorter cutoff, --set cutoff_len=... (the longest row has {fit.length} tokens)": True,
         "4-bit QLoRA, --config qlora": fit.config.get("quantization_bit") != 4,
         "a smaller model of those that yi-tune models lists, down to --model nano": name != "nano",
         f"{decimal(needed)} of free memory": True,
-        "more GPUs, with LLaMA-Factory's own FSDP and QLoRA (yi-tune trains on one)": fit.hardware.gpu is not None,
     }
     return YiTuneError(
         f"{name} does not fit: training takes about {decimal(total)} at the least, and "

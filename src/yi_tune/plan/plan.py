@@ -101,7 +101,7 @@ class TrainPlan:
 
     def fitted(self, length: int) -> "TrainPlan":
         """The same plan for rows of at most `length` tokens, once it is known how long they are."""
-        fit = self.fit.for_rows_of(length)
+        fit = choose_fit(self.fit.shape, self.fit.config, length, self.fit.hardware)
         left_open = {key for key, setting in self.settings.items() if setting.source == "hardware"}
         changes = {key: value for key, value in fit.division.items() if key in left_open}
         return replace(self.changed(changes, f"the longest row has {length} tokens"), fit=fit)
