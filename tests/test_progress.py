@@ -8,6 +8,11 @@ from yi_tune.output import TextConsole
 from yi_tune.progress import Progress
 
 
+def logs(loss: float) -> dict[str, float]:
+    """The Trainer's logs of a step."""
+    return {"loss": loss, "learning_rate": 1e-3}
+
+
 def train(console: TextConsole, steps: int, first: int = 0, evaluate: int = 25) -> None:
     """What a training run tells its progress."""
     with Progress(console) as progress:
@@ -15,9 +20,9 @@ def train(console: TextConsole, steps: int, first: int = 0, evaluate: int = 25) 
         progress.begin(steps, first)
         for step in range(first + 1, steps + 1):
             progress.step(step)
-            progress.figures(4.0, 1e-3, 1234.5, 1_300_000_000)
+            progress.figures(logs(4.0) | {"train_tokens_per_second": 1234.5}, 1_300_000_000)
             if step % evaluate == 0:
-                progress.eval_loss(0.5)
+                progress.figures({"eval_loss": 0.5}, 1)
         progress.stage("Asking who it is")
 
 
@@ -60,7 +65,7 @@ def test_terminal_has_one_live_line() -> None:
     with Progress(console) as progress:
         progress.stage("Loading")
         progress.begin(20, 7)
-        progress.figures(0.5, 1e-3, None, 1_300_000_000)
+        progress.figures(logs(0.5), 1_300_000_000)
         time.sleep(0.3)  # it is drawn ten times a second
     assert "Loading" in file.getvalue()
     assert "step 7/20 loss 0.5000 lr 1.0e-03 1.3 GB" in file.getvalue()
@@ -76,7 +81,7 @@ def test_loss_is_the_mean_of_the_last_ten() -> None:
         progress.begin(40, 0)
         for step in range(1, 41):
             progress.step(step)
-            progress.figures(float(step), 1e-3, None, 1)
+            progress.figures(logs(step), 1)
     shown = [line.split()[1:4] for line in file.getvalue().splitlines()]
     assert shown[1::3] == [["8/40", "loss", "4.5000"], ["20/40", "loss", "15.5000"], ["32/40", "loss", "27.5000"]]
 
@@ -88,8 +93,8 @@ def test_line_on_a_terminal_never_wraps(width: int) -> None:
     with Progress(console) as progress:
         progress.begin(1800, 0)
         progress.step(1234)
-        progress.figures(2.5, 1e-3, 12345, 10_300_000_000)
-        progress.eval_loss(0.5)
+        progress.figures(logs(2.5) | {"train_tokens_per_second": 12345}, 10_300_000_000)
+        progress.figures({"eval_loss": 0.5}, 1)
         time.sleep(0.3)
     frames = [frame for frame in file.getvalue().split("\x1b[2K") if "step 1234" in frame]
     assert frames
@@ -109,7 +114,7 @@ def test_stage_after_training_has_no_end_in_sight() -> None:
         progress.stage("Loading")
         progress.begin(20, 0)
         progress.step(20)
-        progress.figures(0.5, 1e-3, None, 1_300_000_000)
+        progress.figures(logs(0.5), 1_300_000_000)
         time.sleep(0.3)
         trained = len(file.getvalue())
         progress.stage("Asking who it is")

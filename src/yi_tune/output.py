@@ -13,14 +13,9 @@ import typer
 from rich.cells import cell_len
 from rich.console import Console
 
-from yi_tune.errors import YiTuneError
-
 
 class TextConsole(Console):
-    """A console that prints text as it is: no markup, no emoji for colons, no line breaks of its own.
-
-    Tables and the like are laid out as rich does it.
-    """
+    """A console that prints text as it is: no markup, no emoji for colons, no line breaks of its own."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, emoji=False, **options)
@@ -76,27 +71,24 @@ def engine_output_to(log: Path) -> Iterator[TextConsole]:
 
     It acts on the file descriptors: LLaMA-Factory, transformers and bitsandbytes print, log and warn by every way there
     is. A question, which only the log would show, finds no terminal, and fails instead of waiting for an answer.
-    Raises YiTuneError when the log cannot be written.
     """
-    nothing = os.open(os.devnull, os.O_RDONLY)  # this is descriptor 0 itself where stdin is closed
-    try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    except OSError as error:
-        raise YiTuneError(f"{log} cannot be written: {error.strerror}.", "Free or choose another place.") from None
-    sys.stdout.flush()
-    sys.stderr.flush()
-    saved = [os.dup(descriptor) for descriptor in range(3)]
-    try:
-        with os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as terminal:
-            for descriptor, opened in enumerate((nothing, target, target)):
-                os.dup2(opened, descriptor)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with (
+        Path(os.devnull).open() as nothing,
+        log.open("a") as target,
+        os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace") as terminal,
+    ):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        saved = [os.dup(descriptor) for descriptor in range(3)]
+        try:
+            for descriptor, file in enumerate((nothing, target, target)):
+                os.dup2(file.fileno(), descriptor)
             yield TextConsole(file=terminal)
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):  # the log's disk is full: the engine's output is lost, the user's is not
-                stream.flush()
-        for descriptor, copy in enumerate(saved):
-            os.dup2(copy, descriptor)
-        for opened in (target, *saved, *([nothing] if nothing else [])):
-            os.close(opened)
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError):  # the log's disk is full: the engine's output is lost, the user's is not
+                    stream.flush()
+            for descriptor, copy in enumerate(saved):
+                os.dup2(copy, descriptor)
+                os.close(copy)

@@ -7,9 +7,6 @@ from rich import progress as bars
 from rich.console import Console
 from rich.filesize import decimal
 
-# Below this many columns the figures alone fill a line.
-_WIDE = 110
-
 
 class Progress(bars.Progress):
     """A training run's progress on `console`; used as a context manager."""
@@ -18,7 +15,6 @@ class Progress(bars.Progress):
         super().__init__(
             bars.SpinnerColumn(),
             bars.TextColumn("{task.description}"),
-            *([bars.BarColumn(bar_width=20)] if console.width >= _WIDE else []),
             bars.TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             console=console,
             redirect_stdout=False,
@@ -51,26 +47,21 @@ class Progress(bars.Progress):
         """A step has ended."""
         self.update(self._task, completed=done)
 
-    def figures(self, loss: float, learning_rate: float, tokens_per_second: float | None, memory: int) -> None:
-        """Show the training loss, as the mean of the last ten, the learning rate, the speed since training began, and
-        the memory in use, in bytes.
-        """
-        self._losses.append(loss)
-        speed = {} if tokens_per_second is None else {"speed": f"{tokens_per_second:.0f} tok/s"}
-        loss = fmean(self._losses)
-        self._show(loss=f"loss {loss:.4f}", lr=f"lr {learning_rate:.1e}", **speed, memory=decimal(memory))
-
-    def eval_loss(self, loss: float) -> None:
-        """Show the loss on the validation rows."""
-        self._show(eval_loss=f"eval {loss:.4f}")
-
-    def _show(self, **figures: str) -> None:
-        self._figures.update(figures)
+    def figures(self, logs: dict[str, float], memory: int) -> None:
+        """Show the Trainer's `logs`, the training loss as the mean of the last ten, and the memory in use, in bytes."""
+        if "loss" in logs:
+            self._losses.append(logs["loss"])
+            self._figures |= {"loss": f"loss {fmean(self._losses):.4f}", "lr": f"lr {logs['learning_rate']:.1e}"}
+            if "train_tokens_per_second" in logs:
+                self._figures["speed"] = f"{logs['train_tokens_per_second']:.0f} tok/s"
+            self._figures["memory"] = decimal(memory)
+        if "eval_loss" in logs:
+            self._figures["eval_loss"] = f"eval {logs['eval_loss']:.4f}"
         done, total = int(self.tasks[0].completed), int(self.tasks[0].total or 0)
         text = [f"step {done}/{total}", *self._figures.values()]
         self.update(self._task, description=" ".join(text))
         # About ten plain lines a run; an evaluation gets one too, but not twice, as after the last step.
-        due = done >= self._printed + total / 10 or ("eval_loss" in figures and done > self._printed)
+        due = done >= self._printed + total / 10 or ("eval_loss" in logs and done > self._printed)
         if not self.console.is_terminal and due:
             self._printed = done
             left = self.tasks[0].time_remaining

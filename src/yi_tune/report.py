@@ -47,48 +47,35 @@ def print_advice(score: Score, config: Config, console: TextConsole) -> None:
     )
 
 
-def _print_rows(score: Score, columns: dict[str, str], console: TextConsole) -> None:
-    """The shares of right answers by language and kind; `columns` names those of a row by their heads."""
-    cells = [("language", "kind", "asked", *columns)]
+def print_score(score: Score, console: TextConsole, *, unfinished: int | None = None) -> None:
+    """Recall by language and kind, what leaked and what was kept, and examples of misses.
+
+    `unfinished` is for an exported model, which has no base beside it: how many of its replies do not come to an end.
+    """
+    shown = ("base", "tuned") if unfinished is None else ("tuned",)
+    rows = [("language", "kind", "asked", *shown)]
     for row in score.rows:
-        shares = (percent(getattr(row, name) / row.asked) for name in columns.values())
-        cells.append((row.lang, row.kind, str(row.asked), *shares))
-    print_table(console, cells, right=range(2, len(cells[0])))
-
-
-def print_score(score: Score, config: Config, console: TextConsole) -> None:
-    """Recall by language and kind, what leaked and what was kept, and examples of misses."""
-    print_advice(score, config, console)
-    _print_rows(score, {"base": "base", "tuned": "tuned"}, console)
-    console.print(f"\n{summary(score)}")
-    if score.misses:
+        shares = (percent(getattr(row, which) / row.asked) for which in shown)
+        rows.append((row.lang, row.kind, str(row.asked), *shares))
+    print_table(console, rows, right=range(2, len(rows[0])))
+    console.print(f"\n{summary(score, unfinished)}")
+    if score.misses and unfinished is None:
         console.print(f"\nMissed ({len(score.misses)} in all):")
         print_answers(score.misses[:_MISSES], console)
 
 
-def print_exported(score: Score, unfinished: int, console: TextConsole) -> None:
-    """The recall of an exported model by language and kind, and whether its replies come to an end."""
-    _print_rows(score, {"right": "tuned"}, console)
-    ended = f"replies without an end: {unfinished} of {len(score.answers)}"
-    console.print(f"\n{_recall(score)}   {_leak(score)}   {ended}")
-
-
-def _recall(score: Score, base: str = "") -> str:
-    zh, en = (percent(score.recall(lang)) for lang in ("zh", "en"))
-    return f"identity questions right: {percent(score.recall())} (zh {zh}, en {en}{base})"
-
-
-def _leak(score: Score) -> str:
-    return f"name in plain answers: {percent(score.leak)}"
-
-
-def summary(score: Score) -> str:
+def summary(score: Score, unfinished: int | None = None) -> str:
     """The score in a line."""
-    kept = f"plain answers kept: {percent(score.kept)}"
+    base, end = f"; base {percent(score.recall(which='base'))}", f"plain answers kept: {percent(score.kept)}"
     if score.identity is None:
-        return f"no identity was trained (--no-identity), so nothing is asked about it   {kept}"
-    base = f"; base {percent(score.recall(which='base'))}"
-    return f"{_recall(score, base)}   {_leak(score)}   {kept}"
+        return f"no identity was trained (--no-identity), so nothing is asked about it   {end}"
+    if unfinished is not None:
+        base, end = "", f"replies without an end: {unfinished} of {len(score.answers)}"
+    zh, en = (percent(score.recall(lang)) for lang in ("zh", "en"))
+    return (
+        f"identity questions right: {percent(score.recall())} (zh {zh}, en {en}{base})   "
+        f"name in plain answers: {percent(score.leak)}   {end}"
+    )
 
 
 def general_summary(general: Forgetting) -> str:

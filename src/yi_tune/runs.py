@@ -62,14 +62,13 @@ class Run:
         return self.folder / "chat.yaml"
 
     @property
-    def finished(self) -> bool:
-        """Whether training and its report came to their end: report.json is written last."""
-        return (self.folder / "report.json").is_file()
+    def report(self) -> Path:
+        return self.folder / "report.json"
 
     @property
-    def trained(self) -> bool:
-        """Whether training has left anything to lose: a checkpoint, or weights."""
-        return self.finished or any(next(self.folder.glob(kept), None) for kept in ("checkpoint-*", "*.safetensors"))
+    def finished(self) -> bool:
+        """Whether training and its report came to their end: the report is written last."""
+        return self.report.is_file()
 
     @property
     def running(self) -> bool:
@@ -93,9 +92,7 @@ class Run:
         """The content of run.json. Raises YiTuneError if it is broken."""
         try:
             content: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-            if not (isinstance(content["identity"], dict) and isinstance(content["config"], dict)):
-                raise TypeError("of another kind")
-            return _OLD | {key: content[key] for key in _REQUIRED} | content
+            return {key: content[key] for key in _REQUIRED} | _OLD | content
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise YiTuneError(
                 f"{self.folder} holds no readable run.json ({error}).", "Use another --run, or train it anew: --fresh"
@@ -118,16 +115,12 @@ class Run:
 
 def train_run(workspace: Path, local: LocalModel, name: str) -> Run:
     """The folder a run called `name` trains into; raises YiTuneError for a name or place that cannot be."""
-    _check_name(name)
+    if not re.fullmatch(r"\w[\w.-]*", name):
+        raise YiTuneError(f"The run's name {name!r} is not a folder name.", "Use letters, digits, '-', '_' and '.'.")
     folder = workspace / "saves" / local.model.folder / name
     for path in (folder, local.path):
         check_path(path)
     return Run(folder)
-
-
-def _check_name(run: str) -> None:
-    if not re.fullmatch(r"\w[\w.-]*", run):
-        raise YiTuneError(f"The run's name {run!r} is not a folder name.", "Use letters, digits, '-', '_' and '.'.")
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
@@ -166,7 +159,7 @@ def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
         raise YiTuneError(f"{run.folder} is not empty and no run of yi-tune's.", "Use another --run.")
     if content and not fresh:
         changed = differences(run.record, new)
-        if changed and run.trained:
+        if changed and any(path.name.startswith("checkpoint-") or path.suffix == ".safetensors" for path in content):
             raise YiTuneError(
                 f"The run {run.name!r} exists with other settings ({'; '.join(changed)}).",
                 "Train beside it with another --run NAME, or replace it with --fresh.",
@@ -209,56 +202,45 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> Path | None:
     They take room on a disk that may be full, and the Trainer counts them when it deletes the oldest. Raises OSError,
     and removes nothing more, for a file that may be whole but cannot be read.
     """
-    whole = {}
-    for folder in run.glob("checkpoint-*"):
-        step = folder.name.partition("-")[2]
-        if not step.isdecimal():
-            continue
-        broken = next((kind for kind, read in _NEEDED.items() if not _are_whole(list(folder.glob(kind)), read)), None)
+    newest = None
+    steps = {folder.name.removeprefix("checkpoint-"): folder for folder in run.glob("checkpoint-*")}
+    for step in sorted(filter(str.isdecimal, steps), key=int):
+        folder = steps[step]
+        broken = [kind for kind, read in _NEEDED.items() if not _are_whole(list(folder.glob(kind)), read)]
         if broken:
             shutil.rmtree(folder)
-            say(f"{folder.name} is broken ({broken.replace('*', '')} is missing or cut short), and removed.")
+            say(f"{folder.name} is broken ({broken[0].replace('*', '')} is missing or cut short), and removed.")
         else:
-            whole[int(step)] = folder
-    return whole[max(whole)] if whole else None
+            newest = folder
+    return newest
 
 
 def _are_whole(found: list[Path], read: Callable[[Path], object]) -> bool:
     try:
-        for file in found:
-            read(file)
+        return bool([read(file) for file in found])
     except (ValueError, BadZipFile):
         return False
-    return bool(found)
 
 
 def _called(workspace: Path, name: str | None, model: LocalModel | None) -> list[Run]:
-    if name:
-        _check_name(name)
-    return [
-        run
-        for run in all_runs(workspace)
-        if name in (None, run.name) and (model is None or run.folder.parent.name == model.model.folder)
-    ]
+    named = [run for run in all_runs(workspace) if name in (None, run.name)]
+    return [run for run in named if model is None or run.folder.parent.name == model.model.folder]
 
 
 def find_one(workspace: Path, name: str, model: LocalModel | None) -> Run:
     """The run called `name`, finished or not. Raises YiTuneError when there is none, or more than one."""
     found = _called(workspace, name, model)
-    if len(found) == 1:
-        return found[0]
-    models = ", ".join(run.folder.parent.name for run in found)
-    where = f"is a run called {name!r} of each of {models}" if found else f"is no run called {name!r}"
-    raise YiTuneError(
-        f"There {where} in {workspace / 'saves'}.", "yi-tune runs lists the runs; --model MODEL says which of them."
-    )
+    if len(found) != 1:
+        message = f"{len(found)} runs are called {name!r} in {workspace / 'saves'}."
+        raise YiTuneError(message, "yi-tune runs lists the runs; --model MODEL says which of them.")
+    return found[0]
 
 
 def find_run(workspace: Path, name: str | None = None, model: LocalModel | None = None) -> Run:
     """The newest finished run, of those called `name` or tuned from `model` if given; YiTuneError if there is none."""
     found = _called(workspace, name, model)
     if finished := [run for run in found if run.finished]:
-        return max(finished, key=lambda run: (run.folder / "report.json").stat().st_mtime)
+        return max(finished, key=lambda run: run.report.stat().st_mtime)
     if found and name:
         raise YiTuneError(f"The run {name!r} is not finished.", "The command that started it goes on with it.")
     raise YiTuneError(
@@ -269,7 +251,6 @@ def find_run(workspace: Path, name: str | None = None, model: LocalModel | None 
 
 def write_configs(run: Run, train: Config, chat: Config) -> None:
     """Write train.yaml and chat.yaml, which llamafactory-cli takes as they are, and the config in run.json."""
-    record = json.loads((run.folder / "run.json").read_text(encoding="utf-8"))
-    run.write("run.json", json.dumps(record | {"config": train}, ensure_ascii=False, indent=2))
+    run.write("run.json", json.dumps(run.record | {"config": train}, ensure_ascii=False, indent=2))
     run.write("train.yaml", f"# llamafactory-cli train {run.folder}/train.yaml\n{dump_config(train)}")
     run.write("chat.yaml", f"# llamafactory-cli chat {run.folder}/chat.yaml\n{dump_config(chat)}")

@@ -54,8 +54,8 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     out.print(summary(scored))
     if loss is not None:
         out.print(f"\nmean training loss: {loss:.4f}")
-    if (history := read_history(folder.folder)) and history.early_stop:
-        out.print(history.early_stop)
+    if early_stop := read_history(folder.folder).get("early_stop"):
+        out.print(early_stop)
     if (plot := folder.folder / "training_loss.png").exists():
         out.print(f"loss plot:      {plot}")
     return assistant

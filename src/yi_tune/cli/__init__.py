@@ -5,10 +5,11 @@ A module here for each group of commands; in this one the app, and the one place
 
 import os
 import sys
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
+from yi_tune import __version__
 from yi_tune.cli import chat, export, models, runs, serve, train
 from yi_tune.errors import YiTuneError
 
@@ -22,17 +23,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    models.download,
-    models.models,
-    train.train,
-    chat.chat,
-    chat.check,
-    export.export,
-    serve.serve,
-    serve.web,
-    models.doctor,
-):
+_FIRST = (models.download, models.models, train.train, chat.chat, chat.check, export.export)
+for command in (*_FIRST, serve.serve, serve.web, models.doctor):
     app.command()(command)
 app.add_typer(runs.config_app, name="config")
 app.add_typer(runs.runs_app, name="runs")
@@ -40,9 +32,7 @@ app.add_typer(runs.runs_app, name="runs")
 
 def _version(wanted: bool) -> None:
     if wanted:
-        import importlib.metadata
-
-        print(f"yi-tune {importlib.metadata.version('yi-tune')}")
+        print(f"yi-tune {__version__}")
         raise typer.Exit
 
 
@@ -66,22 +56,15 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        _complain(error)
+        from yi_tune.output import err, log_traceback
 
-
-def _complain(error: Exception) -> NoReturn:
-    from yi_tune.output import err, log_traceback
-
-    match error:
-        case YiTuneError():
+        if isinstance(error, YiTuneError):
             said, remedy = error.message, error.hint
-        case OSError():
+        elif isinstance(error, OSError):
             said, remedy = str(error), f"The system refused that. The traceback is in {log_traceback()}"
-        case _:
+        else:
             said = f"{type(error).__name__}: {error}"
             remedy = f"That is a fault of yi-tune's. The traceback is in {log_traceback()}"
-    err.print("Error: ", style="bold red", end="")
-    err.print(said)
-    if remedy:
-        err.print(remedy)
-    sys.exit(1)
+        err.print("Error: ", style="bold red", end="")
+        err.print(f"{said}\n{remedy}".rstrip())
+        sys.exit(1)

@@ -126,7 +126,7 @@ def check(
     from yi_tune.data.identity import Identity
     from yi_tune.export import check_exported
     from yi_tune.output import err, out, percent
-    from yi_tune.report import general_summary, print_exported, print_score
+    from yi_tune.report import general_summary, print_advice, print_score
 
     content: dict[str, Any]
     if exported is not None:
@@ -156,9 +156,10 @@ def check(
     if as_json:
         print(json.dumps(content, ensure_ascii=False))
     elif exported is not None:
-        print_exported(scored, unfinished, out)
+        print_score(scored, out, unfinished=unfinished)
     else:
-        print_score(scored, run.record["config"], out)
+        print_advice(scored, run.record["config"], out)
+        print_score(scored, out)
         out.print(f"\n{general_summary(general)}")
     recall = scored.lowest_recall
     if recall is not None and recall < min_recall:

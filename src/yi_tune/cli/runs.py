@@ -67,8 +67,7 @@ def runs_rm(
     place = (context.obj if workspace == Path() else workspace).absolute()
     run = find_one(place, name, find_model(model, place) if model else None)
     if not yes:
-        size = sum(file.stat().st_size for file in run.folder.rglob("*") if file.is_file())
-        typer.confirm(f"Delete {run.folder} ({size / 1e6:.1f} MB)?", abort=True, err=True)
+        typer.confirm(f"Delete {run.folder}?", abort=True, err=True)
     remove(run)
     print(f"{run.folder} is deleted.")
 
@@ -100,13 +99,8 @@ def config_copy(
     from yi_tune.config import find_config, read_text
 
     source = find_config(name)
-    text = read_text(source)
-    target = to or Path(source.name)
-    try:
-        with target.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise YiTuneError(f"{target} is there already.", "Give another file: yi-tune config copy NAME FILE") from None
-    except OSError as error:
-        raise YiTuneError(f"{target} cannot be written: {error.strerror}.", "Give another file.") from None
+    text, target = read_text(source), to or Path(source.name)
+    if target.exists():
+        raise YiTuneError(f"{target} is there already.", "Give another file: yi-tune config copy NAME FILE")
+    target.write_text(text, encoding="utf-8")
     print(target)

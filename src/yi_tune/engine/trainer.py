@@ -47,12 +47,7 @@ class Reporter(TrainerCallback):
         self._progress.begin(state.max_steps, state.global_step)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        logs = kwargs["logs"]
-        if "loss" in logs:
-            speed = logs.get("train_tokens_per_second")
-            self._progress.figures(logs["loss"], logs["learning_rate"], speed, _memory(args.device))
-        if "eval_loss" in logs:
-            self._progress.eval_loss(logs["eval_loss"])
+        self._progress.figures(kwargs["logs"], _memory(args.device))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._progress.step(state.global_step)
