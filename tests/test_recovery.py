@@ -30,7 +30,7 @@ def planned(tmp_path: Path) -> TrainPlan:
     """A run of nano that is ready to start, in micro-batches of 8."""
     planned = plan(path=tmp_path, run=tmp_path / "run", datasets=())
     planned.run.folder.mkdir()
-    planned.run.write("run.json", json.dumps({"config": planned.config}))
+    planned.run.write("run.json", json.dumps(planned.record))
     planned.run.write("chat.yaml", "template: yi\n")
     return planned
 
