@@ -97,7 +97,7 @@ def _memory(local: LocalModel, hardware: Hardware) -> Check:
     """Whether the default config fits, on rows as long as the base's own answers may be."""
     fit = choose_fit(local.shape, read_config(find_config("qlora")), LONGEST, hardware)
     if not fit.fits:
-        error = refuse(fit, local.model.name, replay=local.model.replay > 0)
+        error = refuse(fit, local.model.name)
         return _check("memory", error.message, error.hint)
     return _check("memory", f"{fit.summary} Micro-batch {fit.micro_batch} x {fit.accumulation}.")
 

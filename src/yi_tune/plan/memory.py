@@ -179,21 +179,15 @@ def _left_open(config: Config, key: str) -> bool:
     return str(config.get(key, "")).startswith("${")
 
 
-def refuse(fit: Fit, name: str, *, replay: bool = False) -> YiTuneError:
-    """Why a run that does not fit is not trained, and what may help; `replay`: some rows are the base's answers."""
+def refuse(fit: Fit, name: str) -> YiTuneError:
+    """Why a run that does not fit is not trained, and what may help."""
     total, needed = (fit.estimate.total, fit.estimate.needed) if fit.estimate else (0, 0)
-    remedies = {
-        f"smaller steps, --set {MICRO}=1": fit.micro_batch > 1,
-        "no answers of the base, --replay 0": replay,
-        f"a shorter cutoff, --set cutoff_len=... (the longest row has {fit.length} tokens)": True,
-        "4-bit QLoRA, --config qlora": fit.config.get("quantization_bit") != 4,
-        "a smaller model of those that yi-tune models lists, down to --model nano": name != "nano",
-        f"{decimal(needed)} of free memory": True,
-    }
     return YiTuneError(
         f"{name} does not fit: training takes about {decimal(total)} at the least, and "
         f"{fit.hardware.device} has {decimal(fit.hardware.free)} free.",
-        f"What may help: {'; '.join(remedy for remedy, applies in remedies.items() if applies)}.",
+        f"Free {decimal(needed)}, or take less, where it is not so yet: no answers of the base, --replay 0; a shorter "
+        f"cutoff, --set cutoff_len=... (the longest row has {fit.length} tokens); 4 bits, --config qlora; a smaller "
+        "model of those that yi-tune models lists, down to --model nano.",
     )
 
 

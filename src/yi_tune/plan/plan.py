@@ -201,7 +201,7 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
     check_validation(planned.config, [dataset.rows for dataset in datasets])
     if not fit.fits:
-        too_large = refuse(fit, local.model.name, replay=bool(prompts))
+        too_large = refuse(fit, local.model.name)
         too_large.hint += f" To try all the same: --set {MICRO}={fit.micro_batch}"
         _refuse(too_large, dry_run or MICRO in flags)
     longest = " The base's answers may be shorter than is counted here." if prompts and fit.estimate else ""
