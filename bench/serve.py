@@ -88,7 +88,7 @@ async def ask(url: str, model: str, clients: int, requests: int) -> Rate:
     return Rate(requests / took, tokens / took, statistics.median(seconds))
 
 
-def measure(name: str, run: Path, requests: int) -> dict[int, Rate]:
+def measure(name: str, run: Path, clients: list[int], requests: int) -> dict[int, Rate]:
     """Start a server, warm it up, ask it, end it."""
     port = free_port()
     url = f"http://127.0.0.1:{port}/v1"
@@ -103,7 +103,7 @@ def measure(name: str, run: Path, requests: int) -> dict[int, Rate]:
             except httpx.ConnectError:
                 time.sleep(0.2)
         asyncio.run(ask(url, run.name, 4, 8))
-        return {clients: asyncio.run(ask(url, run.name, clients, requests)) for clients in CLIENTS}
+        return {each: asyncio.run(ask(url, run.name, each, requests)) for each in clients}
     finally:
         process.send_signal(signal.SIGINT)
         try:
@@ -123,10 +123,12 @@ def main() -> None:
     parser.add_argument("--workspace", type=Path, help="with a finished run called bench; else one is trained")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=REQUESTS)
+    parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
+    parser.add_argument("--bits", type=int, nargs="+", default=(16, 4), choices=(16, 4))
     parser.add_argument("--page", type=Path, default=DOCS / "bench-serve.md")
     options = parser.parse_args()
     rates: dict[tuple[str, int], list[dict[int, Rate]]] = {
-        (server, bits): [] for bits in (16, 4) for server in (OURS, THEIRS)
+        (server, bits): [] for bits in options.bits for server in (OURS, THEIRS)
     }
     with tempfile.TemporaryDirectory() as temporary:
         workspace = options.workspace or Path(temporary)
@@ -141,7 +143,7 @@ def main() -> None:
             chat_yaml.write("quantization_bit: 4\n")
         for _ in range(options.rounds):
             for (server, bits), measured in rates.items():
-                measured.append(measure(server, run if bits == 16 else in_4_bits, options.requests))
+                measured.append(measure(server, run if bits == 16 else in_4_bits, options.clients, options.requests))
                 print(server, bits, measured[-1], flush=True)
     lines = [
         f"{options.requests} requests to nano, tuned, by clients that each wait for an answer before they "
@@ -152,21 +154,22 @@ def main() -> None:
             "bits", "clients", *(f"{server}: requests/s | tokens/s | median s" for server in (OURS, THEIRS)), "ratio"
         ),
     ]
-    for bits in (16, 4):
-        for clients in CLIENTS:
+    for bits in options.bits:
+        for clients in options.clients:
             ours, theirs = (median([one[clients] for one in rates[server, bits]]) for server in (OURS, THEIRS))
             lines.append(
                 f"| {bits} | {clients} | {ours.requests:.1f} | {ours.tokens:.0f} | {ours.latency:.3f} "
                 f"| {theirs.requests:.1f} | {theirs.tokens:.0f} | {theirs.latency:.3f} "
                 f"| **{ours.requests / theirs.requests:.2f}** |"
             )
-    requests = {
-        (bits, clients): median([one[clients] for one in rates[OURS, bits]]).requests
-        for bits in (16, 4)
-        for clients in CLIENTS
-    }
-    ratios = ", ".join(f"{requests[16, each] / requests[4, each]:.1f} with {each}" for each in CLIENTS)
-    lines += ["", f"Requests/s of {OURS} in 16 bits, as a multiple of those in 4 bits: {ratios}."]
+    if len(options.bits) > 1:
+        requests = {
+            (bits, clients): median([one[clients] for one in rates[OURS, bits]]).requests
+            for bits in (16, 4)
+            for clients in options.clients
+        }
+        ratios = ", ".join(f"{requests[16, each] / requests[4, each]:.1f} with {each}" for each in options.clients)
+        lines += ["", f"Requests/s of {OURS} in 16 bits, as a multiple of those in 4 bits: {ratios}."]
     write(options.page, "Serving", "serve", lines)
 
 

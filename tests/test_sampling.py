@@ -16,23 +16,9 @@ def test_default_is_greedy() -> None:
     assert not Sampling(temperature=0.1).greedy
 
 
-@pytest.mark.parametrize(
-    "fine",
-    [
-        {"temperature": 10},
-        {"temperature": 0},
-        {"top_p": 1},
-        {"top_p": 0.01},
-        {"repetition_penalty": 0.1},
-        {"repetition_penalty": 10},
-        {"max_new_tokens": 1},
-        {"seed": 0},
-        {"seed": 1234},
-        {"seed": 2**63 - 1},
-    ],
-)
-def test_within_range(fine: dict[str, Any]) -> None:
-    Sampling(**fine)
+def test_within_range() -> None:
+    Sampling(temperature=10, top_p=1, repetition_penalty=10, max_new_tokens=1, seed=2**63 - 1)
+    Sampling(temperature=0, top_p=0.01, repetition_penalty=0.1, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -51,12 +37,6 @@ def test_out_of_range(option: str, values: list[Any]) -> None:
         with pytest.raises(YiTuneError, match=rf"Out of range: {flag} {re.escape(str(value))} \(takes ") as caught:
             Sampling(**{option: value})
         assert caught.value.hint
-
-
-def test_all_that_is_out_of_range_is_named_at_once() -> None:
-    with pytest.raises(YiTuneError) as caught:
-        Sampling(temperature=-1, top_p=2, repetition_penalty=1, max_new_tokens=0)
-    assert re.findall(r"--[\w-]+", caught.value.message) == ["--temperature", "--top-p", "--max-new-tokens"]
 
 
 # From tokens to text

@@ -23,6 +23,7 @@ from yi_tune.cli import app
 from yi_tune.data.identity import Message
 from yi_tune.errors import YiTuneError
 from yi_tune.files import CHAT_TEMPLATE
+from yi_tune.runs import Run
 from yi_tune.sampling import Generation, Piece, Sampling
 from yi_tune.serve import server, vllm
 from yi_tune.serve.app import Names, create_app
@@ -100,7 +101,6 @@ def test_chat(client: TestClient, engine: FakeEngine) -> None:
     (asked,) = engine.asked
     # Greedy, as `yi-tune chat` is; as long as the context has room for.
     assert (asked.sampling, asked.base) == (Sampling(top_p=1.0, max_new_tokens=95), False)
-    assert asked.cancelled  # once all is said
 
 
 def events(response: Any) -> list[Any]:
@@ -186,28 +186,22 @@ def test_other_paths(client: TestClient) -> None:
         ({"max_tokens": 0}, "max_tokens"),
         ({"max_tokens": True}, "max_tokens"),
         ({"n": 2}, "n"),
-        ({"n": True}, "n"),
         ({"stop": ["a"] * 5}, "stop"),
         ({"stop": ""}, "stop"),
         ({"stop": 5}, "stop"),
-        ({"a-b": 5}, "a-b"),
         ({"top_k": 5}, "top_k"),
         ({"logprobs": True}, "logprobs"),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"response_format": {"type": "json_object"}}, "response_format"),
         ({"logit_bias": {"1": 1}}, "logit_bias"),
-        ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"messages": []}, "messages"),
         ({"messages": ["x"]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "messages"),
         ({"messages": [{"role": ["user"], "content": "x"}]}, "messages"),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages"),
         ({"messages": [{"role": "assistant", "content": "x"}]}, "messages"),
-        ({"messages": [{"role": "user", "content": None}]}, "messages"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://x"}}]}]},
-         "messages"),
-        ({"messages": [{"role": "user", "content": [{"type": "input_audio", "input_audio": {}}]}]},
          "messages"),
         ({"messages": [{"role": "user", "content": "x"}, {"role": "system", "content": "x"}]}, "messages"),
         ({"messages": [{"role": "system", "content": "x"}]}, "messages"),
@@ -224,7 +218,7 @@ def test_refused(fields: dict[str, Any], param: str, client: TestClient, engine:
     [
         {"presence_penalty": 0, "frequency_penalty": 0.0, "temperature": 0, "seed": -1, "stop": None, "n": 1},
         {"max_completion_tokens": 95, "tools": [], "logprobs": False, "response_format": {"type": "text"}},
-        {"user": "u", "metadata": {"a": "b"}, "store": False, "service_tier": "auto", "parallel_tool_calls": True},
+        {"user": "u", "metadata": {"a": "b"}, "store": True, "parallel_tool_calls": True, "of next year": 1},
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]},
     ],
 )
@@ -399,7 +393,7 @@ def test_port_in_use() -> None:
         ) as said:
             server.listen("127.0.0.1", port)
         assert "--port" in said.value.hint
-    with pytest.raises(YiTuneError, match="no address of this machine"):
+    with pytest.raises(YiTuneError, match="cannot be listened on: Name"):
         server.listen("no.such.host.invalid", 0)
     if socket.has_ipv6:
         with server.listen("::1", 0) as sixth:
@@ -418,18 +412,25 @@ def test_what_is_sent_is_sent_at_once() -> None:
 # vLLM
 
 
-def test_vllm_command(tmp_path: Path) -> None:
-    (tmp_path / "adapter_config.json").write_text('{"r": 12}')
-    config = {"model_name_or_path": "/models/Yi-1.5-6B-Chat", "adapter_name_or_path": str(tmp_path)}
-    line = vllm.serve_run(config, Names("mine", "Yi-1.5-6B-Chat"), tmp_path)
+def test_vllm_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path / "mine")
+    run.folder.mkdir()
+    monkeypatch.setattr(Run, "record", {"model_path": "/models/Yi-1.5-6B-Chat"})
+    (run.folder / "adapter_config.json").write_text('{"r": 12}')
+    config = {"model_name_or_path": "/models/Yi-1.5-6B-Chat", "quantization_bit": 4}
+    monkeypatch.setattr("yi_tune.loading.run_config", lambda _: config)
+    line = vllm.serve_run(run)
+    ends = run.folder / "vllm"
     assert line == [
         *["vllm", "serve", "/models/Yi-1.5-6B-Chat", "--served-model-name", "Yi-1.5-6B-Chat"],
         *["--enable-lora", "--max-lora-rank", "16"],
-        *["--lora-modules", json.dumps({"name": "mine", "path": str(tmp_path)})],
-        *["--chat-template", str(CHAT_TEMPLATE), "--generation-config", str(tmp_path)],
+        *["--lora-modules", json.dumps({"name": "mine", "path": str(run.folder)})],
+        *["--chat-template", str(CHAT_TEMPLATE), "--generation-config", str(ends)],
     ]
     assert shlex.split(vllm.shown(line, None)) == line
-    assert json.loads((tmp_path / "generation_config.json").read_text())["eos_token_id"] == [2, 6, 7, 8]
+    assert json.loads((ends / "generation_config.json").read_text())["eos_token_id"] == [2, 6, 7, 8]
+    # Where chat answers in 4 bits, vLLM's answers are not quite the same.
+    assert "chat in 4" in capsys.readouterr().err
 
 
 def test_vllm_lets_nobody_in_who_was_not_named() -> None:
@@ -471,7 +472,7 @@ def test_options_that_do_not_go_together(options: list[str], said: str) -> None:
 def test_vllm_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(YiTuneError, match="vLLM is not installed") as said:
-        vllm.require()
+        vllm.start(["vllm", "serve"], None)
     assert "uv tool install vllm" in said.value.hint
 
 

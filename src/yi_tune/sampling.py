@@ -28,19 +28,16 @@ class Sampling:
 
     def __post_init__(self) -> None:
         # Written so that NaN fails too.
-        ranges = {
-            "temperature": (0 <= self.temperature <= 10, "0 (greedy) to 10"),
-            "top_p": (0 < self.top_p <= 1, "above 0, up to 1"),
-            "repetition_penalty": (0 < self.repetition_penalty <= 10, "above 0, up to 10"),
-            "seed": (self.seed is None or 0 <= self.seed < 2**63, "0 or more, below 2**63"),
-            "max_new_tokens": (self.max_new_tokens >= 1, "1 or more"),
-        }
-        if wrong := [
-            f"--{name.replace('_', '-')} {getattr(self, name)} (takes {range_})"
-            for name, (fine, range_) in ranges.items()
-            if not fine
-        ]:
-            raise YiTuneError(f"Out of range: {', '.join(wrong)}.", "For example: --temperature 0.7 --top-p 0.8")
+        for name, fine, takes in (
+            ("temperature", 0 <= self.temperature <= 10, "0 (greedy) to 10"),
+            ("top_p", 0 < self.top_p <= 1, "above 0, up to 1"),
+            ("repetition_penalty", 0 < self.repetition_penalty <= 10, "above 0, up to 10"),
+            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
+            ("seed", self.seed is None or 0 <= self.seed < 2**63, "0 or more, below 2**63"),
+        ):
+            if not fine:
+                said = f"Out of range: --{name.replace('_', '-')} {getattr(self, name)} (takes {takes})."
+                raise YiTuneError(said, "For example: --temperature 0.7 --top-p 0.8")
 
     @property
     def greedy(self) -> bool:
@@ -97,8 +94,8 @@ class Generation:
                 self.finish, self._held = "stop", self._held[: min(found)]
             elif len(self.tokens) == self.sampling.max_new_tokens:
                 self.finish = "length"
-        begun = 0 if self.finish else max((_begun(self._held, stop) for stop in self.stop), default=0)
-        ready = len(self._held) - begun
+        begun = (0,) if self.finish else (_begun(self._held, stop) for stop in self.stop)
+        ready = len(self._held) - max(begun, default=0)
         piece, self._held = self._held[:ready], self._held[ready:]
         self.text += piece
         if self.finish or (piece and self.stream):

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,8 +17,7 @@ import httpx
 import openai
 import pytest
 
-from tests.e2e.conftest import Done, Trained, Workspace
-from yi_tune.runs import Run
+from tests.e2e.conftest import Done, Trained
 
 WHO: list[Any] = [{"role": "user", "content": "你是谁？"}]
 # What leads nano's base, whose weights are always the same, to say one thing over and over.
@@ -226,18 +224,12 @@ def test_port_in_use(served: Server, trained: Trained) -> None:
     assert "Traceback" not in done.err
 
 
-def test_vllm(trained: Trained, tmp_path: Path) -> None:
+def test_vllm(trained: Trained) -> None:
     done = trained.yi_tune("serve", "--engine", "vllm", "--dry-run")
     assert done.status == 0, done.err
     assert "vllm serve" in done.out
     assert "--lora-modules" in done.out
     assert done.err == ""
-    # Where chat answers in 4 bits, vLLM's answers are not quite the same.
-    shutil.copytree(trained.folder, tmp_path / "copied")
-    short_of_memory = Workspace(tmp_path / "copied")
-    run = Run(short_of_memory.run)
-    run.write("chat.yaml", run.chat_yaml.read_text() + "quantization_bit: 4\n")
-    assert "chat in 4" in short_of_memory.yi_tune("serve", "--engine", "vllm", "--dry-run").err
     missing = trained.yi_tune("serve", "--engine", "vllm")
     assert missing.status == 1
     assert "vLLM is not installed" in missing.err

@@ -1,17 +1,13 @@
 """`yi-tune serve` and `yi-tune web`."""
 
 from contextlib import closing
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from yi_tune.cli.runs import ModelOption, RunOption, WorkspaceOption
 from yi_tune.errors import YiTuneError
-
-if TYPE_CHECKING:
-    from yi_tune.runs import Run
 
 HostOption = Annotated[str, typer.Option(help="0.0.0.0 lets other machines in, with a key.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="0 finds a free one.")]
@@ -21,13 +17,6 @@ KeyOption = Annotated[
 ]
 # Replies made at once, and how many more may wait.
 MAX_BATCH, MAX_WAITING = 16, 64
-
-
-class EngineName(StrEnum):
-    """What makes the replies."""
-
-    YI_TUNE = "yi-tune"
-    VLLM = "vllm"
 
 
 def serve(
@@ -46,7 +35,7 @@ def serve(
     max_waiting: Annotated[
         int | None, typer.Option(min=0, help="Replies that may wait; beyond, 429.", show_default=str(MAX_WAITING))
     ] = None,
-    engine: Annotated[EngineName, typer.Option(help="vllm starts vLLM's own server.")] = EngineName.YI_TUNE,
+    engine: Annotated[Literal["yi-tune", "vllm"], typer.Option(help="vllm starts vLLM's own server.")] = "yi-tune",
     exported: Annotated[
         Path | None, typer.Option(metavar="DIR", help="With --engine vllm: serve what `export` wrote, not a run.")
     ] = None,
@@ -57,32 +46,32 @@ def serve(
 
     yi-tune serve --port 8000
     """
-    from yi_tune import loading
-    from yi_tune.serve import server, vllm
-
     origins = tuple(allow_origin or ())
     for origin in origins:
         if origin.count("/") != 2 or not origin.startswith(("http://", "https://")):
             said = f"{origin!r} is no origin. Write it as https://example.org, without a path."
             raise typer.BadParameter(said, param_hint="--allow-origin")
-    key = server.choose_key(host, api_key)
-    if engine is EngineName.YI_TUNE:
-        if dry_run or exported is not None:
-            raise YiTuneError("--dry-run and --exported are for another engine.", "Add: --engine vllm")
-        limits = max_batch or MAX_BATCH, MAX_WAITING if max_waiting is None else max_waiting
-        return _serve(loading.find(workspace.absolute(), run_name, model), host, port, key, api_key, origins, limits)
-    if max_batch is not None or max_waiting is not None:
+    if engine == "yi-tune" and (dry_run or exported is not None):
+        raise YiTuneError("--dry-run and --exported are for another engine.", "Add: --engine vllm")
+    if engine == "vllm" and (max_batch is not None or max_waiting is not None):
         raise typer.BadParameter("vLLM sees to its queue itself.", param_hint="--max-batch, --max-waiting")
     if exported is not None and (run_name or model):
         raise typer.BadParameter("no --run and no --model beside it.", param_hint="--exported")
-    arguments = vllm.run_command(workspace, run_name, model) if exported is None else vllm.serve_export(exported)
+    if engine == "yi-tune":
+        limits = max_batch or MAX_BATCH, MAX_WAITING if max_waiting is None else max_waiting
+        return _serve(workspace, run_name, model, host, port, api_key, origins, limits)
+    from yi_tune import loading
+    from yi_tune.serve import server, vllm
+
+    if exported is None:
+        arguments = vllm.serve_run(loading.find(workspace.absolute(), run_name, model))
+    else:
+        arguments = vllm.serve_export(exported)
     arguments += vllm.listening(host, port, origins)
-    if dry_run:
-        print(vllm.shown(arguments, key))
-        return None
-    vllm.require()
-    _show_made_up(key, api_key)
-    vllm.start(arguments, key)
+    key = server.choose_key(host, api_key)
+    if not dry_run:
+        vllm.start(arguments, key)
+    print(vllm.shown(arguments, key))
 
 
 def web(
@@ -99,27 +88,16 @@ def web(
 
     yi-tune web --open
     """
-    from yi_tune import loading
-    from yi_tune.serve import server
-
-    key = server.choose_key(host, api_key)
-    run = loading.find(workspace.absolute(), run_name, model)
-    _serve(run, host, port, key, api_key, page=True, open_browser=open_browser)
-
-
-def _show_made_up(key: str | None, given: str | None) -> None:
-    from yi_tune.output import err
-
-    if key != given:
-        err.print(f"API key, shown this once: {key}")
+    _serve(workspace, run_name, model, host, port, api_key, page=True, open_browser=open_browser)
 
 
 def _serve(
-    run: "Run",
+    workspace: Path,
+    run_name: str | None,
+    model: str | None,
     host: str,
     port: int,
-    key: str | None,
-    given_key: str | None,
+    api_key: str | None,
     origins: tuple[str, ...] = (),
     limits: tuple[int, int] = (MAX_BATCH, MAX_WAITING),
     *,
@@ -133,12 +111,13 @@ def _serve(
     from yi_tune.serve.app import Names, create_app
     from yi_tune.serve.worker import Worker
 
+    key = server.choose_key(host, api_key)
+    run = loading.find(workspace.absolute(), run_name, model)
     names = Names.of(run)
     with server.listen(host, port) as listening, closing(Worker(loading.load_run(run), *limits)) as worker:
         app = create_app(worker, names, key, origins, page=page)
         where = f"{server.url(listening)}/{'' if page else 'v1'}"
         out.print(f"{names.tuned} answers at {where}   Ctrl-C ends it.")
-        _show_made_up(key, given_key)
         if open_browser:
             typer.launch(where)
         server.serve(app, listening, worker.close)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +18,18 @@ from llamafactory.data import get_template_and_fix_tokenizer
 from llamafactory.hparams import DataArguments, get_infer_args
 from llamafactory.model import load_model, load_tokenizer
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
 
 from yi_tune.config import Config
 from yi_tune.data.identity import Message
-from yi_tune.engine.replies import Batch, PrefixCache
+from yi_tune.engine.replies import Batch
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import cpu_has_bf16
 from yi_tune.sampling import Generation, ReplyStats, Sampling
 
-# In 8 bits it would tell of a cast in every layer of every step.
-logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-# It would warn of a text longer than the context, for which `fit` is there.
-logging.getLogger("transformers.tokenization_utils_base").setLevel(logging.ERROR)
+# They would tell of a cast in every layer of every step in 8 bits, and of texts longer than the context.
+for _logger in ("bitsandbytes.autograd._functions", "transformers.tokenization_utils_base"):
+    logging.getLogger(_logger).setLevel(logging.ERROR)
 
 # A Yi-1.5 reply ends at <|im_end|>, but the base also ends at any other of its control tokens
 # (its config.json says eos 2, its tokenizer 7).
@@ -65,8 +65,10 @@ class Assistant:
             known = tokenizer.get_vocab()
             self.stop_ids = [known[token] for token in _STOP_TOKENS if token in known] + [tokenizer.eos_token_id]
         self.context = int(self.model.config.max_position_embeddings)
-        self.cache = PrefixCache()
-        self._answering = "tuned"
+        # By whether the base answers: the ids of the last conversation and their keys and values, so that a turn reads
+        # only the tokens that are new in it.
+        self.cache: dict[bool, tuple[list[int], DynamicCache]] = {}
+        self._base = False
         # What the last reply of `stream` took.
         self.last: ReplyStats | None = None
 
@@ -78,12 +80,12 @@ class Assistant:
     @contextmanager
     def base(self) -> Iterator[None]:
         """Within this context the base answers."""
-        before, self._answering = self._answering, "base"
+        self._base = True
         try:
             with self.model.disable_adapter() if self.switches else nullcontext():
                 yield
         finally:
-            self._answering = before
+            self._base = False
 
     def encode(self, messages: list[Message]) -> list[int]:
         """Token ids of the conversation up to where the assistant's reply begins."""
@@ -111,7 +113,7 @@ class Assistant:
 
     def batch(self) -> Batch:
         """A new batch of replies that this model makes."""
-        return Batch(self)
+        return Batch(self.model, self.tokenizer, self.stop_ids)
 
     def stream(self, messages: list[Message], sampling: Sampling) -> Generator[str]:
         """The reply, piece by piece. Closing the iterator, or Ctrl-C, ends the reply.
@@ -127,10 +129,13 @@ class Assistant:
                 "Start over with /clear, or send less.",
             )
         sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
-        row, batch = Generation(ids, sampling), self.batch()
-        answering, cache = self._answering, self.cache.take(self._answering, ids)
-        # A step that is broken off has been read by some layers only: all of them hold what was held before it.
-        held = reused = cache.get_seq_length()
+        row, batch, base = Generation(ids, sampling), self.batch(), self._base
+        # Out of the dict while it grows: two replies never write into the same one.
+        known, cache = self.cache.pop(base, ([], DynamicCache()))
+        # The last of `ids` is computed in any case, since its logits are not kept.
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(known, ids[:-1], strict=False))
+        held = reused = len(list(same))
+        cache.crop(reused)
         began, first, sent = time.monotonic(), None, 0
         try:
             batch.add([row], cache)
@@ -143,19 +148,16 @@ class Assistant:
                 if row.over:
                     break
                 batch.step()
-        except Exception:  # of memory, for one
-            self.cache.clear()
-            held = 0
-            raise
         finally:
             now = time.monotonic()
             self.last = ReplyStats(len(ids), reused, len(row.tokens), (first or now) - began, now - began)
-            if held:
-                self.cache.keep(answering, (ids + row.tokens)[:held], cache)
+            # A step that was broken off has been read by some layers only: all are cut to what was held before it.
+            cache.crop(held)
+            self.cache[base] = (ids + row.tokens)[:held], cache
 
-    def reply_all(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[str]:
+    def reply_all(self, conversations: list[list[Message]]) -> list[str]:
         """The text of the greedy reply to each conversation."""
-        return [reply.text.strip() for reply in self.greedy(conversations, max_new_tokens)]
+        return [reply.text.strip() for reply in self.greedy(conversations)]
 
     def base_reply_all(self, conversations: list[list[Message]]) -> list[str]:
         """The base's greedy reply to each conversation."""
@@ -165,24 +167,21 @@ class Assistant:
     def greedy(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[Generation]:
         """The greedy reply to each conversation, in batches of similar length; smaller ones where memory runs out."""
         encoded = [self.encode(messages) for messages in conversations]
-        waiting = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+        by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
+        sampling, size = Sampling(max_new_tokens=max_new_tokens), _BATCH
         made: dict[int, Generation] = {}
-        size = _BATCH
-        while waiting:
-            sampling = Sampling(max_new_tokens=max_new_tokens)
+        while waiting := by_length[len(made) :]:
             rows = {index: Generation(encoded[index], sampling) for index in waiting[:size]}
             batch = self.batch()
             try:
                 batch.add(list(rows.values()))
                 while batch.rows:
                     batch.step()
+                made |= rows
             except torch.OutOfMemoryError:
                 if len(rows) == 1:
                     raise
                 size = len(rows) // 2
-                continue
-            made |= rows
-            waiting = waiting[len(rows) :]
         return [made[index] for index in range(len(encoded))]
 
     @torch.inference_mode()
@@ -191,13 +190,6 @@ class Assistant:
         ids = torch.tensor([reply.prompt + reply.tokens[:-1]], device=self.model.device)
         logits: torch.Tensor = self.model(input_ids=ids, logits_to_keep=len(reply.tokens), use_cache=False).logits
         return logits[0].float()
-
-    def pad(self, rows: list[list[int]]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Token ids padded on the left to one length, and the attention mask."""
-        width = max(len(row) for row in rows)
-        ids = [[0] * (width - len(row)) + row for row in rows]
-        mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
-        return torch.tensor(ids, device=self.model.device), torch.tensor(mask, device=self.model.device)
 
 
 def load_assistant(config: Config) -> Assistant:

@@ -4,8 +4,8 @@ transformers' `generate` keeps a batch together until its last row has ended, an
 seeds nor penalties (docs/decisions.md). Here rows join and leave at any step; they share one left-padded KV cache.
 """
 
-from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch.nn.functional import pad
@@ -13,23 +13,20 @@ from transformers import DynamicCache, RepetitionPenaltyLogitsProcessor
 
 from yi_tune.sampling import Generation
 
-if TYPE_CHECKING:
-    from yi_tune.engine.assistant import Assistant
-
 # Prompts are read in pieces of so many tokens, so that a client that goes away is noticed in between.
 _CHUNK = 512
 
 
 class Batch:
-    """The replies that one model is making.
+    """The replies that one model is making; `ends` are the tokens that end one.
 
     A layer of `cache` holds keys and values [rows, KV heads, width, head size]; `mask` [rows, width] is 1 where a
     row has a token and 0 left of where it begins. The last token of a row is drawn and not yet in the cache.
     """
 
-    def __init__(self, assistant: "Assistant") -> None:
+    def __init__(self, model: Any, tokenizer: Any, ends: Sequence[int]) -> None:
         self.rows: list[Generation] = []
-        self._assistant = assistant
+        self._model, self._tokenizer, self._ends = model, tokenizer, ends
         self._cache: Any = None
         self._mask: Any = None
 
@@ -37,7 +34,7 @@ class Batch:
     def add(self, new: list[Generation], cache: DynamicCache | None = None) -> None:
         """Read the prompts of new rows and draw their first tokens. `cache`: the beginning of a single row's prompt."""
         cache = DynamicCache() if cache is None else cache
-        ids, mask = self._assistant.pad([row.prompt for row in new])
+        ids, mask = left_padded([row.prompt for row in new], self._model.device)
         for begin in range(cache.get_seq_length(), ids.shape[1], _CHUNK):
             if all(row.cancelled for row in new):
                 return
@@ -72,19 +69,14 @@ class Batch:
     def _forward(self, ids: Any, mask: Any, cache: Any) -> Any:
         """Logits [rows, vocabulary], float32, after the last of `ids`; `mask` is of all that is read by then."""
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        output = self._assistant.model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
+        output = self._model(
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
         )
         return output.logits[:, -1].float()
 
     def _take(self, rows: list[Generation], logits: Any) -> None:
         for row, token in zip(rows, draw(logits, rows), strict=True):
-            row.take(token, self._assistant.tokenizer, self._assistant.stop_ids)
+            row.take(token, self._tokenizer, self._ends)
 
     def _leave(self) -> None:
         """Let rows that are over go, and with them the columns that no other row needs."""
@@ -100,6 +92,14 @@ class Batch:
         self._mask = mask[:, unused:]
         for layer in self._cache.layers:
             layer.keys, layer.values = (one[staying][:, :, unused:] for one in (layer.keys, layer.values))
+
+
+def left_padded(rows: list[list[int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids padded on the left to one length, and the attention mask."""
+    width = max(len(row) for row in rows)
+    ids = [[0] * (width - len(row)) + row for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
 
 
 def draw(logits: torch.Tensor, rows: list[Generation]) -> list[int]:
@@ -125,36 +125,3 @@ def draw(logits: torch.Tensor, rows: list[Generation]) -> list[int]:
         place = (cumulative <= uniform * cumulative[:, -1:]).sum(-1, keepdim=True)
         tokens[drawn] = order.gather(-1, place.minimum(kept.sum(-1, keepdim=True) - 1)).squeeze(-1)
     return list(tokens.tolist())
-
-
-class PrefixCache:
-    """Keys and values of the last conversation of each of the answering models ("base", "tuned"), so that a turn
-    reads only what is new in it.
-
-    Whoever makes a reply takes a cache out and puts it back at the end, so two replies never write into the same one.
-    """
-
-    def __init__(self) -> None:
-        self._kept: dict[str, tuple[list[int], DynamicCache]] = {}
-
-    def take(self, model: str, ids: list[int]) -> DynamicCache:
-        """The cache of `model`, cut to what it shares with `ids`: empty when that is nothing.
-
-        At least the last of `ids` is left to be computed, since its logits are not kept. Ids are compared, not
-        text: a reply that is encoded otherwise than it was generated is shared up to the first difference.
-        """
-        known, cache = self._kept.pop(model, ([], DynamicCache()))
-        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(known, ids[:-1], strict=False)))
-        if not shared:
-            return DynamicCache()
-        cache.crop(shared)
-        return cache
-
-    def keep(self, model: str, ids: list[int], cache: DynamicCache) -> None:
-        """Put back the cache that `take` gave: every layer of it holds `ids`, and perhaps more."""
-        cache.crop(len(ids))
-        self._kept[model] = (ids, cache)
-
-    def clear(self) -> None:
-        """Let the memory go."""
-        self._kept.clear()

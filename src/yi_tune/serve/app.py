@@ -4,17 +4,18 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
-from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.staticfiles import StaticFiles
 from starlette.types import Receive, Scope, Send
 
 from yi_tune.runs import Run
@@ -26,11 +27,11 @@ from yi_tune.serve.worker import QueueFullError, Worker
 # The longest reply where a client names no limit, as in `yi-tune chat`.
 _TOKENS = 1024
 _FAILED = ApiError(500, "The reply could not be made. The server's log says why, unless it was told to end.")
-_PAGE = Path(__file__).parent / "page"
+# How often it is looked whether a client that waits for the whole of a reply is still there.
+_POLL_SECONDS = 0.25
 
 
-@dataclass(frozen=True)
-class Names:
+class Names(NamedTuple):
     """What clients call the two models."""
 
     tuned: str
@@ -43,6 +44,18 @@ class Names:
         return cls(run.name, f"{base}-base" if base == run.name else base)
 
 
+async def _refuse(request: Request, error: Exception) -> Response:
+    """Whatever was raised, in OpenAI's form."""
+    if isinstance(error, RequestValidationError):
+        error = invalid(error)
+    elif isinstance(error, HTTPException):
+        said = {404: f"Invalid URL ({request.method} {request.url.path})", 413: "The request is too large."}
+        error = ApiError(error.status_code, said.get(error.status_code, error.detail), headers=error.headers)
+    elif not isinstance(error, ApiError):
+        error = ApiError(500, "The server made a mistake. Its log says more.")
+    return error.response()
+
+
 def create_app(
     worker: Worker, names: Names, key: str | None = None, origins: tuple[str, ...] = (), *, page: bool = False
 ) -> FastAPI:
@@ -51,31 +64,14 @@ def create_app(
     With `page` its own is at "/": the guard asks no key there, and lets it load from here only.
     """
     created = int(time.time())
+    handlers: Any = dict.fromkeys((ApiError, RequestValidationError, HTTPException, Exception), _refuse)
     # The pages of documentation load scripts from elsewhere.
-    app = FastAPI(title="yi-tune serve", docs_url=None, redoc_url=None)
+    app = FastAPI(title="yi-tune serve", docs_url=None, redoc_url=None, exception_handlers=handlers)
     app.add_middleware(Guard, key=key, origins=origins)
     if origins:
         app.add_middleware(
             CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"]
         )
-
-    @app.exception_handler(ApiError)
-    async def refused(_: Request, error: ApiError) -> Response:
-        return error.response()
-
-    @app.exception_handler(RequestValidationError)
-    async def not_valid(_: Request, error: RequestValidationError) -> Response:
-        return invalid(error).response()
-
-    @app.exception_handler(HTTPException)
-    async def http_error(request: Request, error: HTTPException) -> Response:
-        said = {404: f"Invalid URL ({request.method} {request.url.path})", 413: "The request is too large."}
-        message = said.get(error.status_code, error.detail)
-        return ApiError(error.status_code, message, headers=error.headers).response()
-
-    @app.exception_handler(Exception)
-    async def fault(_: Request, __: Exception) -> Response:
-        return ApiError(500, "That is a fault of the server's. Its log says more.").response()
 
     def card(name: str) -> dict[str, Any]:
         if name not in (names.tuned, names.base):
@@ -122,27 +118,25 @@ def create_app(
         except QueueFullError:
             message = "The server has as many requests as it takes. Ask again later."
             raise ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": "1"}) from None
-        identifier = f"chatcmpl-{uuid.uuid4().hex}"
+        answer = partial(completion, f"chatcmpl-{uuid.uuid4().hex}", body.model)
         if body.stream:
             with_usage = bool((body.stream_options or {}).get("include_usage"))
-            return _Stream(reply, _events(identifier, body.model, len(prompt), pieces, with_usage=with_usage))
-        whole = await _whole(request, reply, pieces)
-        if whole is None:
-            return Response(status_code=499)  # which nobody reads: the client has gone
-        if whole.finish == "error":
+            return _Stream(reply, _events(answer, len(prompt), pieces, with_usage=with_usage))
+        while True:
+            try:
+                text, tokens, finish = await asyncio.wait_for(pieces.get(), _POLL_SECONDS)
+                break
+            except TimeoutError:
+                if await request.is_disconnected():
+                    reply.cancelled = True
+                    return Response(status_code=499)  # which nobody reads
+        if finish == "error":
             raise _FAILED
-        answer = {"role": "assistant", "content": whole.text, "refusal": None}
-        choice = {"message": answer, "finish_reason": whole.finish}
-        return JSONResponse(completion(identifier, body.model, choice, usage=usage(len(prompt), whole.tokens)))
+        choice = {"message": {"role": "assistant", "content": text, "refusal": None}, "finish_reason": finish}
+        return JSONResponse(answer(choice, usage=usage(len(prompt), tokens)))
 
-    def add_file(file: Path) -> None:
-        @app.get("/" if file.name == "index.html" else f"/{file.name}", include_in_schema=False)
-        async def send() -> Response:
-            # A browser is to ask whether it has changed, as it has in another version.
-            return FileResponse(file, headers={"cache-control": "no-cache"})
-
-    for file in _PAGE.iterdir() if page else ():
-        add_file(file)
+    if page:
+        app.mount("/", StaticFiles(directory=Path(__file__).parent / "page", html=True))
     return app
 
 
@@ -160,7 +154,7 @@ class _Stream(StreamingResponse):
     """Server-sent events; whatever ends the response, a client that went away too, ends the reply."""
 
     def __init__(self, reply: Generation, events: AsyncIterator[str]) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-cache"})
+        super().__init__(events, media_type="text/event-stream")
         self._reply = reply
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -171,44 +165,26 @@ class _Stream(StreamingResponse):
 
 
 async def _events(
-    identifier: str, model: str, prompt_tokens: int, pieces: "asyncio.Queue[Piece]", *, with_usage: bool
+    answer: Callable[..., dict[str, Any]], prompt: int, pieces: "asyncio.Queue[Piece]", *, with_usage: bool
 ) -> AsyncIterator[str]:
-    """The server-sent events of a streamed response."""
-
-    def event(body: dict[str, Any]) -> str:
-        return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
-
     def chunk(delta: dict[str, str], finish: str | None = None) -> str:
         more = {"usage": None} if with_usage else {}
-        return event(completion(identifier, model, {"delta": delta, "finish_reason": finish}, **more))
+        return _event(answer({"delta": delta, "finish_reason": finish}, **more))
 
     yield chunk({"role": "assistant", "content": ""})
     finish = None
     while finish is None:
         text, tokens, finish = await pieces.get()
         if finish == "error":
-            yield event(_FAILED.body)
+            yield _event(_FAILED.body)
             return
         if text:
             yield chunk({"content": text})
     yield chunk({}, finish)
     if with_usage:
-        yield event(completion(identifier, model, None, usage=usage(prompt_tokens, tokens)))
+        yield _event(answer(None, usage=usage(prompt, tokens)))
     yield "data: [DONE]\n\n"
 
 
-async def _whole(request: Request, reply: Generation, pieces: "asyncio.Queue[Piece]") -> Piece | None:
-    """The one piece of a reply that is not streamed; None when the client went away before."""
-
-    async def gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    tasks = asyncio.create_task(pieces.get()), asyncio.create_task(gone())
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        return tasks[0].result() if tasks[0].done() else None
-    finally:
-        reply.cancelled = True
-        for task in tasks:
-            task.cancel()
+def _event(body: dict[str, Any]) -> str:
+    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -12,30 +12,17 @@ from starlette.responses import Response
 from yi_tune.data.identity import Message, check_messages
 from yi_tune.errors import YiTuneError
 
-# Fields that are not supported, with the values that ask for nothing; null is one for each.
-_NEUTRAL: dict[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "presence_penalty": (0, 0.0),
-    "frequency_penalty": (0, 0.0),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
+# Fields that would change the reply: refused but for null, zero, false, an empty value, and those named here. All other
+# unknown fields are ignored.
+_UNSUPPORTED: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs"), ()),
+    **dict.fromkeys(("tools", "functions", "audio", "prediction", "web_search_options", "min_p"), ()),
+    **dict.fromkeys(("n", "best_of", "repetition_penalty"), (1,)),
+    **dict.fromkeys(("tool_choice", "function_call"), ("none", "auto")),
     "response_format": ({"type": "text"},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "logit_bias": ({},),
     "modalities": (["text"],),
-    "audio": (),
-    "prediction": (),
-    "web_search_options": (),
-    "store": (False,),
+    "top_k": (-1,),
 }
-# Fields that change nothing about a reply here.
-_IGNORED = (
-    *("user", "metadata", "service_tier", "parallel_tool_calls", "reasoning_effort", "verbosity"),
-    *("safety_identifier", "prompt_cache_key"),
-)
 
 
 class ApiError(Exception):
@@ -66,17 +53,39 @@ def _whole(text: str) -> str:
     return text
 
 
+def _joined(content: Any) -> Any:
+    """The text of a message that is given in parts, or null, as the assistant's is where it called a tool."""
+    if content is None:
+        return ""
+    if not isinstance(content, list):
+        return content
+    texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
+    if len(texts) < len(content) or not all(isinstance(text, str) for text in texts):
+        raise ValueError("parts are of type 'text'. No image, audio, video or file is looked at.")
+    return "".join(map(str, texts))
+
+
 Text = Annotated[str, AfterValidator(_whole)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
+_CONFIG = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class ChatMessage(BaseModel):
+    """A message: who says what."""
+
+    model_config = _CONFIG
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: Annotated[Text, BeforeValidator(_joined)]
 
 
 class ChatRequest(BaseModel):
-    """POST /v1/chat/completions. Types are not converted ("1" is no number); unknown fields are errors."""
+    """POST /v1/chat/completions. Types are not converted: "1" is no number."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    model_config = _CONFIG
 
     model: Text
-    messages: Annotated[list[Any], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     stream: bool | None = None
@@ -93,19 +102,13 @@ class ChatRequest(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _drop(cls, body: Any) -> Any:
-        """The body without the fields that have no effect. Raises ApiError for one that is asked in vain."""
-        if not isinstance(body, dict):
-            return body
-        for name, neutral in _NEUTRAL.items():
-            value = body.get(name)
-            # In Python False == 0 and True == 1, in JSON not.
-            if value is not None and not any(value == one and type(value) is type(one) for one in neutral):
+    def _refuse(cls, body: Any) -> Any:
+        """Raises ApiError for a field that is asked in vain."""
+        for name, neutral in _UNSUPPORTED.items() if isinstance(body, dict) else ():
+            if (value := body.get(name)) and value not in neutral:
                 message = f"{name} is not supported by this server."
                 raise ApiError(400, message, code="unsupported_parameter", param=name)
-        if body.get("stream_options") is not None and not body.get("stream"):
-            raise ApiError(400, "stream_options is only allowed when stream is true.", param="stream_options")
-        return {name: value for name, value in body.items() if name not in _NEUTRAL and name not in _IGNORED}
+        return body
 
 
 def invalid(error: RequestValidationError) -> ApiError:
@@ -115,52 +118,28 @@ def invalid(error: RequestValidationError) -> ApiError:
         return ApiError(400, "The body is not valid JSON.")
     if first["loc"] == ("body",):
         return ApiError(400, "The body has to be a JSON object, sent as Content-Type: application/json.")
-    path = ".".join(str(step) for step in first["loc"][1:] if not isinstance(step, int))
-    if first["type"] == "missing":
-        return ApiError(400, f"Missing required parameter: '{path}'.", param=path, code="missing_required_parameter")
-    if first["type"] == "extra_forbidden":
-        return ApiError(400, f"Unknown parameter: '{path}'.", param=path, code="unknown_parameter")
-    return ApiError(400, f"Invalid '{path}': {first['msg']}.", param=path, code="invalid_value")
+    path = ".".join(map(str, first["loc"][1:]))
+    message = f"Invalid '{path}': {first['msg'].removeprefix('Value error, ')}"
+    return ApiError(400, message, param=str(first["loc"][1]), code="invalid_value")
 
 
-def conversation(messages: list[Any]) -> list[Message]:
+def conversation(messages: list[ChatMessage]) -> list[Message]:
     """The messages as the chat template has them: a system prompt, then user and assistant in turn.
 
     System and developer messages at the beginning become one system prompt; messages in a row of one role become one.
     Raises ApiError for a conversation that the template has no place for.
     """
     turns: list[Any] = []
-    for index, message in enumerate(messages):
-        fields = message if isinstance(message, dict) else {}
-        role, content = fields.get("role"), fields.get("content")
-        if role not in ("system", "developer", "user", "assistant") or {"tool_calls", "function_call"} & {
-            name for name, value in fields.items() if value
-        }:
-            message = "the roles are system, developer, user and assistant; tools and functions are not supported."
-            raise ApiError(400, f"messages[{index}]: {message}", param="messages")
-        if isinstance(content, list):
-            texts: list[Any] = [
-                part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"
-            ]
-            whole = len(texts) == len(content) and all(isinstance(text, str) for text in texts)
-            content = "".join(texts) if whole else content
-        if content is None and role == "assistant":  # as one that called a tool has it
-            content = ""
-        if not isinstance(content, str):
-            message = "text is taken, or parts of type 'text'. No image, audio, video or file is looked at."
-            raise ApiError(400, f"messages[{index}].content: {message}", param="messages")
-        role = "system" if role == "developer" else role
+    for message in messages:
+        role = "system" if message.role == "developer" else message.role
         if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] += f"\n\n{content}"
+            turns[-1]["content"] += f"\n\n{message.content}"
         else:
-            turns.append({"role": role, "content": content})
+            turns.append({"role": role, "content": message.content})
     try:
         checked = check_messages(turns)
-        _whole("".join(turn["content"] for turn in checked))
     except YiTuneError as error:
         raise ApiError(400, f"{error.message} {error.hint}", param="messages") from None
-    except UnicodeEncodeError:
-        raise ApiError(400, "A message holds half a surrogate pair, which is no text.", param="messages") from None
     if checked[-1]["role"] != "user":
         raise ApiError(400, "The last message is the user's, for the assistant to answer.", param="messages")
     return checked

@@ -3,11 +3,10 @@
 import asyncio
 import hmac
 import ipaddress
-import os
+import re
 import secrets
 import signal
 import socket
-import threading
 from collections.abc import Callable, Sequence
 from urllib.parse import SplitResult, urlsplit
 
@@ -17,6 +16,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from yi_tune.errors import YiTuneError
+from yi_tune.output import err
 from yi_tune.serve.schema import ApiError
 
 MAX_BODY = 1 << 20  # bytes; a context of 16,000 tokens is about 64 KB of English
@@ -35,6 +35,8 @@ _HEADERS = [
     ),
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
+    # A browser is to ask whether a file of the page has changed, as it has in another version.
+    (b"cache-control", b"no-cache"),
 ]
 
 
@@ -47,13 +49,15 @@ def is_loopback(host: str) -> bool:
 
 
 def choose_key(host: str, given: str | None) -> str | None:
-    """The API key to ask for: the one given, none where only this machine can ask, or else a new one.
+    """The API key to ask for: the one given, none where only this machine can ask, or else a new one, which is shown.
 
     Raises YiTuneError for a key that no client can send.
     """
-    if given is None:
-        return None if is_loopback(host) else secrets.token_urlsafe(32)
-    if not given or not given.isascii() or not given.isprintable() or given != given.strip():
+    if given is None and not is_loopback(host):
+        key = secrets.token_urlsafe(32)
+        err.print(f"API key, shown this once: {key}")
+        return key
+    if given is not None and not re.fullmatch("[!-~]([ -~]*[!-~])?", given):
         raise YiTuneError(
             "The API key is empty, or has characters that a header cannot carry.",
             "Take letters and digits, or leave it out: one is made for addresses that others can reach.",
@@ -66,15 +70,12 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         listening = socket.create_server((host, port), family=family)
-    except socket.gaierror:
-        raise YiTuneError(f"--host {host!r} is no address of this machine.", "For all of them: 0.0.0.0") from None
     except OSError as error:
         raise YiTuneError(
-            f"{host}:{port} cannot be listened on: {os.strerror(error.errno or 0)}.",
-            "Take another one: --port 0 finds a free one.",
+            f"{host}:{port} cannot be listened on: {(error.strerror or '').partition(' (')[0]}.",
+            "Take another one: --port 0 finds a free one, --host 127.0.0.1 is this machine, 0.0.0.0 all its addresses.",
         ) from None
-    # Connections have it from here: asyncio sees to it only for sockets that it has made itself. Without it the kernel
-    # holds a small write back until the last one is acknowledged, which takes a client 40 ms.
+    # Without it, on which asyncio does not see here, the kernel holds small writes back for up to 40 ms.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listening
 
@@ -143,8 +144,6 @@ class Guard:
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key.encode()):
                 message = "The API key is missing or wrong: Authorization: Bearer KEY"
                 raise ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
-        if (length := headers.get("content-length", "0")).isdecimal() and int(length) > MAX_BODY:
-            raise ApiError(413, f"A request may have {MAX_BODY} bytes.")
 
 
 def _split(url: str) -> SplitResult:
@@ -155,33 +154,22 @@ def _split(url: str) -> SplitResult:
         return urlsplit("")
 
 
-class _Server(uvicorn.Server):
-    """Calls `close` when the time for what is running is over: uvicorn would break the connections off."""
-
-    def __init__(self, config: uvicorn.Config, close: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._close = close
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        closing = threading.Timer(GRACE_SECONDS, self._close)
-        closing.start()
-        try:
-            await super().shutdown(sockets)
-        finally:
-            closing.cancel()
-
-
 def serve(app: FastAPI, listening: socket.socket, close: Callable[[], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C; what is running then has GRACE_SECONDS to end, and is ended by `close`, which
-    may be called in another thread, and more than once.
+    """Serve until SIGTERM or Ctrl-C. Replies then have GRACE_SECONDS to end; `close` ends what runs longer.
+
+    It is to be called once, at the end of the process: signals have no effect afterwards.
     """
-    # uvicorn sends itself the signal again at its end, where it is to do nothing.
-    before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            # uvicorn would break the connections off.
+            asyncio.get_running_loop().call_later(GRACE_SECONDS, close)
+            await super().shutdown(sockets)
+
+    # uvicorn sends itself the signal again at its end.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
     # No access log: nothing of what clients send is written down.
     patience = GRACE_SECONDS + _FAREWELL_SECONDS
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=patience)
-    try:
-        _Server(config, close).run(sockets=[listening])
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    Server(config).run(sockets=[listening])

@@ -7,48 +7,40 @@ Its options were looked up in vLLM's source (vllm/entrypoints/openai/cli_args.py
 import json
 import os
 import shlex
-import shutil
 from pathlib import Path
 from typing import NoReturn
 
 from yi_tune import loading
-from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
 from yi_tune.export import read_record
 from yi_tune.files import CHAT_TEMPLATE
 from yi_tune.output import err
+from yi_tune.runs import Run
 from yi_tune.serve.app import Names
 
 # <|endoftext|>, <|im_start|>, <|im_end|>, <|im_sep|>: where a Yi-1.5 reply ends, in every tokenizer of Yi's.
 _STOP_IDS = [2, 6, 7, 8]
 
 
-def run_command(workspace: Path, run_name: str | None, model: str | None) -> list[str]:
-    """The command for the run found; a note tells of a base that chat has in fewer bits."""
-    run = loading.find(workspace.absolute(), run_name, model)
-    config = loading.run_config(run)
+def serve_run(run: Run) -> list[str]:
+    """The command for a run; a note tells of a base that chat has in fewer bits.
+
+    Writes into the run's folder vllm/generation_config.json, with the tokens that end a reply.
+    """
+    config, names, folder = loading.run_config(run), Names.of(run), run.folder / "vllm"
     if bits := config.get("quantization_bit"):
         err.print(
-            f"Note: vLLM has the base in 16 bits, chat in {bits}: some answers are other words than chat's. "
+            f"Note: vLLM has the base in 16 bits, chat in {bits}: some answers differ. "
             f"Where memory holds 16, take the line quantization_bit out of {run.chat_yaml}."
         )
-    return serve_run(config, Names.of(run), run.folder / "vllm")
-
-
-def serve_run(config: Config, names: Names, folder: Path) -> list[str]:
-    """The command for a run's `config` (as `loading.run_config` gives it).
-
-    Writes into `folder` a generation_config.json with the tokens that end a reply.
-    """
     folder.mkdir(exist_ok=True)
     ends = {"eos_token_id": _STOP_IDS, "pad_token_id": 0}
     (folder / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n", encoding="utf-8")
-    adapter = str(config["adapter_name_or_path"])
-    rank = json.loads((Path(adapter) / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+    rank = json.loads((run.folder / "adapter_config.json").read_text(encoding="utf-8"))["r"]
     # vLLM has room for ranks of these sizes.
     room = next((size for size in (1, 8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
     # As JSON: of NAME=PATH it takes no path with a comma or an equals sign in it.
-    module = json.dumps({"name": names.tuned, "path": adapter}, ensure_ascii=False)
+    module = json.dumps({"name": names.tuned, "path": str(run.folder)}, ensure_ascii=False)
     return [
         *["vllm", "serve", str(config["model_name_or_path"]), "--served-model-name", names.base],
         *["--enable-lora", "--max-lora-rank", str(room), "--lora-modules", module],
@@ -76,20 +68,17 @@ def listening(host: str, port: int, origins: tuple[str, ...]) -> list[str]:
     return ["--host", host, "--port", str(port), *doors]
 
 
-def require() -> None:
-    """Raise YiTuneError when vLLM is not installed."""
-    if shutil.which("vllm") is None:
+def start(arguments: list[str], key: str | None) -> NoReturn:
+    """Become vLLM's server. Raises YiTuneError when vLLM is not installed."""
+    # The key is no argument: every user of the machine can read those.
+    environment = os.environ | ({"VLLM_API_KEY": key} if key is not None else {})
+    try:
+        os.execvpe(arguments[0], arguments, environment)  # noqa: S606
+    except FileNotFoundError:
         raise YiTuneError(
             "vLLM is not installed: there is no command `vllm`.",
             "It wants an environment of its own: uv tool install vllm   Or serve without it: --engine yi-tune",
-        )
-
-
-def start(arguments: list[str], key: str | None) -> NoReturn:
-    """Become vLLM's server."""
-    # Not as an argument, which every user of the machine can read.
-    environment = os.environ | ({"VLLM_API_KEY": key} if key is not None else {})
-    os.execvpe(arguments[0], arguments, environment)  # noqa: S606
+        ) from None
 
 
 def shown(arguments: list[str], key: str | None) -> str:

@@ -1,13 +1,10 @@
 """The thread that makes the replies of `serve`. It takes the engine's Assistant, and imports no torch itself."""
 
-import sys
 import threading
 import traceback
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from yi_tune.data.identity import Message
 from yi_tune.sampling import Generation
 
 if TYPE_CHECKING:
@@ -22,27 +19,24 @@ class Worker:
     """Makes up to `max_batch` replies at once, the tuned model's and the base's; up to `max_waiting` more wait."""
 
     def __init__(self, assistant: "Assistant", max_batch: int, max_waiting: int) -> None:
-        self.context: int = assistant.context
-        self.encode: Callable[[list[Message]], list[int]] = assistant.encode
+        self.context, self.encode = assistant.context, assistant.encode
         self._assistant = assistant
-        self._max_batch = max_batch
-        self._capacity = max_batch + max_waiting
+        self._max_batch, self._capacity = max_batch, max_batch + max_waiting
         self._asked: list[Generation] = []
         self._closing = False
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="worker")
         self._thread.start()
 
-    def counts(self) -> tuple[int, int]:
-        """How many replies are being made, and how many wait their turn."""
-        wanted = self._wanted()
-        running = sum(one.begun for one in wanted)
-        return running, len(wanted) - running
-
     @property
     def alive(self) -> bool:
         """Whether replies are made at all."""
         return self._thread.is_alive()
+
+    def counts(self) -> tuple[int, int]:
+        """How many replies are being made, and how many wait their turn."""
+        begun = [one.begun for one in self._wanted()]
+        return sum(begun), len(begun) - sum(begun)
 
     def submit(self, generation: Generation) -> None:
         """Begin it as soon as there is room. Raises QueueFullError when there will not be."""
@@ -70,8 +64,7 @@ class Worker:
                 self._changed.wait_for(lambda: self._closing or self._wanted())
                 if self._closing:
                     break
-                room = self._max_batch - self.counts()[0]
-                new = [one for one in self._wanted() if not one.begun][:room]
+                new = [one for one in self._wanted() if not one.begun][: self._max_batch - self.counts()[0]]
                 for one in new:
                     one.begun = True
             for base, batch in batches.items():
@@ -82,7 +75,7 @@ class Worker:
                                 batch.add([one])
                         batch.step()
                 except Exception:  # of memory, for one: whoever is in this batch is told, the server goes on
-                    traceback.print_exc(file=sys.stderr)
+                    traceback.print_exc()
                     batches[base] = self._assistant.batch()
                     for one in self._wanted():
                         if one.begun and one.base == base:
