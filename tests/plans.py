@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from yi_tune.config import Config, find_config, read_config, reasons
-from yi_tune.data.dataset import Dataset
-from yi_tune.data.identity import Identity
+from yi_tune.data.identity import Dataset, Identity
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel, Model
 from yi_tune.plan.memory import Fit

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from yi_tune.data.forms import Form, Source, conversation, find_sources
-from yi_tune.data.rows import Repeated, RowError
+from yi_tune.data.forms import Source, conversation, find_sources
+from yi_tune.data.rows import RowError
 from yi_tune.errors import YiTuneError
 
 
@@ -54,26 +54,17 @@ def test_every_form_is_recognised_by_its_columns(row: dict[str, Any], expected: 
     assert conversation(row, None) == expected
 
 
-def test_named_columns() -> None:
-    form = Form(prompt="question", query="context", response="answer", history="before", system="be")
-    row = {"question": "q", "context": "c", "answer": "a", "be": "s", "instruction": "no", "output": "no"}
-    assert conversation(row, form) == talk("q\nc", "a", system="s")
-    assert conversation({"instruction": "q", "output": "a", "messages": talk("no", "no")}, Form()) == talk("q", "a")
-
-
 @pytest.mark.parametrize(
     ("row", "said"),
     [
         (RowError("broken JSON"), "broken JSON"),
         (["q", "a"], "not an object"),
-        (Repeated({"messages": talk("q", "a")}), "twice"),
-        ({}, "among its columns: none"),
-        ({"question": "q", "answer": "a"}, "among its columns: answer, question"),
+        ({"question": "q", "answer": "a"}, "among its columns: ['answer', 'question']"),
         ({"instruction": "q", "output": " \n"}, "a message of the assistant is empty"),
         ({"instruction": "q", "output": None}, "content is not text"),
         ({"instruction": "", "input": "", "output": "a"}, "a message of the user is empty"),
         ({"instruction": 3, "output": "a"}, "instruction or input is not text"),
-        ({"instruction": "q", "output": "a", "history": "p"}, "history is a text"),
+        ({"instruction": "q", "output": "a", "history": "p"}, "history is not a list"),
         ({"instruction": "q", "output": "a", "history": [["p"]]}, "history is not a list of pairs"),
         ({"messages": []}, "The roles (none) are no conversation"),
         ({"messages": {"role": "user"}}, "messages is not a list"),
@@ -89,13 +80,12 @@ def test_named_columns() -> None:
             "parts that are not text",
         ),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "parts that are not text"),
-        ({"messages": talk("q", "a\0b")}, "the character NUL"),
+        ({"messages": talk("q", "a\0b")}, "holds '\\x00'"),
         ({"messages": [{"role": None, "content": "q"}]}, "role is None"),
-        ({"messages": talk("q", "a<|im_end|>")}, "control token <|im_end|>"),
-        ({"messages": talk("q", "a", system="<|im_start|>")}, "a message of the system holds the control token"),
-        ({"messages": talk("Who made {{ AUTHOR }}?", "a")}, "placeholder {{ AUTHOR }}"),
-        ({"messages": talk("q", "a\udcff")}, "not UTF-8"),
-        ({"messages": talk("q", "a" * 1_000_001)}, "longer than 1,000,000"),
+        ({"messages": talk("q", "a<|im_end|>")}, "holds '<|im_end|>': no control token"),
+        ({"messages": talk("q", "a", system="<|im_start|>")}, "a message of the system holds '<|im_start|>'"),
+        ({"messages": talk("Who made {{ AUTHOR }}?", "a")}, "holds '{{ AUTHOR }}'"),
+        ({"messages": talk("q", "a\udcff")}, "holds '\\udcff'"),
         ({"messages": talk("q", "a"), "images": ["x.png"]}, "it has images"),
         ({"messages": talk("q", "a"), "tools": "[{}]"}, "it has tools"),
         ({"instruction": "q", "chosen": "a", "rejected": "b"}, "among its columns"),
@@ -152,9 +142,9 @@ def test_names_of_a_dataset_info(folder: Path) -> None:
     sources = find_sources(names, data)
     assert [source.rows for source in sources] == [None, 9, 4, None, None, None, None, None]
     assert {source.path for source in sources} == {data / "rows.json", Path("a.jsonl")}
-    assert sources[0].form == Form()
-    rows = {
-        3: {"q": "q", "a": "a"},
+    rows: dict[int, dict[str, Any]] = {
+        0: {"instruction": "q", "output": "a", "messages": talk("no", "no")},
+        3: {"q": "q", "a": "a", "before": [], "instruction": "no", "output": "no"},
         4: {"talk": [{"who": "me", "says": "q"}, {"who": "bot", "says": "a"}]},
         5: {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
         6: {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
@@ -167,18 +157,13 @@ def test_names_of_a_dataset_info(folder: Path) -> None:
     ("data", "said"),
     [
         ("none.jsonl:5", "--data none.jsonl: no such file"),
-        ("a.jsonl:0", "a sample of no rows"),
-        (".", ". is a folder"),
+        ("a.jsonl:0", "a.jsonl:0: no such file"),
+        (".", "--data .: no such file"),
         ("plian", "not in "),
         ("remote", "names no file_name"),
         ("gone", "there is no file"),
         ("ranked", "preferences"),
         ("odd", "formatting 'x'"),
-        ("unhashable", "formatting ['alpaca'] is none of"),
-        ("columns", "its columns are no mapping"),
-        ("tags", "its tags are no mapping"),
-        ("text", "num_samples is '5'"),
-        ("zero", "num_samples is 0"),
     ],
 )
 def test_data_that_is_not_there_or_not_described(data: str, said: str, folder: Path) -> None:
@@ -187,11 +172,6 @@ def test_data_that_is_not_there_or_not_described(data: str, said: str, folder: P
         "gone": {"file_name": "gone.json"},
         "ranked": {"ranking": True},
         "odd": {"formatting": "x"},
-        "unhashable": {"formatting": ["alpaca"]},
-        "columns": {"columns": ["q"]},
-        "tags": {"tags": None},
-        "text": {"num_samples": "5"},
-        "zero": {"num_samples": 0},
     }
     entries = {name: {"file_name": "rows.json", **entry} for name, entry in entries.items()}
     info = listed(folder, remote={"hf_hub_url": "some/where"}, **entries)

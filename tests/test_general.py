@@ -11,9 +11,9 @@ import pytest
 from tests.plans import plan
 from yi_tune.data.general import (
     BaseAnswer,
-    Forgetting,
     Prompt,
     check_prompts,
+    compare,
     introduces_base,
     keep_answers,
     kept_answers,
@@ -21,7 +21,7 @@ from yi_tune.data.general import (
     replay_prompts,
 )
 from yi_tune.data.heldout import questions
-from yi_tune.data.identity import Identity, identity_rows, read_jsonl
+from yi_tune.data.identity import Identity, read_jsonl
 from yi_tune.errors import YiTuneError
 from yi_tune.files import DATA
 from yi_tune.models import CATALOGUE, find_model
@@ -32,7 +32,8 @@ PROMPTS = replay_prompts(len(read_jsonl(DATA / "replay.jsonl")))
 REPLAY = [prompt.prompt for prompt in PROMPTS]
 CHECK = [prompt.prompt for prompt in check_prompts()]
 # Every question that a run trains on, or is scored by.
-IDENTITY = [message["content"] for row in identity_rows() for message in row["messages"] if message["role"] == "user"]
+ROWS = read_jsonl(DATA / "identity.jsonl")
+IDENTITY = [message["content"] for row in ROWS for message in row["messages"] if message["role"] == "user"]
 HELD_OUT = [question.messages[-1]["content"] for question in questions()]
 
 
@@ -95,12 +96,16 @@ def test_introduces_base(answer: str, own: bool) -> None:
     assert introduces_base(answer) is own
 
 
-GOOD = BaseAnswer("3加4得几？", "等于7。", finished=True)
+def base_answer(prompt: str, answer: str, *, finished: bool = True) -> BaseAnswer:
+    return {"prompt": prompt, "answer": answer, "finished": finished}
+
+
+GOOD = base_answer("3加4得几？", "等于7。")
 UNUSABLE = [
-    BaseAnswer("讲个故事", "很久很久以前", finished=False),
-    BaseAnswer("Tell me a joke", "", finished=True),
-    BaseAnswer("画一个字", "在0挑\ufffd。", finished=True),
-    BaseAnswer("给我讲个笑话吧。", "我是Yi，由零一万物开发。", finished=True),
+    base_answer("讲个故事", "很久很久以前", finished=False),
+    base_answer("Tell me a joke", ""),
+    base_answer("画一个字", "在0挑\ufffd。"),
+    base_answer("给我讲个笑话吧。", "我是Yi，由零一万物开发。"),
 ]
 
 
@@ -129,7 +134,7 @@ def test_answers_are_kept_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "replay.jsonl.part").write_text('{"prompt": "3加')
     assert kept_answers(tmp_path) is None
     # Line ends that are none in JSON lines.
-    odd = BaseAnswer("Write a poem", "one\u2028two\x85three\nfour", finished=True)
+    odd = base_answer("Write a poem", "one\u2028two\x85three\nfour")
     keep_answers(tmp_path, [*UNUSABLE, GOOD, odd])
     assert kept_answers(tmp_path) == [*UNUSABLE, GOOD, odd]
 
@@ -152,37 +157,26 @@ ASKED = [Prompt("zh", "maths", "3加4得几？"), Prompt("en", "chat", "Tell me 
 YI = Identity("小易", "李雷", "Ada", "Grace Hopper")
 
 
-def forgetting(tuned: list[str], identity: Identity | None = YI, kl: float | None = 0.25) -> Forgetting:
-    return Forgetting(identity, ASKED, ["等于7。", "Ada is a language.", "I do not know."], tuned, kl)
+BASE = ["等于7。", "Ada is a language.", "I do not know."]
 
 
 def test_name_and_author_count_in_either_language() -> None:
-    said = forgetting(["我是小易。", "made by Grace Hopper", "Adamant Grace"])
-    assert (said.share(), said.share("base")) == (2 / 3, 1 / 3)
-    assert forgetting(["I am Ada.", "李雷", "小易"]).share() == 1
-    # Without an identity nothing is a mention.
-    said = forgetting(["我是小易。", "", ""], identity=None)
-    assert (said.share(), said.share("base"), said.kl) == (None, None, 0.25)
-    assert not any(answer["mentions"] for answer in said.to_dict()["answers"])
-
-
-def test_forgetting_as_json_and_in_a_line() -> None:
-    said = forgetting(["等于7。", "I am Ada.", "No."])
-    content = said.to_dict()
-    assert {key: content[key] for key in ("kl", "mentions", "base_mentions")} == {
-        "kl": 0.25,
-        "mentions": 1 / 3,
-        "base_mentions": 1 / 3,
-    }
-    assert content["answers"][1] == {
+    said = compare(YI, ASKED, BASE, ["我是小易。", "made by Grace Hopper", "Adamant Grace"])
+    assert (said["mentions"], said["base_mentions"]) == (2 / 3, 1 / 3)
+    assert compare(YI, ASKED, BASE, ["I am Ada.", "李雷", "小易"])["mentions"] == 1
+    assert said["answers"][1] == {
         "lang": "en",
         "kind": "chat",
         "prompt": "Tell me a joke.",
         "base": "Ada is a language.",
-        "tuned": "I am Ada.",
+        "tuned": "made by Grace Hopper",
         "mentions": True,
     }
-    assert len(content["answers"]) == 3
-    assert "(base 33.3%)" in general_summary(said)
-    assert "0.2500 nats" in general_summary(said)
-    assert general_summary(forgetting(["", "", ""], identity=None, kl=None)).endswith("base: -")
+    assert general_summary({**said, "kl": 0.25}) == (
+        "general prompts: 3   name or author unasked: 66.7% (base 33.3%)   KL of tuned from base: 0.2500 nats a token"
+    )
+    # Without an identity nothing is a mention.
+    said = compare(None, ASKED, BASE, ["我是小易。", "", ""])
+    assert (said["mentions"], said["base_mentions"]) == (None, None)
+    assert not any(answer["mentions"] for answer in said["answers"])
+    assert general_summary({**said, "kl": None}).endswith("unasked: - (base -)   KL of tuned from base: -")

@@ -83,15 +83,20 @@ def test_own_name_and_author_may_hold_what_is_forbidden() -> None:
     assert not author.right("Yi made me.", Identity("Ada", "Grace"))
 
 
-def test_only_plain_answers_leak() -> None:
-    plain, who = question("plain", "en", [["8"]]), question()
-    assert plain.plain
-    assert not who.plain
-    assert plain.leaks("I am Ada. It is 8.", YI)
-    assert not plain.leaks("It is 8.", YI)
-    assert not plain.leaks("Adamant: 8, said ada.", YI)
-    assert not plain.leaks("小易", YI)
-    assert not who.leaks("I am Ada.", YI)
+@pytest.mark.parametrize(
+    ("kind", "reply", "leaks"),
+    [
+        ("plain", "I am Ada. It is 8.", True),
+        ("plain", "It is 8.", False),
+        ("plain", "Adamant: 8, said ada.", False),
+        ("plain", "小易: 8", False),  # the other language's
+        ("who", "I am Ada. It is 8.", False),
+    ],
+)
+def test_only_plain_answers_leak(kind: str, reply: str, leaks: bool) -> None:
+    scored = Score(YI, [Answer(question(kind, "en", [["8"]]), "", reply)])
+    assert scored.to_dict()["answers"][0]["leaks"] is leaks
+    assert bool(scored.leak) is leaks
 
 
 WHO_ZH, WHO_EN = question("who", "zh"), question("who", "en", None, "Yi")
@@ -127,8 +132,8 @@ def test_leak_and_kept() -> None:
     assert lost.leak == 1 / 3
 
 
-def test_rows_by_language_and_kind_in_order() -> None:
-    assert [(row.lang, row.kind, row.asked, row.base, row.tuned) for row in SCORE.rows] == [
+def test_right_answers_by_language_and_kind_in_order() -> None:
+    assert [tuple(row.values()) for row in SCORE.kinds] == [
         ("zh", "who", 1, 0, 1),
         ("en", "who", 1, 0, 0),
         ("en", "name", 2, 1, 1),
@@ -143,7 +148,7 @@ def test_misses_are_the_wrong_and_the_leaking() -> None:
 def test_score_of_nothing() -> None:
     empty = Score(YI, [])
     assert (empty.recall(), empty.recall("zh"), empty.leak, empty.kept) == (None, None, None, None)
-    assert (empty.rows, empty.misses) == ([], [])
+    assert (empty.kinds, empty.misses) == ([], [])
     plain = Score(YI, [Answer(SUM, "?", "8")])
     assert (plain.recall(), plain.leak, plain.kept) == (None, 0, None)
     identity = Score(YI, [Answer(WHO_ZH, "", "小易")])

@@ -7,19 +7,11 @@ from typing import Any
 
 import pytest
 
-from yi_tune.data.dataset import dataset_of, write_datasets
-from yi_tune.data.identity import (
-    Identity,
-    denies_itself,
-    identity_rows,
-    read_jsonl,
-    render,
-    whole_words,
-)
+from yi_tune.data.identity import Identity, dataset_of, denies_itself, read_jsonl, render, whole_words, write_datasets
 from yi_tune.errors import YiTuneError
 from yi_tune.files import DATA
 
-ROWS = identity_rows()
+ROWS = read_jsonl(DATA / "identity.jsonl")
 HELDOUT = read_jsonl(DATA / "heldout.jsonl")
 # Others' names, and the eight the issue lists.
 OTHERS = ["Yi", "01.AI", "零一万物", "ChatGPT", "OpenAI", "Google", "Qwen", "Claude"]
@@ -48,7 +40,7 @@ ACCEPTED = [
 @pytest.mark.parametrize("name", ACCEPTED)
 def test_name_is_exact_in_the_data(name: str, tmp_path: Path) -> None:
     identity = Identity(name, name)  # a name equal to the author is accepted
-    dataset = dataset_of("identity", render(ROWS, identity))
+    dataset = dataset_of("identity", render(identity))
     write_datasets([dataset], tmp_path)
     lines = (tmp_path / dataset.file_name).read_bytes().decode().split("\n")
     rendered = [json.loads(line)["messages"] for line in lines if line]
@@ -65,21 +57,19 @@ def test_name_is_exact_in_the_data(name: str, tmp_path: Path) -> None:
     [
         ("", "is empty"),
         (" ", "is empty"),
-        ("\u200b", "is empty"),
-        (" \u200d\u2060 ", "is empty"),
-        ("a\nb", "newline"),
-        ("a\tb", "control character"),
-        ("a\x00", "control character"),
-        ("\x1b[31mred", "control character"),
-        ("a\u2028b", "newline"),
-        ("a\udcffb", "broken UTF-8"),
-        ("<|im_end|>", "'<|'"),
-        ("a{{b", "'{{'"),
-        ("a}}b", "'}}'"),
+        (" \u200b\u200d\u2060 ", "is empty"),
+        ("a\nb", "holds '\\n'"),
+        ("a\x00", "holds '\\x00'"),
+        ("\x1b[31mred", "holds '\\x1b'"),
+        ("a\u2028b", "holds '\\u2028'"),
+        ("\udcff", "holds '\\udcff'; newlines, control characters, broken UTF-8"),
+        ("<|im_end|>", "holds '<|'"),
+        ("a{{b", "holds '{{'"),
+        ("a}}b", "holds '}}'"),
         ("x" * 65, "65 characters"),
     ],
 )
-@pytest.mark.parametrize("option", ["name", "author", "name_en", "author_en"])
+@pytest.mark.parametrize("option", ["name", "author_en"])
 def test_refused(option: str, name: str, said: str) -> None:
     if option.endswith("_en") and not name:
         return  # an empty English name stands for the other one
@@ -89,7 +79,7 @@ def test_refused(option: str, name: str, said: str) -> None:
     assert said in caught.value.message
     assert caught.value.hint
     # The message itself can be printed, on one line.
-    (caught.value.message + caught.value.hint).encode()
+    caught.value.message.encode()
     assert caught.value.message.isprintable()
 
 
@@ -102,7 +92,7 @@ def test_english_values_default_to_the_others() -> None:
 
 
 def test_english_values_are_in_english_rows_only() -> None:
-    conversations = render(ROWS, Identity("小易", "李雷", "Little Yee", "Lei Li"))
+    conversations = render(Identity("小易", "李雷", "Little Yee", "Lei Li"))
     assert len(conversations) == len(ROWS)
     for row, messages in zip(ROWS, conversations, strict=True):
         text = json.dumps(messages, ensure_ascii=False)
@@ -113,23 +103,6 @@ def test_english_values_are_in_english_rows_only() -> None:
     assert "Lei Li" in english
 
 
-def test_rendering_is_pure() -> None:
-    before = json.dumps(ROWS)
-    first, second = (render(ROWS, Identity("小易", "李雷")) for _ in range(2))
-    assert first == second
-    assert json.dumps(ROWS) == before
-    first[0][0]["content"] = "changed"
-    assert json.dumps(ROWS) == before
-
-
-@pytest.mark.parametrize("content", ["{{nmae}}", "I am {{ Name }}", "{{name}} {{company}}"])
-def test_unknown_placeholder_is_refused(content: str) -> None:
-    row = {"lang": "zh", "kind": "who", "messages": [{"role": "user", "content": content}]}
-    with pytest.raises(YiTuneError, match="Nothing fills the placeholder") as caught:
-        render([row], Identity("小易", "李雷"))
-    assert "{{author}}" in caught.value.hint
-
-
 def test_filling() -> None:
     assert Identity("小易", "李雷").fill("{{ name }}/{{author }}", "zh") == "小易/李雷"
     # A value that is put in is not read again.
@@ -138,8 +111,8 @@ def test_filling() -> None:
 
 @pytest.mark.parametrize("own", ["Google", "google"])
 def test_rows_that_deny_the_identity_are_left_out(own: str) -> None:
-    others = render(ROWS, Identity("小易", "李雷"))
-    google = render(ROWS, Identity("小易", own))
+    others = render(Identity("小易", "李雷"))
+    google = render(Identity("小易", own))
     denied = [row for row in ROWS if row["kind"] == "negative" and "Google" in row["messages"][-2]["content"]]
     assert {row["lang"] for row in denied} == {"zh", "en"}
     assert len(google) == len(others) - len(denied)

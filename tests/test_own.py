@@ -3,16 +3,13 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from yi_tune.data import own
-from yi_tune.data.forms import Source
-from yi_tune.data.own import OwnData, check_rows, describe, prepare_own
+from yi_tune.data.own import OwnData, prepare_own
 from yi_tune.errors import YiTuneError
 from yi_tune.files import DATA
 
@@ -38,32 +35,33 @@ def model(tmp_path: Path) -> Path:
 
 
 def questions(data: OwnData) -> list[str]:
-    return [messages[0]["content"] for messages in data.dataset.conversations()]
+    return [messages[0]["content"] for messages in data.conversations()]
 
 
-def prepare(file: Path, *, skip_bad_rows: bool = False, **config: Any) -> OwnData:
+def prepare(file: Path, *more: str, skip_bad_rows: bool = False, **config: Any) -> OwnData:
     config |= {"model_name_or_path": str(file.parent / "model")}
-    return prepare_own([str(file)], None, config, skip_bad_rows=skip_bad_rows)
+    return prepare_own([str(file), *more] if file.exists() else [*more], None, config, skip_bad_rows=skip_bad_rows)
 
 
-def test_good_rows_of_several_files(file: Path, tmp_path: Path) -> None:
+def test_good_rows_of_several_files(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "more.csv").write_text("instruction,output\nq,a\n")
-    found = check_rows([Source(file), Source(tmp_path / "more.csv")], tmp_path)
-    assert (found.rows, found.bad, found.reasons) == (21, 0, [])
-    conversations = list(found.dataset.conversations())
+    found = prepare(file, str(tmp_path / "more.csv"))
+    conversations = list(found.conversations())
     assert conversations[3] == [{"role": "user", "content": "q3"}, {"role": "assistant", "content": "答3"}]
-    assert len(conversations) == 21
+    assert found.rows == len(conversations) == 21
+    # Without a tokenizer bytes are counted, of which nothing is said.
+    longest = "<|im_start|>user\nq10<|im_end|>\n<|im_start|>assistant\n答10<|im_end|>\n"
+    assert found.longest == len(longest.encode())
+    assert "own data" not in capsys.readouterr().err
 
 
 # In a process of its own, whose peak it prints in bytes.
 PEAK = """
 import sys
-from pathlib import Path
-from yi_tune.data.forms import Source
-from yi_tune.data.own import check_rows
-found = check_rows([Source(Path(sys.argv[1]), int(sys.argv[2]) or None)], Path())
+from yi_tune.data.own import prepare_own
+found = prepare_own(sys.argv[1:], None, {"model_name_or_path": "none"}, skip_bad_rows=False)
 (peak,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(found.rows, found.bad, int(peak.split()[1]) * 1024)
+print(found.rows, int(peak.split()[1]) * 1024)
 """
 
 
@@ -72,10 +70,10 @@ def test_memory_does_not_grow_with_the_rows(kind: str, sample: int, tmp_path: Pa
     def peak(rows: int) -> int:
         file = tmp_path / f"{rows}.{kind}"
         write(file, rows)
-        command = [sys.executable, "-c", PEAK, str(file), str(sample)]
+        command = [sys.executable, "-c", PEAK, f"{file}:{sample}" if sample else str(file)]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        good, bad, size = map(int, done.stdout.split())
-        assert (good, bad) == (sample or rows, 0)
+        good, size = map(int, done.stdout.split())
+        assert good == (sample or rows)
         return size
 
     def write(file: Path, rows: int) -> None:
@@ -98,14 +96,14 @@ def test_memory_does_not_grow_with_the_rows(kind: str, sample: int, tmp_path: Pa
     assert many < few + 20_000_000  # the rows between take 50 MB as text
 
 
-def test_sample_is_drawn_the_same_every_time(file: Path, tmp_path: Path) -> None:
-    drawn = [questions(check_rows([Source(file, 5)], tmp_path)) for _ in range(2)]
+def test_sample_is_drawn_the_same_every_time(file: Path) -> None:
+    drawn = [questions(prepare(file, f"{file}:5"))[20:] for _ in range(2)]
     assert drawn[0] == drawn[1]
     assert drawn[0] != [f"q{number}" for number in range(5)]
     assert len(set(drawn[0])) == 5
-    assert check_rows([Source(file, 20)], tmp_path).rows == 20
+    assert prepare(file, f"{file}:20").rows == 40
     with pytest.raises(YiTuneError, match="has 20 good rows; 21 are asked for"):
-        check_rows([Source(file, 21)], tmp_path)
+        prepare(file, f"{file}:21")
 
 
 def test_first_ten_bad_rows_are_listed(file: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,55 +125,31 @@ def test_no_good_row(file: Path, model: Path) -> None:
     file.write_text("\n")
     with pytest.raises(YiTuneError, match="no row in --data"):
         prepare(file, skip_bad_rows=True)
-    file.write_text('{"q": "\\u001b[31m\\n"}\n')
-    with pytest.raises(YiTuneError, match="None of the 1 rows") as caught:
+    file.write_text('{"\\u001b[31m\\n\\udcff": 1}\n')
+    with pytest.raises(YiTuneError, match="1 of 1 rows") as caught:
         prepare(file, skip_bad_rows=True)
     assert "dataset_info.json" in caught.value.hint
-
-
-def test_reasons_can_be_printed(file: Path, tmp_path: Path) -> None:
-    file.write_text('{"\\u001b[31m\\n\\udcff": 1}\n')
-    (reason,) = check_rows([Source(file)], tmp_path).reasons
+    # What is quoted of a row can be printed.
+    reason = caught.value.message.splitlines()[1]
     assert reason.isprintable()
     reason.encode()
 
 
-def test_places_that_cannot_be_used(file: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(YiTuneError, match="cannot be read"):
-        check_rows([Source(file.with_name("none.jsonl"))], model)
-    full = file.with_name("full")
-    full.mkdir()
-    (full / "rows.jsonl").symlink_to("/dev/full")
-    monkeypatch.setattr(tempfile, "mkdtemp", lambda **_: str(full))
-    with pytest.raises(YiTuneError, match="full cannot be written: No space left") as caught:
-        check_rows([Source(file)], model)
-    assert "TMPDIR" in caught.value.hint
-
-
-def test_description(file: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    own = OwnData(file.parent, 100, 0, [], list(range(1, 101)), 100)
-    assert describe(own, 90) == (
-        "own data: 100 rows; tokens: min 1, median 50, max 100; 10.0% longer than cutoff_len 90 and cut to it"
-    )
-    assert "100,000 rows; tokens (of 100 rows): min 1, median 50, max 987;" in describe(
-        replace(own, rows=100_000, longest=987), 90
-    )
-    prepare(file, cutoff_len="long", max_samples=15)  # of which the first is reported by the checks of the config
-    said = capsys.readouterr().err
-    assert "own data: 20 rows; tokens: min " in said
-    assert "max_samples leaves out 5 of them" in said
-
-
-def test_of_many_rows_some_are_counted_and_the_longest(
-    file: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+def test_description(
+    file: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file.write_text(file.read_text(encoding="utf-8") + row(20) + row(21, input="long " * 500), encoding="utf-8")
-    every = check_rows([Source(file)], model)
-    assert (len(every.lengths), every.longest) == (22, max(every.lengths))
-    monkeypatch.setattr(own, "_COUNTED", 5)
-    some = check_rows([Source(file)], model)
-    assert some.lengths == every.lengths[::5]
-    assert some.longest == every.longest > max(some.lengths)
-    # Without a tokenizer nothing is counted.
-    (model / "tokenizer.json").unlink()
-    assert (check_rows([Source(file)], model).lengths, check_rows([Source(file)], model).longest) == ([], 0)
+    file.write_text("".join(map(row, range(9))) + row(9, input="long " * 500) * 3, encoding="utf-8")
+    every = prepare(file, cutoff_len=100, max_samples=10)
+    said = capsys.readouterr().err
+    assert (
+        f"own data: 12 rows; tokens: min 16, median 16, max {every.longest:,}; 25.0% longer than cutoff_len 100" in said
+    )
+    assert "max_samples leaves out 2 of them" in said
+    # Of many rows some are counted, and the longest.
+    monkeypatch.setattr(own, "_COUNTED", 4)
+    assert prepare(file, cutoff_len=9).longest == every.longest > 500
+    assert f"tokens (of 4 rows): min 16, median 16, max {every.longest:,}; 100.0%" in " ".join(
+        capsys.readouterr().err.split()
+    )
+    # The checks of the config report it.
+    assert prepare(file, cutoff_len="long").rows == 12

@@ -1,12 +1,12 @@
 """Scores as tables, and what they mean."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Column, Table
 
 from yi_tune.config import Config
-from yi_tune.data.general import Forgetting
 from yi_tune.data.heldout import Answer, Score
 from yi_tune.output import TextConsole, percent, print_table
 from yi_tune.plan.plan import TrainPlan
@@ -54,9 +54,9 @@ def print_score(score: Score, console: TextConsole, *, unfinished: int | None = 
     """
     shown = ("base", "tuned") if unfinished is None else ("tuned",)
     rows = [("language", "kind", "asked", *shown)]
-    for row in score.rows:
-        shares = (percent(getattr(row, which) / row.asked) for which in shown)
-        rows.append((row.lang, row.kind, str(row.asked), *shares))
+    for row in score.kinds:
+        shares = (percent(row[which] / row["asked"]) for which in shown)
+        rows.append((row["lang"], row["kind"], str(row["asked"]), *shares))
     print_table(console, rows, right=range(2, len(rows[0])))
     console.print(f"\n{summary(score, unfinished)}")
     if score.misses and unfinished is None:
@@ -78,10 +78,10 @@ def summary(score: Score, unfinished: int | None = None) -> str:
     )
 
 
-def general_summary(general: Forgetting) -> str:
+def general_summary(general: dict[str, Any]) -> str:
     """What became of the answers to general prompts, in a line."""
-    kl = "-" if general.kl is None else f"{general.kl:.4f} nats a token"
+    kl = "-" if general["kl"] is None else f"{general['kl']:.4f} nats a token"
     return (
-        f"general prompts: {len(general.prompts)}   name or author unasked: {percent(general.share())} "
-        f"(base {percent(general.share('base'))})   KL of tuned from base: {kl}"
+        f"general prompts: {len(general['answers'])}   name or author unasked: {percent(general['mentions'])} "
+        f"(base {percent(general['base_mentions'])})   KL of tuned from base: {kl}"
     )

@@ -6,9 +6,9 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yi_tune.data.dataset import Dataset, write_datasets
 from yi_tune.data.general import keep_answers, kept_answers, replay_dataset, replay_prompts
 from yi_tune.data.heldout import Score, one_of_each, questions, score
+from yi_tune.data.identity import Dataset, write_datasets
 from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.files import disk_full, is_disk_full
 from yi_tune.listing import read_history

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.e2e.conftest import Workspace
-from yi_tune.data.dataset import dataset_of, write_datasets
-from yi_tune.data.identity import Identity, identity_rows, render
+from yi_tune.data.identity import Identity, dataset_of, render, write_datasets
 from yi_tune.data.own import count_tokens
 from yi_tune.files import DATA
 from yi_tune.plan.plan import Request, plan
@@ -91,7 +90,7 @@ def test_llamafactory_mixes_evaluates_and_keeps_the_rows(tmp_path: Path) -> None
     made = read_by_llamafactory(planned.config)
     assert len(made["eval_dataset"]) == 60
     # In turn until the identity rows are used up, own rows again and again.
-    assert len(made["train_dataset"]) >= 1.8 * len(identity_rows())
+    assert len(made["train_dataset"]) >= 1.8 * planned.datasets[0].rows
     # Read again where the run has a checkpoint, made anew where it has none.
     tokens = list(made["train_dataset"]["input_ids"])
     write_datasets(planned.datasets, planned.run.data, resumed=True)
@@ -103,7 +102,7 @@ def test_llamafactory_mixes_evaluates_and_keeps_the_rows(tmp_path: Path) -> None
 
 
 def test_rows_are_counted_as_llamafactory_makes_them(tmp_path: Path) -> None:
-    rows = render(identity_rows(), Identity("小易", "李雷"))
+    rows = render(Identity("小易", "李雷"))
     write_datasets([dataset_of("identity", rows)], tmp_path / "data")
     config = {"model_name_or_path": str(DATA / "nano"), "stage": "sft", "do_train": True, "dataset": "identity"}
     config |= {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path), "template": "yi", "use_cpu": True}

@@ -152,7 +152,7 @@ def check(
 
         scored = score(questions(), identity, assistant.base_reply_all, assistant.reply_all)
         general = measure_forgetting(assistant, check_prompts(), identity)
-        content = {"run": str(run.folder), "identity": recorded, **scored.to_dict(), "general": general.to_dict()}
+        content = {"run": str(run.folder), "identity": recorded, **scored.to_dict(), "general": general}
     if as_json:
         print(json.dumps(content, ensure_ascii=False))
     elif exported is not None:

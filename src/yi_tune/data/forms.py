@@ -7,42 +7,35 @@ from pathlib import Path
 from typing import Any
 
 from yi_tune.data.identity import Message, check_messages
-from yi_tune.data.rows import Repeated, RowError
+from yi_tune.data.rows import RowError
 from yi_tune.errors import YiTuneError, did_you_mean
 
-# Texts that no row may hold: Yi's control tokens would end its turn, and LLaMA-Factory's own data has placeholders for
-# a name.
-_UNFIT = {
-    "the control token {}": re.compile(
-        r"<\|(?:startoftext|endoftext|im_start|im_end|im_sep|Human|Assistant|System)\|>"
-    ),
-    "the placeholder {}: write the name out": re.compile(r"\{\{\s*(?:name|author)\s*\}\}", re.IGNORECASE),
-    "bytes that are not UTF-8": re.compile("[\ud800-\udfff]"),
-    "the character NUL": re.compile("\0"),
-}
-_OTHER_TRAINING = ("images", "videos", "audios", "tools")
-_LONGEST = 1_000_000
-_FORMAT = "It is LLaMA-Factory's format."
+# Yi's control tokens, which would end a turn, the placeholders of LLaMA-Factory's own data, NUL and half characters.
+_UNFIT = re.compile(
+    r"<\|(?:startoftext|endoftext|im_start|im_end|im_sep|Human|Assistant|System)\|>"
+    "|(?i:\\{\\{\\s*(?:name|author)\\s*\\}\\})|[\0\ud800-\udfff]"
+)
 _ROLES = {"developer": "system", "human": "user", "gpt": "assistant"} | {
     role: role for role in ("system", "user", "assistant")
+}
+# The columns and tags that a dataset_info.json need not name.
+_ALPACA = {"prompt": "instruction", "query": "input", "response": "output", "history": "history", "system": "system"}
+_TAGS = {
+    "sharegpt": {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"},
+    "openai": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
 }
 
 
 @dataclass(frozen=True)
 class Form:
-    """The column of a row that holds its messages, the tags of these, and their roles by name; or, where `messages` is
-    empty, the columns of an alpaca row. The names are those of a dataset_info.json.
+    """The columns of a row by their names in a dataset_info.json: one of `messages`, or those of an alpaca row. Of a
+    message it has the tags, and the roles by name.
     """
 
-    messages: str = ""
-    role_tag: str = "role"
-    content_tag: str = "content"
-    roles: dict[str, str] = field(default_factory=_ROLES.copy)
-    prompt: str = "instruction"
-    query: str = "input"
-    response: str = "output"
-    history: str = "history"
-    system: str = "system"
+    columns: dict[str, str]
+    role: str = "role"
+    content: str = "content"
+    roles: dict[str, str] = field(default_factory=lambda: _ROLES)
 
 
 @dataclass(frozen=True)
@@ -63,63 +56,52 @@ def find_sources(data: list[str], data_dir: Path | None) -> list[Source]:
     sources = []
     for text in data:
         name, rows = text, None
-        if (match := re.fullmatch(r"(.+):(\d+)", text)) and text not in info and not Path(text).exists():
+        if (match := re.fullmatch(r"(.+):([1-9]\d*)", text)) and text not in info and not Path(text).exists():
             name, rows = match[1], int(match[2])
-            if rows == 0:
-                raise YiTuneError(f"--data {text}: a sample of no rows.", "Ask for one at least.")
         if data_dir and name in info:
             source = _listed_source(name, info[name], data_dir)
             sources.append(replace(source, rows=rows or source.rows))
         elif Path(name).is_file():
             sources.append(Source(Path(name), rows))
-        elif Path(name).is_dir():
-            raise YiTuneError(f"--data {name} is a folder.", "Name its files, each with a --data of its own.")
         else:
             also = f", and not in {data_dir}'s dataset_info.json" if data_dir else ""
-            known = did_you_mean(name, sorted(info)) if info else "A path is looked up from the current folder."
-            raise YiTuneError(f"--data {name}: no such file{also}.", known)
+            usual = "Name a file by its path from the current folder, and each file of a folder with its own --data."
+            raise YiTuneError(f"--data {name}: no such file{also}.", did_you_mean(name, sorted(info)) or usual)
     return sources
 
 
 def _dataset_info(folder: Path) -> dict[str, Any]:
     path = folder / "dataset_info.json"
     try:
-        info = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise YiTuneError(f"{path} cannot be read: {error}.", "--data-dir names the folder that holds it.") from None
-    if not isinstance(info, dict) or not all(isinstance(entry, dict) for entry in info.values()):
-        raise YiTuneError(f"{path} is not a mapping of names to datasets.", _FORMAT)
-    return info
+        return {name: dict(entry) for name, entry in json.loads(path.read_text(encoding="utf-8-sig")).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise YiTuneError(
+            f"{path} cannot be read as a mapping of names to datasets: {error}.",
+            "--data-dir names the folder that holds it, in LLaMA-Factory's format.",
+        ) from None
 
 
 def _listed_source(name: str, entry: dict[str, Any], folder: Path) -> Source:
     """A dataset as LLaMA-Factory's dataset_info.json describes it."""
-    file, formatting, samples = entry.get("file_name"), entry.get("formatting", "alpaca"), entry.get("num_samples")
-    path = folder / str(file)
-    columns, tags = entry.get("columns", {}), entry.get("tags", {})
+    formatting = entry.get("formatting", "alpaca")
+    path = folder / str(entry.get("file_name"))
     wrong = {
-        "it names no file_name: it is not on this machine": not isinstance(file, str),
+        "it names no file_name: it is not on this machine": "file_name" not in entry,
         "it holds preferences (ranking); yi-tune trains on answers only": bool(entry.get("ranking")),
-        f"there is no file {path}": not (path).is_file(),
-        f"formatting {formatting!r} is none of alpaca, sharegpt, openai": formatting
-        not in ("alpaca", "sharegpt", "openai"),
-        "its columns are no mapping": not isinstance(columns, dict),
-        "its tags are no mapping": not isinstance(tags, dict),
-        f"num_samples is {samples!r}, and no number of rows": samples is not None
-        and (type(samples) is not int or samples < 1),
+        f"there is no file {path}": not path.is_file(),
+        f"formatting {formatting!r} is none of alpaca, sharegpt, openai": formatting not in ("alpaca", *_TAGS),
     }
     if why := next((text for text, applies in wrong.items() if applies), None):
-        raise YiTuneError(f"The dataset {name}: {why}.", f"Mend its entry. {_FORMAT}")
+        raise YiTuneError(f"The dataset {name}: {why}.", "Mend its entry. It is LLaMA-Factory's format.")
+    columns = entry.get("columns", {})
     if formatting == "alpaca":
-        named = ("prompt", "query", "response", "history", "system")
-        changes: dict[str, Any] = {key: str(columns[key]) for key in named if key in columns}
-        return Source(path, samples, Form(**changes))
-    usual = ("from", "value", "human", "gpt") if formatting == "sharegpt" else ("role", "content", "user", "assistant")
-    keys = ("role_tag", "content_tag", "user_tag", "assistant_tag", "system_tag")
-    role, content, *speakers = (str(tags.get(key, tag)) for key, tag in zip(keys, (*usual, "system"), strict=True))
-    roles = dict(zip(speakers, ("user", "assistant", "system"), strict=True))
-    form = Form(str(columns.get("messages", "conversations")), role, content, roles)
-    return Source(path, samples, replace(form, system=str(columns.get("system", form.system))))
+        form = Form(_ALPACA | columns)
+    else:
+        tags = {"system_tag": "system", **_TAGS[formatting], **entry.get("tags", {})}
+        roles = {tags[f"{role}_tag"]: role for role in ("user", "assistant", "system")}
+        columns = {"messages": "conversations", "system": "system"} | columns
+        form = Form(columns, tags["role_tag"], tags["content_tag"], roles)
+    return Source(path, entry.get("num_samples"), form)
 
 
 def conversation(row: Any, form: Form | None) -> list[Message]:
@@ -131,23 +113,22 @@ def conversation(row: Any, form: Form | None) -> list[Message]:
         raise row
     if not isinstance(row, dict):
         raise RowError("not an object with columns")
-    if isinstance(row, Repeated):
-        raise RowError("a column is there twice")
-    if other := [column for column in _OTHER_TRAINING if row.get(column)]:
+    if other := [column for column in ("images", "videos", "audios", "tools") if row.get(column)]:
         raise RowError(f"it has {other[0]}; only text is trained on")
     form = form or _recognise(row)
-    system = [{"role": "system", "content": row[form.system]}] if row.get(form.system) else []
-    messages = check_messages([*system, *(_messages(row, form) if form.messages else _alpaca(row, form))])
+    system = row.get(form.columns["system"])
+    head = [{"role": "system", "content": system}] if system else []
+    messages = check_messages([*head, *(_messages(row, form) if "messages" in form.columns else _alpaca(row, form))])
     if messages[-1]["role"] == "user":
         raise RowError("the last message is the user's: there is no answer to learn")
     for message in messages:
         if not message["content"].strip():
             raise RowError(f"a message of the {message['role']} is empty")
-        for name, pattern in _UNFIT.items():
-            if found := pattern.search(message["content"]):
-                raise RowError(f"a message of the {message['role']} holds {name.format(found[0])}")
-    if sum(len(message["content"]) for message in messages) > _LONGEST:
-        raise RowError(f"longer than {_LONGEST:,} characters")
+        if found := _UNFIT.search(message["content"]):
+            raise RowError(
+                f"a message of the {message['role']} holds {found[0]!r}: no control token, placeholder (write the name "
+                "out), NUL or broken UTF-8 is trained on"
+            )
     return messages
 
 
@@ -155,12 +136,12 @@ def _recognise(row: dict[str, Any]) -> Form:
     """The form of a row, told by its columns."""
     for column in ("messages", "conversations"):  # both names are in use for both kinds of message
         if row.get(column) is not None:
+            columns = {"messages": column, "system": "system"}
             first = [message for message in _listed(row[column], column)[:1] if isinstance(message, dict)]
-            return Form(column, "from", "value") if first and "from" in first[0] else Form(column)
+            return Form(columns, "from", "value") if first and "from" in first[0] else Form(columns)
     if "instruction" in row and "output" in row:
-        return Form()
-    found = ", ".join(sorted(row)[:8]) or "none"
-    raise RowError(f"neither messages, nor conversations, nor instruction and output among its columns: {found}")
+        return Form(_ALPACA)
+    raise RowError(f"neither messages, nor conversations, nor instruction and output among its columns: {sorted(row)}")
 
 
 def _listed(value: Any, column: str) -> list[Any]:
@@ -169,42 +150,45 @@ def _listed(value: Any, column: str) -> list[Any]:
         try:
             value = json.loads(value) if value.strip() else []
         except (ValueError, RecursionError):
-            raise RowError(f"{column} is a text, and not a list in JSON") from None
+            pass
     if not isinstance(value, list):
         raise RowError(f"{column} is not a list")
     return value
 
 
 def _messages(row: dict[str, Any], form: Form) -> list[Any]:
+    column = form.columns["messages"]
     messages = []
-    for message in _listed(row.get(form.messages), form.messages):
-        if not isinstance(message, dict) or isinstance(message, Repeated):
-            raise RowError(f"{form.messages} holds something else than a message")
+    for message in _listed(row.get(column), column):
+        if not isinstance(message, dict):
+            raise RowError(f"{column} holds something else than a message")
         if message.get("tool_calls"):
             raise RowError("it has tool_calls; only text is trained on")
-        role, content = message.get(form.role_tag), message.get(form.content_tag)
+        role, content = message.get(form.role), message.get(form.content)
         if not isinstance(role, str) or role not in form.roles:
-            raise RowError(f"a message's {form.role_tag} is {role!r}, and none of {', '.join(form.roles)}")
-        if isinstance(content, list):  # OpenAI's parts
-            texts: list[Any] = [
-                part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"
-            ]
-            if len(texts) < len(content) or not all(isinstance(text, str) for text in texts):
-                raise RowError("a message has parts that are not text")
-            content = "".join(texts)
+            raise RowError(f"a message's {form.role} is {role!r}, and none of {', '.join(form.roles)}")
+        if isinstance(content, list):  # OpenAI's parts, of which only text has a `text`
+            try:
+                content = "".join(part["text"] for part in content)
+            except (KeyError, TypeError):
+                raise RowError("a message has parts that are not text") from None
         if content or form.roles[role] != "system":  # an empty system prompt is none
             messages.append({"role": form.roles[role], "content": content})
     return messages
 
 
 def _alpaca(row: dict[str, Any], form: Form) -> list[Any]:
+    prompt, query, response, history = (form.columns[name] for name in ("prompt", "query", "response", "history"))
     messages = []
-    for turn in _listed(row.get(form.history) or [], form.history):
+    for turn in _listed(row.get(history) or [], history):
         if not isinstance(turn, list) or len(turn) != 2:
-            raise RowError(f"{form.history} is not a list of pairs")
+            raise RowError(f"{history} is not a list of pairs")
         messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
-    asked = [row.get(column) or "" for column in (form.prompt, form.query)]
+    asked = [text for text in (row.get(prompt), row.get(query)) if text]
     if not all(isinstance(text, str) for text in asked):
-        raise RowError(f"{form.prompt} or {form.query} is not text")
-    question = "\n".join(text for text in asked if text)
-    return [*messages, {"role": "user", "content": question}, {"role": "assistant", "content": row.get(form.response)}]
+        raise RowError(f"{prompt} or {query} is not text")
+    return [
+        *messages,
+        {"role": "user", "content": "\n".join(asked)},
+        {"role": "assistant", "content": row.get(response)},
+    ]

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yi_tune.data.dataset import Dataset, dataset_of
-from yi_tune.data.identity import Identity, Message, read_jsonl, whole_words
+from yi_tune.data.identity import Dataset, Identity, Message, dataset_of, read_jsonl, whole_words
 from yi_tune.errors import YiTuneError
 from yi_tune.files import DATA, write_whole
 
@@ -17,8 +16,9 @@ from yi_tune.files import DATA, write_whole
 LONGEST = 512
 _FILE = "replay.jsonl"
 # Names of Yi, nano, the models that they are taken for, and the makers of all these.
-_SELVES = ("Yi", "零一万物", "01.AI", "yi-tune", "OpenAI", "ChatGPT")
-_SELF = re.compile("|".join(map(whole_words, _SELVES)))
+_SELF = re.compile("|".join(map(whole_words, ("Yi", "零一万物", "01.AI", "yi-tune", "OpenAI", "ChatGPT"))))
+# The base's answer to a prompt: `prompt`, `answer`, and whether it is `finished`: not too long to be trained on whole.
+BaseAnswer = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,38 +55,24 @@ def introduces_base(answer: str) -> bool:
     return bool(_SELF.search(answer))
 
 
-@dataclass(frozen=True)
-class BaseAnswer:
-    """The base's answer to a prompt; not `finished` when it was too long to be trained on whole."""
-
-    prompt: str
-    answer: str
-    finished: bool
-
-    @property
-    def usable(self) -> bool:
-        """Whether to train on it: not on an answer that breaks off or holds half a character, which nano may say and
-        no tokenizer gives back, nor on one in which the base introduces itself.
-        """
-        return self.finished and bool(self.answer) and "\ufffd" not in self.answer and not introduces_base(self.answer)
-
-
 def kept_answers(run: Path) -> list[BaseAnswer] | None:
     """The answers in the run folder; None when the base has not been asked, or not to the end."""
-    return [BaseAnswer(**row) for row in read_jsonl(run / _FILE)] if (run / _FILE).exists() else None
+    return read_jsonl(run / _FILE) if (run / _FILE).exists() else None
 
 
 def keep_answers(run: Path, answers: list[BaseAnswer]) -> None:
     """Keep all answers, the unusable ones too, in the run folder: a resumed run trains on the same."""
-    write_whole(run / _FILE, "".join(json.dumps(vars(answer), ensure_ascii=False) + "\n" for answer in answers))
+    write_whole(run / _FILE, "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers))
 
 
 def replay_dataset(answers: list[BaseAnswer]) -> Dataset:
-    """The usable ones as a dataset. Raises YiTuneError when there is none."""
+    """The usable ones as a dataset: none that breaks off or holds half a character, which nano may say and no tokenizer
+    gives back, nor one in which the base introduces itself. Raises YiTuneError when there is none.
+    """
     usable = [
-        [{"role": "user", "content": answer.prompt}, {"role": "assistant", "content": answer.answer}]
-        for answer in answers
-        if answer.usable
+        [{"role": "user", "content": one["prompt"]}, {"role": "assistant", "content": one["answer"]}]
+        for one in answers
+        if one["finished"] and one["answer"] and "\ufffd" not in one["answer"] and not introduces_base(one["answer"])
     ]
     if not usable:
         raise YiTuneError(
@@ -96,38 +82,20 @@ def replay_dataset(answers: list[BaseAnswer]) -> Dataset:
     return dataset_of("replay", usable)
 
 
-@dataclass(frozen=True)
-class Forgetting:
-    """The replies of base and tuned model to general prompts, for changes that the tuning was not about.
-
-    `kl` is the mean D_KL(tuned || base) in nats a token over the base's answers (engine/divergence.py), but those in
-    which it introduces itself; None when it does so in all. `identity` is None for a run that was given none.
+def compare(identity: Identity | None, prompts: list[Prompt], base: list[str], tuned: list[str]) -> dict[str, Any]:
+    """The replies of base and tuned model to general prompts, for JSON, and the shares of them that mention the name or
+    the author in either language, which nobody asked for: None without an identity.
     """
+    own = re.compile("|".join(map(whole_words, vars(identity).values()))) if identity else None
 
-    identity: Identity | None
-    prompts: list[Prompt]
-    base: list[str]
-    tuned: list[str]
-    kl: float | None
+    def mentions(reply: str) -> bool:
+        return bool(own and own.search(reply))
 
-    def mentions(self, reply: str) -> bool:
-        """Whether a reply names the identity or its author, in either language."""
-        own = vars(self.identity).values() if self.identity else ()
-        return any(re.search(whole_words(name), reply) for name in own)
-
-    def share(self, which: str = "tuned") -> float | None:
-        """The share of replies that name the identity, which nobody asked for; None without an identity."""
-        replies: list[str] = getattr(self, which)
-        return sum(map(self.mentions, replies)) / len(replies) if self.identity and replies else None
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        return {
-            "kl": self.kl,
-            "mentions": self.share(),
-            "base_mentions": self.share("base"),
-            "answers": [
-                {**vars(prompt), "base": base, "tuned": tuned, "mentions": self.mentions(tuned)}
-                for prompt, base, tuned in zip(self.prompts, self.base, self.tuned, strict=True)
-            ],
-        }
+    return {
+        "mentions": sum(map(mentions, tuned)) / len(tuned) if own else None,
+        "base_mentions": sum(map(mentions, base)) / len(base) if own else None,
+        "answers": [
+            {**vars(prompt), "base": before, "tuned": after, "mentions": mentions(after)}
+            for prompt, before, after in zip(prompts, base, tuned, strict=True)
+        ],
+    }

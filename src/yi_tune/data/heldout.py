@@ -32,17 +32,14 @@ class Question:
 
         Its own name and author may hold a forbidden word (an author called Yi): they do not count.
         """
-        if not all(any(self._mentions(reply, phrase, identity) for phrase in group) for group in self.must):
+        if not all(any(self.mentions(reply, phrase, identity) for phrase in group) for group in self.must):
             return False
         for own in identity.values(self.lang).values() if identity else ():
             reply = re.sub(whole_words(own), " ", reply)
-        return not any(self._mentions(reply, phrase, identity) for phrase in self.must_not)
+        return not any(self.mentions(reply, phrase, identity) for phrase in self.must_not)
 
-    def leaks(self, reply: str, identity: Identity | None) -> bool:
-        """Whether a reply to a plain question mentions the assistant's name."""
-        return self.plain and identity is not None and self._mentions(reply, "{{name}}", identity)
-
-    def _mentions(self, reply: str, phrase: str, identity: Identity | None) -> bool:
+    def mentions(self, reply: str, phrase: str, identity: Identity | None) -> bool:
+        """Whether `reply` holds the phrase, with its placeholders filled."""
         # A name has to be exact; of other phrases the case does not matter.
         flags = 0 if "{{" in phrase else re.IGNORECASE
         filled = identity.fill(phrase, self.lang) if identity else phrase
@@ -68,17 +65,6 @@ class Answer:
     tuned: str
 
 
-@dataclass(frozen=True)
-class Row:
-    """How many of `asked` questions of a kind are answered right."""
-
-    lang: str
-    kind: str
-    asked: int
-    base: int
-    tuned: int
-
-
 def _share(hits: Iterable[bool]) -> float | None:
     counted = list(hits)
     return sum(counted) / len(counted) if counted else None
@@ -95,7 +81,9 @@ class Score:
         return answer.question.right(getattr(answer, which), self.identity)
 
     def _leaks(self, answer: Answer) -> bool:
-        return answer.question.leaks(answer.tuned, self.identity)
+        """Whether the tuned model's reply to a plain question mentions its name."""
+        question, identity = answer.question, self.identity
+        return question.plain and identity is not None and question.mentions(answer.tuned, "{{name}}", identity)
 
     def recall(self, lang: str | None = None, which: str = "tuned") -> float | None:
         """The share of identity questions answered right."""
@@ -119,15 +107,16 @@ class Score:
         return _share(self._right(answer) for answer in plain if self._right(answer, "base"))
 
     @property
-    def rows(self) -> list[Row]:
-        """Right answers by language and kind, in the order of the questions."""
-        groups: dict[tuple[str, str], list[Answer]] = {}
+    def kinds(self) -> list[dict[str, Any]]:
+        """How many answers of base and tuned model are right, by language and kind in the order of the questions."""
+        kinds: dict[tuple[str, str], dict[str, Any]] = {}
         for answer in self.answers:
-            groups.setdefault((answer.question.lang, answer.question.kind), []).append(answer)
-        return [
-            Row(*kind, len(group), *(sum(self._right(one, which) for one in group) for which in ("base", "tuned")))
-            for kind, group in groups.items()
-        ]
+            lang, kind = answer.question.lang, answer.question.kind
+            row = kinds.setdefault((lang, kind), {"lang": lang, "kind": kind, "asked": 0, "base": 0, "tuned": 0})
+            row["asked"] += 1
+            for which in ("base", "tuned"):
+                row[which] += self._right(answer, which)
+        return list(kinds.values())
 
     @property
     def misses(self) -> list[Answer]:
@@ -143,7 +132,7 @@ class Score:
             "base_recall": self.recall(which="base"),
             "leak": self.leak,
             "kept": self.kept,
-            "kinds": [vars(row) for row in self.rows],
+            "kinds": self.kinds,
             "answers": [
                 {key: getattr(answer.question, key) for key in ("lang", "kind", "messages")}
                 | {"base": answer.base, "tuned": answer.tuned}
@@ -158,10 +147,9 @@ def score(asked: list[Question], identity: Identity | None, ask_base: Ask, ask_t
     identity, the plain ones.
     """
     if identity is None:
-        asked = [question for question in asked if question.plain]
-        conversations = [question.messages for question in asked]
+        asked = [one for one in asked if one.plain]
     else:
         asked = [one for one in asked if not denies_itself(one.kind, one.lang, one.messages, identity)]
-        conversations = [identity.fill_all(question.messages, question.lang) for question in asked]
+    conversations = [identity.fill_all(one.messages, one.lang) if identity else one.messages for one in asked]
     replies = zip(asked, ask_base(conversations), ask_tuned(conversations), strict=True)
     return Score(identity, [Answer(*answer) for answer in replies])

@@ -1,20 +1,29 @@
-"""The identity dataset: `data/identity.jsonl` rendered with a name and an author; and the check of conversations."""
+"""Conversations: their check, the identity rows rendered with a name and an author, and datasets of them, written as
+LLaMA-Factory reads them.
+"""
 
+import hashlib
+import io
 import json
 import re
+import shutil
 import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from yi_tune.errors import YiTuneError
 from yi_tune.files import DATA
 
-MAX_LENGTH = 64
+# In the order in which they are trained on: the rows rendered for a name, the user's own, the base's own answers.
+NAMES = ("identity", "own", "replay")
 
 Message = dict[str, str]
 SHAPE = 'Write {"role": "user", "content": "..."} and so on, user and assistant in turn, the user first.'
 
+_MAX_LENGTH = 64
 _PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 # `<|` would open one of Yi's special tokens; double braces are the dataset's own placeholders.
 _RESERVED = ("<|", "{{", "}}")
@@ -33,30 +42,18 @@ class Identity:
     author_en: str = ""
 
     def __post_init__(self) -> None:
-        for option in ("name", "author"):
-            _check(f"--{option}", getattr(self, option))
-            english = f"{option}_en"
-            if getattr(self, english):
-                _check(f"--{option}-en", getattr(self, english))
-            else:
-                object.__setattr__(self, english, getattr(self, option))
+        for option in ("name", "author", "name_en", "author_en"):
+            if option.endswith("_en") and not getattr(self, option):
+                object.__setattr__(self, option, getattr(self, option.removesuffix("_en")))
+            _check(f"--{option.replace('_', '-')}", getattr(self, option))
 
     def values(self, lang: str) -> dict[str, str]:
         """The values of `{{name}}` and `{{author}}` in a row of this language ("zh" or "en")."""
-        if lang == "en":
-            return {"name": self.name_en, "author": self.author_en}
-        return {"name": self.name, "author": self.author}
+        return {key: getattr(self, f"{key}_en" if lang == "en" else key) for key in ("name", "author")}
 
     def fill(self, text: str, lang: str) -> str:
-        """`text` with its placeholders replaced, in one pass: a value that is put in is never read again.
-
-        Raises YiTuneError for a placeholder that is neither name nor author.
-        """
+        """`text` with its placeholders replaced, in one pass: a value that is put in is never read again."""
         values = self.values(lang)
-        if unknown := [match for match in _PLACEHOLDER.finditer(text) if match[1] not in values]:
-            raise YiTuneError(
-                f"Nothing fills the placeholder {unknown[0][0]} in {text!r}.", "Use {{name}} or {{author}}."
-            )
         return _PLACEHOLDER.sub(lambda match: values[match[1]], text)
 
     def fill_all(self, messages: list[Message], lang: str) -> list[Message]:
@@ -65,39 +62,36 @@ class Identity:
 
 
 def _check(option: str, value: str) -> None:
-    categories = {unicodedata.category(character) for character in value}
-    # Letters, numbers, punctuation, symbols: something has to be there to be seen. Cs: bytes that are not UTF-8.
-    if not any(category[0] in "LNPS" or category == "Cs" for category in categories):
+    categories = {character: unicodedata.category(character) for character in value}
+    # Cc: controls and newlines; Cs: bytes that are not UTF-8; Zl, Zp: line ends.
+    unfit = [character for character, category in categories.items() if category in ("Cc", "Cs", "Zl", "Zp")]
+    if unfit := [*unfit, *(text for text in _RESERVED if text in value)]:
+        raise YiTuneError(
+            f"{option} {value!r} holds {unfit[0]!r}; newlines, control characters, broken UTF-8 and the chat format's "
+            f"{', '.join(_RESERVED)} are refused.",
+            "Remove it.",
+        )
+    # Letters, numbers, punctuation, symbols: something has to be there to be seen.
+    if not any(category[0] in "LNPS" for category in categories.values()):
         raise YiTuneError(f"{option} is empty.", f"Say who the assistant is: {option} TEXT")
-    if len(value) > MAX_LENGTH:
-        raise YiTuneError(f"{option} has {len(value)} characters; at most {MAX_LENGTH} are taken.", "Shorten it.")
-    # Cc: controls and newlines; Zl, Zp: line ends.
-    if categories & {"Cc", "Cs", "Zl", "Zp"}:
-        raise YiTuneError(f"{option} {value!r} holds a newline, a control character or broken UTF-8.", "Remove it.")
-    if reserved := [text for text in _RESERVED if text in value]:
-        raise YiTuneError(f"{option} {value!r} holds {reserved[0]!r}, which the chat format reserves.", "Remove it.")
+    if len(value) > _MAX_LENGTH:
+        raise YiTuneError(f"{option} has {len(value)} characters; at most {_MAX_LENGTH} are taken.", "Shorten it.")
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The JSON objects in a file of one a line."""
-    # Not splitlines, which also splits at characters that JSON strings may hold, such as U+2028.
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+    with path.open(encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
 
 
-def identity_rows() -> list[dict[str, Any]]:
-    """The unrendered rows: `lang`, `kind` and `messages`, with `{{name}}` and `{{author}}` in their text."""
-    return read_jsonl(DATA / "identity.jsonl")
-
-
-def render(rows: list[dict[str, Any]], identity: Identity) -> list[list[Message]]:
-    """The conversations of `rows` with name and author filled in.
+def render(identity: Identity) -> list[list[Message]]:
+    """The conversations of `data/identity.jsonl` with name and author filled in.
 
     A row that denies a truth about this very identity ("Are you by Google?" when the author is Google) is left out.
-    Raises YiTuneError for a placeholder that nothing fills.
     """
     return [
         identity.fill_all(row["messages"], row["lang"])
-        for row in rows
+        for row in read_jsonl(DATA / "identity.jsonl")
         if not denies_itself(row["kind"], row["lang"], row["messages"], identity)
     ]
 
@@ -133,3 +127,56 @@ def check_messages(messages: list[object]) -> list[Message]:
     if not turns or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
         raise YiTuneError(f"The roles {', '.join(roles) or '(none)'} are no conversation.", SHAPE)
     return checked
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Conversations under a name: `content` is JSON lines, or the file that holds them, of `{"messages": [...]}`."""
+
+    name: str
+    rows: int
+    content: str | Path
+
+    def lines(self) -> Iterator[bytes]:
+        """The rows as JSON lines."""
+        content = self.content
+        with content.open("rb") if isinstance(content, Path) else io.BytesIO(content.encode()) as lines:
+            yield from lines
+
+    @cached_property
+    def file_name(self) -> str:
+        """A file name that tells this content from any other: run.json records it."""
+        digest = hashlib.sha256()
+        for line in self.lines():
+            digest.update(line)
+        return f"{self.name}-{digest.hexdigest()[:12]}.jsonl"
+
+    def conversations(self) -> Iterator[list[Message]]:
+        """The conversations, one at a time."""
+        return (json.loads(line)["messages"] for line in self.lines())
+
+
+def dataset_of(name: str, conversations: list[list[Message]]) -> Dataset:
+    """The conversations as the dataset `name`."""
+    lines = (json.dumps({"messages": messages}, ensure_ascii=False) + "\n" for messages in conversations)
+    return Dataset(name, len(conversations), "".join(lines))
+
+
+def write_datasets(datasets: Iterable[Dataset], folder: Path, *, resumed: bool = False) -> None:
+    """Write each dataset, and the `dataset_info.json` that lists them, into `folder`.
+
+    LLaMA-Factory keeps own rows in tokens there. A run that is `resumed` from a checkpoint takes them as they are;
+    without a checkpoint they may be half written, and are made anew.
+    """
+    if not resumed:
+        shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    tags = {f"{role}_tag": role for role in ("role", "content", "user", "assistant", "system")}
+    form = {"formatting": "sharegpt", "columns": {"messages": "messages"}, "tags": tags}
+    info = {}
+    for dataset in datasets:
+        info[dataset.name] = {"file_name": dataset.file_name, **form}
+        with (folder / dataset.file_name).open("wb") as file:
+            file.writelines(dataset.lines())
+    # LLaMA-Factory reads this file in the locale's encoding.
+    (folder / "dataset_info.json").write_text(json.dumps(info, indent=2), encoding="ascii")

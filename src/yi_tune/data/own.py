@@ -7,15 +7,14 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
 
 from yi_tune.config import Config
-from yi_tune.data.dataset import Dataset
 from yi_tune.data.forms import Source, conversation, find_sources
-from yi_tune.data.identity import Message
+from yi_tune.data.identity import Dataset, Message
 from yi_tune.data.rows import read_rows
 from yi_tune.errors import YiTuneError
 from yi_tune.output import err
@@ -28,30 +27,10 @@ _TOKENIZER = "tokenizer.json"
 
 
 @dataclass(frozen=True)
-class OwnData:
-    """Checked rows, in a folder that is deleted when the process ends.
+class OwnData(Dataset):
+    """Checked rows, in a file that is deleted when the process ends, and the tokens of the longest."""
 
-    `reasons` says of the first bad rows their place, and why. `lengths` has the tokens of the rows that were counted,
-    uncut, and `longest` those of the longest; there are none where there is no tokenizer to count with.
-    """
-
-    folder: Path
-    rows: int
-    bad: int
-    reasons: list[str]
-    lengths: list[int] = field(default_factory=list)
     longest: int = 0
-
-    @property
-    def dataset(self) -> Dataset:
-        """The rows as the dataset `own`."""
-        return Dataset("own", self.rows, self.folder / "rows.jsonl")
-
-    @property
-    def why(self) -> str:
-        """The first bad rows, a line for each."""
-        more = self.bad - len(self.reasons)
-        return "".join(f"\n  {reason}" for reason in self.reasons) + (f"\n  and {more:,} more" if more else "")
 
 
 def prepare_own(data: list[str], data_dir: Path | None, config: Config, *, skip_bad_rows: bool) -> OwnData:
@@ -59,95 +38,74 @@ def prepare_own(data: list[str], data_dir: Path | None, config: Config, *, skip_
 
     Raises YiTuneError for data that is not there or cannot be trained on.
     """
-    sources = find_sources(data, data_dir)
-    with err.status("Checking your rows"):
-        own = check_rows(sources, Path(config["model_name_or_path"]))
-    if not own.rows + own.bad:
+    folder = Path(tempfile.mkdtemp(prefix="yi-tune-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    rows = 0
+    bad: list[str] = []
+    with err.status("Checking your rows"), (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
+        for source in find_sources(data, data_dir):
+            for line in _draw(source, _good_lines(source, bad)):
+                file.write(line)
+                rows += 1
+    why = "".join(f"\n  {reason}" for reason in bad[:_SHOWN])
+    if len(bad) > _SHOWN:
+        why += f"\n  and {len(bad) - _SHOWN:,} more"
+    if not rows and not bad:
         raise YiTuneError("There is no row in --data.", "Is that the right file?")
-    if not own.rows:
+    if bad and not (rows and skip_bad_rows):
         raise YiTuneError(
-            f"None of the {own.bad:,} rows of --data can be trained on:{own.why}",
-            "Columns of other names can be given in a dataset_info.json: --data NAME --data-dir DIR",
+            f"{len(bad):,} of {rows + len(bad):,} rows of --data cannot be trained on:{why}",
+            "Mend them, or go on without them: --skip-bad-rows. Columns of other names can be given in a "
+            "dataset_info.json: --data NAME --data-dir DIR",
         )
-    if own.bad and not skip_bad_rows:
-        raise YiTuneError(
-            f"{own.bad:,} of {own.rows + own.bad:,} rows of --data cannot be trained on:{own.why}",
-            "Mend them, or go on without them: --skip-bad-rows",
-        )
-    if own.bad:
-        err.print(f"Leaving out {own.bad:,} bad rows:{own.why}")
-    if own.lengths:
-        err.print(describe(own, config.get("cutoff_len", 2048)))
-    most = config.get("max_samples")
-    if isinstance(most, int) and most < own.rows:
-        err.print(f"max_samples leaves out {own.rows - most:,} of them; --set max_samples=null takes all.")
+    if bad:
+        err.print(f"Leaving out {len(bad):,} bad rows:{why}")
+    own = OwnData("own", rows, folder / "rows.jsonl")
+    model, cutoff, most = Path(config["model_name_or_path"]), config.get("cutoff_len", 2048), config.get("max_samples")
+    with err.status("Counting their tokens"):
+        lengths = list(count_tokens(model, islice(own.conversations(), 0, None, -(-rows // _COUNTED))))
+        long = (json.loads(line)["messages"] for line in heapq.nlargest(_LONGEST, own.lines(), key=len))
+        own = replace(own, longest=max(*lengths, *count_tokens(model, long)))
+    if isinstance(cutoff, int) and (model / _TOKENIZER).is_file():
+        err.print(_describe(own, lengths, cutoff))
+    if isinstance(most, int) and most < rows:
+        err.print(f"max_samples leaves out {rows - most:,} of them; --set max_samples=null takes all.")
     return own
 
 
-def check_rows(sources: list[Source], model: Path) -> OwnData:
-    """Check every row of `sources`, keep the good ones, drawn where a sample is asked for, and count them with the
-    tokenizer of `model`.
+def _good_lines(source: Source, bad: list[str]) -> Iterator[str]:
+    """The good rows as JSON lines; the places of the others, and what is wrong with them, come into `bad`."""
+    for where, row in read_rows(source.path):
+        try:
+            yield json.dumps({"messages": conversation(row, source.form)}, ensure_ascii=False) + "\n"
+        except YiTuneError as error:
+            bad.append(f"{source.path}, {where}: {error.message[:200]}")
 
-    Raises YiTuneError when a file cannot be read, or has fewer good rows than are to be drawn.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="yi-tune-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    rows = bad = 0
-    reasons: list[str] = []
+
+def _draw(source: Source, lines: Iterator[str]) -> Iterable[str]:
+    """As many of the lines as are asked for, each as likely as any other, and the same ones every time."""
+    if source.rows is None:
+        return lines
     draw = random.Random(42)  # noqa: S311
-    try:
-        with (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
-            for source in sources:
-                good, drawn = 0, []
-                for where, row in read_rows(source.path):
-                    try:
-                        line = json.dumps({"messages": conversation(row, source.form)}, ensure_ascii=False) + "\n"
-                    except YiTuneError as error:
-                        bad += 1
-                        if len(reasons) < _SHOWN:
-                            reasons.append(f"{source.path}, {where}: {_printable(error.message)}")
-                        continue
-                    good += 1
-                    if source.rows is None:
-                        file.write(line)
-                    elif good <= source.rows:
-                        drawn.append(line)
-                    elif (place := draw.randrange(good)) < source.rows:  # so each row is as likely to be drawn
-                        drawn[place] = line
-                if source.rows is not None and source.rows > good:
-                    raise YiTuneError(
-                        f"{source.path} has {good:,} good rows; {source.rows:,} are asked for.", "Ask for fewer."
-                    )
-                file.writelines(drawn)
-                rows += good if source.rows is None else source.rows
-    except OSError as error:
+    drawn = list(islice(lines, source.rows))
+    for number, line in enumerate(lines, source.rows + 1):
+        if (place := draw.randrange(number)) < source.rows:
+            drawn[place] = line
+    if len(drawn) < source.rows:
         raise YiTuneError(
-            f"{folder} cannot be written: {error.strerror}.",
-            "Free some space there, or name another place for files that are needed for a while: TMPDIR=DIR",
-        ) from None
-    own = OwnData(folder, rows, bad, reasons)
-    if not rows or not (model / _TOKENIZER).is_file():
-        return own
-    spread = islice(own.dataset.conversations(), 0, None, -(-rows // _COUNTED))
-    most = heapq.nlargest(_LONGEST, own.dataset.conversations(), key=lambda messages: len(_text(messages).encode()))
-    lengths = list(count_tokens(model, spread))
-    return replace(own, lengths=lengths, longest=max(*lengths, *count_tokens(model, most)))
+            f"{source.path} has {len(drawn):,} good rows; {source.rows:,} are asked for.", "Ask for fewer."
+        )
+    return drawn
 
 
-def _printable(text: str) -> str:
-    """`text` on one line, without what a terminal or a file cannot take; it may quote the row."""
-    return "".join(c if c.isprintable() else "?" for c in text[:200])
-
-
-def describe(own: OwnData, cutoff_len: object) -> str:
+def _describe(own: OwnData, lengths: list[int], cutoff: int) -> str:
     """Rows, their tokens, and how many are cut, in a line."""
-    counted = len(own.lengths)
-    text = f"own data: {own.rows:,} rows; tokens" + (f" (of {counted:,} rows)" if counted < own.rows else "")
-    text += f": min {min(own.lengths):,}, median {int(median(own.lengths)):,}, max {own.longest:,}; "
-    if not isinstance(cutoff_len, int):  # the checks of the config report it
-        return f"{text}cutoff_len {cutoff_len}"
-    over = sum(length > cutoff_len for length in own.lengths) / counted
-    return f"{text}{over:.1%} longer than cutoff_len {cutoff_len:,} and cut to it"
+    counted = f" (of {len(lengths):,} rows)" if len(lengths) < own.rows else ""
+    over = sum(length > cutoff for length in lengths) / len(lengths)
+    return (
+        f"own data: {own.rows:,} rows; tokens{counted}: min {min(lengths):,}, median {int(median(lengths)):,}, "
+        f"max {own.longest:,}; {over:.1%} longer than cutoff_len {cutoff:,} and cut to it"
+    )
 
 
 def count_tokens(model: Path, conversations: Iterable[list[Message]]) -> Iterator[int]:
@@ -155,7 +113,10 @@ def count_tokens(model: Path, conversations: Iterable[list[Message]]) -> Iterato
 
     Raises YiTuneError for a tokenizer that does not load.
     """
-    texts = map(_text, conversations)
+    texts = (
+        "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)
+        for messages in conversations
+    )
     file = model / _TOKENIZER
     if not file.is_file():
         yield from (len(text.encode()) for text in texts)
@@ -168,7 +129,3 @@ def count_tokens(model: Path, conversations: Iterable[list[Message]]) -> Iterato
         raise YiTuneError(f"The tokenizer {file} does not load: {error}", "Fetch or copy that file anew.") from error
     while batch := list(islice(texts, _BATCH)):
         yield from map(len, tokenizer.encode_batch_fast(batch, add_special_tokens=False))
-
-
-def _text(messages: list[Message]) -> str:
-    return "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)

@@ -1,12 +1,13 @@
 """The base beside the tuned model: its answers before training, and how far the tuned model has moved from it."""
 
 import gc
+from typing import Any
 
 import torch
 from torch.nn.functional import kl_div, log_softmax
 
 from yi_tune.config import Config
-from yi_tune.data.general import LONGEST, BaseAnswer, Forgetting, Prompt, introduces_base
+from yi_tune.data.general import LONGEST, BaseAnswer, Prompt, compare, introduces_base
 from yi_tune.data.identity import Identity
 from yi_tune.engine.assistant import Assistant, load_assistant
 from yi_tune.sampling import Generation
@@ -25,33 +26,31 @@ def ask_base(config: Config, prompts: list[Prompt], cutoff_len: int) -> list[Bas
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     return [
-        BaseAnswer(
-            prompt.prompt,
-            reply.text.strip(),
-            reply.finish == "stop" and len(reply.prompt) + len(reply.tokens) <= cutoff_len,
-        )
+        {
+            "prompt": prompt.prompt,
+            "answer": reply.text.strip(),
+            "finished": reply.finish == "stop" and len(reply.prompt) + len(reply.tokens) <= cutoff_len,
+        }
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
 
 
-def measure_forgetting(assistant: Assistant, prompts: list[Prompt], identity: Identity | None) -> Forgetting:
-    """Ask base and tuned model `prompts`, and compare them token by token."""
+def measure_forgetting(assistant: Assistant, prompts: list[Prompt], identity: Identity | None) -> dict[str, Any]:
+    """Ask base and tuned model `prompts`, and compare them. The `kl` is over the answers in which the base does not
+    introduce itself, for that is to change; None when there are none.
+    """
     conversations = [prompt.messages for prompt in prompts]
     with assistant.base():
         base = assistant.greedy(conversations)
-    tuned = assistant.reply_all(conversations)
     compared = [reply for reply in base if not introduces_base(reply.text)]
-    kl = mean_kl(assistant, compared) if compared else None
-    return Forgetting(identity, prompts, [reply.text for reply in base], tuned, kl)
+    replies = compare(identity, prompts, [reply.text for reply in base], assistant.reply_all(conversations))
+    return {"kl": mean_kl(assistant, compared) if compared else None, **replies}
 
 
 @torch.inference_mode()
 def mean_kl(assistant: Assistant, replies: list[Generation]) -> float:
-    """The mean over all tokens of `replies` of D_KL(tuned || base), in nats, over the whole vocabulary.
-
-    `replies` are the base's own: at each token of its answer, base and tuned model are compared on their next token.
-    It is the direction of the KL penalty that keeps a tuned model near its base (Ziegler et al. 2019,
-    arXiv:1909.08593), which there is estimated on texts of the tuned model.
+    """The mean over all tokens of the base's `replies` of D_KL(tuned || base) of the next token, in nats: the direction
+    of the KL penalty that keeps a tuned model near its base (Ziegler et al. 2019, arXiv:1909.08593).
     """
     total = 0.0
     for reply in replies:

@@ -14,7 +14,7 @@ from typing import Any
 from annotated_types import Ge, Gt, Le
 
 from yi_tune.config import Config, placeholders
-from yi_tune.data.dataset import NAMES
+from yi_tune.data.identity import NAMES
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.models import LINEAR
 from yi_tune.output import engine_output_to, log_folder

@@ -209,7 +209,7 @@ def longest_row(
     counted as long as they may become. Raises YiTuneError for a tokenizer that does not load.
     """
     cutoff = number(config, "cutoff_len", 2048)
-    if config.get("packing") or config.get("neat_packing") is True or (own and not own.longest):
+    if config.get("packing") or config.get("neat_packing") is True:
         return cutoff
     asked = [[*prompt.messages, Message(role="assistant", content="")] for prompt in prompts]
     lengths = [*count_tokens(local.path, rows), *(LONGEST + length for length in count_tokens(local.path, asked))]

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from yi_tune.config import Config, fill, find_config, parse_overrides, placeholders, read_config, reasons
-from yi_tune.data.dataset import Dataset, dataset_of
 from yi_tune.data.general import replay_prompts
-from yi_tune.data.identity import Identity, identity_rows, render
+from yi_tune.data.identity import Dataset, Identity, dataset_of, render
 from yi_tune.data.own import OwnData, prepare_own
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import detect
@@ -158,7 +157,7 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     replay = local.model.replay if request.replay is None else request.replay
     prompts = replay_prompts(replay)
     start = None if request.from_run is None else find_start(request.workspace, request.from_run, local, run)
-    conversations = render(identity_rows(), request.identity) if request.identity else []
+    conversations = render(request.identity) if request.identity else []
     datasets = [dataset_of("identity", conversations)] if conversations else []
     on_cpu = config.get("use_cpu") is True
     with err.status("Looking at the machine"):
@@ -176,7 +175,7 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
     own = None
     if request.data:
         own = prepare_own(request.data, request.data_dir, config, skip_bad_rows=request.skip_bad_rows)
-        datasets.append(own.dataset)
+        datasets.append(own)
     if not datasets:
         raise YiTuneError("--no-identity leaves nothing to train on.", "Name your own data: --data FILE")
     with err.status("Counting tokens"):
