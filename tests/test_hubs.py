@@ -2,14 +2,14 @@
 
 import json
 import re
+import socket
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.hubs import ALWAYS, HUBS, Fault, Hub, HuggingFace, ModelScope, refusing, silent
+from tests.hubs import ALWAYS, HUBS, Fault, Hub, HuggingFace, ModelScope
 from tests.hubs.machine import NOBODY
 from tests.hubs.models import UNWANTED, YI_TOKENIZER, nano_tokenizer, sharded, yi_tokenizer
 from yi_tune import hubs
@@ -105,24 +105,24 @@ def test_revision_and_commit_are_recorded(name: str, point: Point, model: Path) 
 
 
 @pytest.mark.alone
-@pytest.mark.parametrize(("down", "said"), [(refusing, "cannot be reached"), (silent, "does not answer")])
+@pytest.mark.parametrize("silent", [False, True])
 @pytest.mark.parametrize("dead", HUBS)
 def test_auto_with_one_hub_down(
-    dead: str, down: Callable[[], object], said: str, point: Point, model: Path, capfd: pytest.CaptureFixture[str]
+    dead: str, silent: bool, point: Point, model: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     alive = next(name for name in HUBS if name != dead)
-    with down() as nobody, HUBS[alive](MODEL) as hub:  # type: ignore[attr-defined]
+    with socket.create_server(("127.0.0.1", 0)) as listener, HUBS[alive](MODEL) as hub:
+        nobody = f"http://127.0.0.1:{listener.getsockname()[1]}" if silent else NOBODY
         point(**{dead: nobody, alive: hub.address})
         began = time.monotonic()
         fetch(model)
         assert time.monotonic() - began < 10
         assert content(model) == MODEL
         # Said of the hub that was down, if it was asked at all.
-        told = capfd.readouterr().err
-        assert alive == "huggingface" or (said in told and "Hugging Face" in told and "ModelScope" in told)
+        assert alive == "huggingface" or f"Hugging Face did not give it: {nobody} gives no" in capfd.readouterr().err
         # Alone, it is given up on as soon.
         began = time.monotonic()
-        with pytest.raises(YiTuneError, match=said):
+        with pytest.raises(YiTuneError, match=f"{nobody} gives no whole answer"):
             fetch(model, dead, "yi-1.5-9b-chat")
         assert time.monotonic() - began < 20
 
@@ -133,22 +133,6 @@ def test_auto_leaves_a_hub_that_gives_wrong_bytes(point: Point, model: Path) -> 
         point(huggingface=first.address, modelscope=second.address)
         fetch(model)
     assert content(model) == MODEL
-
-
-def test_both_hubs_down(model: Path) -> None:
-    with pytest.raises(YiTuneError, match=r"Hugging Face: .* ModelScope: ") as caught:
-        fetch(model)
-    assert "HF_ENDPOINT" in caught.value.hint  # the way out: a mirror
-    assert not model.exists()
-
-
-def test_endpoint_of_modelscope(monkeypatch: pytest.MonkeyPatch) -> None:
-    from modelscope_hub.config import set_default_config
-
-    monkeypatch.delenv("MODELSCOPE_ENDPOINT")
-    monkeypatch.setenv("MODELSCOPE_DOMAIN", "http://a.site")
-    set_default_config(None)
-    assert hubs.ModelScope("a/b", None).endpoint == "http://a.site"
 
 
 @BOTH
@@ -176,14 +160,6 @@ def test_token_is_used_and_never_shown(
     assert content(model) == MODEL
 
 
-def test_token_at_the_cdn_would_be_seen() -> None:
-    with HuggingFace(MODEL) as hub:
-        for header in ({"Authorization": "Bearer secret"}, {"Cookie": "m_session_id=secret"}, {}):
-            address = f"http://localhost:{hub.server_port}/cdn/{SHARDS[0]}"
-            urllib.request.urlopen(urllib.request.Request(address, headers=header)).close()
-        assert len(hub.leaks) == 2
-
-
 @BOTH
 def test_login_of_the_hubs_client(name: str, point: Point, model: Path, tmp_path: Path) -> None:
     from modelscope_hub.config import HubConfig
@@ -196,20 +172,6 @@ def test_login_of_the_hubs_client(name: str, point: Point, model: Path, tmp_path
         fetch(model, name)
         assert not hub.leaks
     assert content(model) == MODEL
-
-
-@BOTH
-def test_token_does_not_follow_a_redirect(
-    name: str, point: Point, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with HUBS[name](MODEL) as elsewhere, HUBS[name](MODEL) as hub:
-        target = f"http://localhost:{elsewhere.server_port}/cdn/{SHARDS[1]}"
-        hub.faults = [Fault(f"*{SHARDS[1]}*", "redirect", ALWAYS, to=target)]
-        monkeypatch.setenv(hub.token_variable, SECRET)
-        point(**{name: hub.address})
-        fetch(model, name)
-        assert elsewhere.log
-        assert not elsewhere.leaks
 
 
 def fill_cache(name: str, hub: Hub, point: Point) -> None:
@@ -267,15 +229,6 @@ def test_verify(name: str, point: Point, model: Path, capfd: pytest.CaptureFixtu
         assert {request.file for request in hub.log[before:] if request.sent} & set(SHARDS) == {SHARDS[2]}
 
 
-def test_unknown_id(point: Point, model: Path) -> None:
-    with HuggingFace(MODEL) as hub:
-        point(huggingface=hub.address)
-        fetch(model, name="01-ai/Yi-1.5-6B-Chat")
-        with pytest.raises(YiTuneError, match="there is no somebody/nothing"):
-            fetch(model, "huggingface", "somebody/nothing")
-    assert is_whole(model)
-
-
 def test_real_tokenizer(point: Point, model: Path, capfd: pytest.CaptureFixture[str]) -> None:
     if not YI_TOKENIZER.is_dir():
         pytest.skip(f"the real Yi tokenizer is not at {YI_TOKENIZER}")
@@ -290,28 +243,10 @@ def test_real_tokenizer(point: Point, model: Path, capfd: pytest.CaptureFixture[
     assert is_whole(model)
 
 
-@pytest.mark.parametrize(
-    "layout",
-    [
-        "models/01ai--Yi-1.5-6B-Chat/snapshots/master",  # today
-        "models/01ai/Yi-1___5-6B-Chat",
-        "hub/models/01ai/Yi-1___5-6B-Chat",
-        "hub/01ai/Yi-1___5-6B-Chat",  # 2024 and before
-    ],
-)
-def test_modelscope_cache_of_every_age(layout: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", ["models/01ai--Yi-1.5-6B-Chat/snapshots/master", "hub/01ai/Yi-1___5-6B-Chat"])
+def test_modelscope_cache_of_today_and_of_2024(layout: str, tmp_path: Path) -> None:
     copy = tmp_path / "modelscope" / layout
     copy.mkdir(parents=True)
     (copy / "config.json").write_text("{}")
     assert hubs.ModelScope("01ai/Yi-1.5-6B-Chat", None).cached() == [copy]
-    assert hubs.ModelScope("01ai/Yi-1.5-9B-Chat", None).cached() == []
-
-
-def test_revision_in_the_modelscope_cache(tmp_path: Path) -> None:
-    assert hubs.ModelScope("01ai/Yi-1.5-6B-Chat", None).cached() == []
-    snapshots = tmp_path / "modelscope" / "models" / "01ai--Yi-1.5-6B-Chat" / "snapshots"
-    for revision in ("master", "v1"):
-        (snapshots / revision).mkdir(parents=True)
-        (snapshots / revision / "config.json").write_text("{}")
-    assert hubs.ModelScope("01ai/Yi-1.5-6B-Chat", "v1").cached() == [snapshots / "v1"]
     assert hubs.ModelScope("01ai/Yi-1.5-6B-Chat", "v2").cached() == []

@@ -1,80 +1,59 @@
-"""The real client of Hugging Face uploads an export to a server on loopback."""
+"""An export goes to Hugging Face by the calls of its client, and what that one says becomes a sentence."""
 
-import os
 from pathlib import Path
+from unittest.mock import MagicMock, create_autospec
 
+import httpx
+import huggingface_hub
 import pytest
+from huggingface_hub.errors import HfHubHTTPError
 
-from tests.hubs import ALWAYS, Fault, Uploads, refusing
 from yi_tune.errors import YiTuneError
-from yi_tune.hubs import HuggingFace
-from yi_tune.hubs.push import check_repository, push
+from yi_tune.hubs import check_repository, push
 from yi_tune.output import err
 
-TOKEN = "hf_secret"  # noqa: S105
 REPOSITORY = "lilei/xiaoyi"
-
-
-@pytest.fixture(autouse=True)
-def _client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A client that is logged in, and keeps nothing."""
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+EXPORT = Path("/an export")
 
 
 @pytest.fixture
-def exported(tmp_path: Path) -> Path:
-    folder = tmp_path / "an export"
-    folder.mkdir()
-    (folder / "model.safetensors").write_bytes(os.urandom(300_000))
-    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n# 小易\n", encoding="utf-8")
-    (folder / ".lock").touch()
-    return folder
+def api(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
+    """The client, which takes only calls that the real one takes."""
+    api: MagicMock = create_autospec(huggingface_hub.HfApi, instance=True)
+    api.create_repo.return_value = huggingface_hub.RepoUrl(f"https://huggingface.co/{REPOSITORY}")
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda _: api)
+    return api
 
 
-def pushed(folder: Path, address: str, monkeypatch: pytest.MonkeyPatch, *, public: bool = False) -> str:
-    monkeypatch.setattr(HuggingFace, "endpoint", address)
-    return push(folder, REPOSITORY, public=public, console=err)
+@pytest.mark.parametrize("public", [False, True])
+def test_push(public: bool, api: MagicMock) -> None:
+    assert push(EXPORT, REPOSITORY, public=public, console=err) == f"https://huggingface.co/{REPOSITORY}"
+    api.create_repo.assert_called_once_with(REPOSITORY, private=not public, exist_ok=True)
+    uploaded = api.upload_folder.call_args.kwargs
+    assert (uploaded["repo_id"], uploaded["folder_path"]) == (REPOSITORY, EXPORT)
+    assert uploaded["ignore_patterns"] == [".*"]  # its lock and its marks are no part of it
 
 
-@pytest.mark.parametrize(
-    ("existing", "public", "created"), [(False, False, "private"), (False, True, "public"), (True, False, None)]
-)
-def test_push(
-    existing: bool, public: bool, created: str | None, exported: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with Uploads(token=TOKEN, existing=(REPOSITORY,) if existing else ()) as hub:
-        assert REPOSITORY in pushed(exported, hub.address, monkeypatch, public=public)
-    assert hub.created.get(REPOSITORY) == created
-    contents = {path.name: path.read_bytes() for path in exported.iterdir() if path.name != ".lock"}
-    assert hub.received[REPOSITORY] == contents
-    assert hub.leaks == []
+def refused(status: int) -> Exception:
+    response = httpx.Response(status, request=httpx.Request("POST", "https://huggingface.co"))
+    return HfHubHTTPError("no", response=response)
 
 
 @pytest.mark.parametrize(
-    ("pattern", "status", "said"),
+    ("call", "error", "said"),
     [
-        ("/api/repos/create", 401, "does not know this token"),
-        ("*/preupload/*", 403, "this account has no access"),
-        ("*/commit/*", 409, "somebody else changed"),
-        ("*/objects/batch", 404, "there is no"),
+        ("create_repo", refused(401), "does not know this token"),
+        ("upload_folder", refused(403), "this account has no access"),
+        ("upload_folder", refused(409), "HTTP 409"),
+        ("create_repo", httpx.ConnectError("refused"), "no whole answer"),
     ],
 )
-def test_refused(pattern: str, status: int, said: str, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with Uploads(token=TOKEN) as hub:
-        hub.faults.append(Fault(pattern, "status", times=ALWAYS, status=status))
-        with pytest.raises(YiTuneError, match=said) as caught:
-            pushed(exported, hub.address, monkeypatch)
+def test_refused(call: str, error: Exception, said: str, api: MagicMock) -> None:
+    getattr(api, call).side_effect = error
+    with pytest.raises(YiTuneError, match=said) as caught:
+        push(EXPORT, REPOSITORY, public=False, console=err)
     # It need not be exported again, and by hand it is no more public.
-    assert f"hf upload --private {REPOSITORY} '{exported}'" in caught.value.hint
-    assert TOKEN not in caught.value.message + caught.value.hint
-    assert hub.received == {}
-
-
-def test_nobody_there(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with refusing() as address, pytest.raises(YiTuneError, match="cannot be reached"):
-        pushed(exported, address, monkeypatch)
+    assert f"hf upload --private {REPOSITORY} '{EXPORT}'" in caught.value.hint
 
 
 @pytest.mark.parametrize("repository", ["xiaoyi", "a/b/c", "", "../x", "小/易"])
@@ -83,7 +62,8 @@ def test_no_repository(repository: str) -> None:
         check_repository(repository)
 
 
-def test_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HF_TOKEN")
+def test_no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
     with pytest.raises(YiTuneError, match="there is none"):
         check_repository(REPOSITORY)

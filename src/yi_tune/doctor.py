@@ -126,7 +126,7 @@ def _hub(local: LocalModel) -> Check:
     import httpx
 
     faults = []
-    for hub in hubs_of(local.model.huggingface, local.model.modelscope, None):
+    for hub in hubs_of(local.model, None):
         try:
             httpx.head(hub.endpoint, timeout=PATIENCE)
         except (httpx.HTTPError, httpx.InvalidURL) as error:

@@ -28,7 +28,7 @@ def test_train_finds_the_model(workspace: Workspace) -> None:
         done = workspace.yi_tune("download", "yi-1.5-6b-chat", "--source", "huggingface", env=env)
     assert done.status == 0, done.err
     assert content(workspace) == MODEL
-    assert "Downloading: " in done.err
+    assert " is here: " in done.err
     assert not set("\r\x1b") & set(done.err)
     assert len(done.err.splitlines()) < 20
     # Offline, with the hub gone.

@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from tests.hubs.models import YI_TOKENIZER
-from yi_tune.hubs.tokenizer import CONFIG, ORIGINAL, correct_tokenizer, warn_of_tokenizer
+from yi_tune.engine.tokenizer import CONFIG, ORIGINAL, correct_tokenizer, warn_of_tokenizer
 from yi_tune.models import CATALOGUE, FileOrigin, Origin, read_origin, sha256
 
 pytestmark = pytest.mark.skipif(not YI_TOKENIZER.is_dir(), reason=f"the real Yi tokenizer is not at {YI_TOKENIZER}")
@@ -57,8 +57,8 @@ def test_correction_holds_for_llamafactory(tmp_path: Path, console: Console) -> 
     corrected = correct_tokenizer(folder, origin, console)
     ids, tokenizer = loaded_by_llamafactory(folder)
     assert ids == TRAINED
-    for text in ("我是Yi，由零一万物开发。", "I am Yi.\n\n1 + 1 = 2", " a space first"):
-        assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+    text = " a space first, 我是Yi。\n\n1 + 1 = 2"
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
 
     # What was done is said, recorded, and can be undone.
     assert '"add_prefix_space": false' in console.export_text(clear=False)
@@ -75,16 +75,16 @@ def test_correction_holds_for_llamafactory(tmp_path: Path, console: Console) -> 
     assert correct_tokenizer(folder, corrected, console) == corrected
 
 
-@pytest.mark.parametrize("normalizer", ["prepend", "none"])
-@pytest.mark.parametrize("tokenizer_class", ["LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast"])
-def test_with_a_tokenizer_json_beside(tokenizer_class: str, normalizer: str, tmp_path: Path, console: Console) -> None:
+@pytest.mark.parametrize("old", [True, False])
+@pytest.mark.parametrize("tokenizer_class", ["LlamaTokenizer", "PreTrainedTokenizerFast"])
+def test_with_a_tokenizer_json_beside(tokenizer_class: str, old: bool, tmp_path: Path, console: Console) -> None:
     from transformers import AutoTokenizer
 
     origin = yi_folder(tmp_path / "Yi", tokenizer_class=tokenizer_class)
     yi_folder(tmp_path / "published")
     AutoTokenizer.from_pretrained(tmp_path / "published").save_pretrained(tmp_path / "saved")
     content = json.loads((tmp_path / "saved" / "tokenizer.json").read_text(encoding="utf-8"))
-    if normalizer == "prepend":  # as transformers 4 wrote it
+    if old:  # as transformers 4 wrote it
         replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
         prepend = {"type": "Prepend", "prepend": "▁"}
         content |= {"normalizer": {"type": "Sequence", "normalizers": [prepend, replace]}, "pre_tokenizer": None}
@@ -130,7 +130,7 @@ def test_cache_is_not_modified(tmp_path: Path, console: Console) -> None:
 
 
 def test_no_known_correction(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("yi_tune.engine.tokenizer._CORRECTIONS", ())
+    monkeypatch.setattr("yi_tune.engine.tokenizer._loaded_ids", lambda *_, **__: [1])
     origin = yi_folder(tmp_path / "Yi")
     assert correct_tokenizer(tmp_path / "Yi", origin, console) is origin
     assert "Warning" in console.export_text()

@@ -14,7 +14,6 @@ class HuggingFace(Hub):
     """Model info, the tree, and files by /resolve/, of which the large ones redirect to the CDN."""
 
     repository = "01-ai/Yi-1.5-6B-Chat"
-    endpoint_variable = "HF_ENDPOINT"
     token_variable = "HF_TOKEN"  # noqa: S105
 
     def revision(self, name: str) -> str | None:
@@ -50,15 +49,15 @@ class HuggingFace(Hub):
     def _sibling(self, name: str, *, blobs: bool) -> dict[str, Any]:
         if not blobs:
             return {"rfilename": name}
-        sibling = {"rfilename": name, "size": self.listed_size(name), "blobId": self.digest(name, "sha1")}
+        sibling = {"rfilename": name, "size": len(self.files[name]), "blobId": self.digest(name, "sha1")}
         if self.large(name):
-            sibling["lfs"] = {"sha256": self.digest(name), "size": self.listed_size(name), "pointerSize": 135}
+            sibling["lfs"] = {"sha256": self.digest(name), "size": len(self.files[name]), "pointerSize": 135}
         return sibling
 
     def _entry(self, name: str) -> dict[str, Any]:
-        entry = {"type": "file", "path": name, "size": self.listed_size(name), "oid": self.digest(name, "sha1")}
+        entry = {"type": "file", "path": name, "size": len(self.files[name]), "oid": self.digest(name, "sha1")}
         if self.large(name):
-            entry["lfs"] = {"oid": self.digest(name), "size": self.listed_size(name), "pointerSize": 135}
+            entry["lfs"] = {"oid": self.digest(name), "size": len(self.files[name]), "pointerSize": 135}
         return entry
 
     def _resolve(self, request: Handler, *, revision: str, name: str) -> None:
@@ -68,7 +67,7 @@ class HuggingFace(Hub):
         elif name not in self.files:
             request.error(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
         elif self.large(name):
-            linked = {"X-Linked-Size": str(self.listed_size(name)), "X-Linked-ETag": f'"{self.digest(name)}"'}
+            linked = {"X-Linked-Size": str(len(self.files[name])), "X-Linked-ETag": f'"{self.digest(name)}"'}
             request.redirect_to_cdn(name, {"X-Repo-Commit": commit, "ETag": f'"{self.digest(name)}"'} | linked)
         else:
             request.file(name, {"X-Repo-Commit": commit, "ETag": f'"{self.digest(name, "sha1")}"'})

@@ -12,7 +12,6 @@ class ModelScope(Hub):
     """The list of files, the revisions, and files by name, of which the large ones redirect to the CDN."""
 
     repository = "01ai/Yi-1.5-6B-Chat"
-    endpoint_variable = "MODELSCOPE_ENDPOINT"
     token_variable = "MODELSCOPE_API_TOKEN"  # noqa: S105
 
     def answer(self, request: Handler) -> None:
@@ -52,7 +51,7 @@ class ModelScope(Hub):
             "Name": name.rpartition("/")[2],
             "Path": name,
             "Type": "blob",
-            "Size": self.listed_size(name),
+            "Size": len(self.files[name]),
             "Sha256": self.digest(name),
             "IsLFS": self.large(name),
             "Revision": commit,

@@ -11,41 +11,70 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from typing import Any
+from mmap import mmap
+from typing import Any, Literal
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from tests.hubs.faults import Fault, Request
-
+ALWAYS = 1_000_000
 CDN_HOST = "localhost"
 CHUNK = 1 << 16
 # Where a network that wants a login first sends everybody: a page, and no error.
 LOGIN = "/login"
 # What git-lfs keeps on a hub of models; the rest lies in git itself.
+NONE: Mapping[str, str] = {}
 LARGE = (".safetensors", ".bin", ".pt", ".model")
 
 
+@dataclass
+class Fault:
+    """What goes wrong with the next `times` requests whose method and address match.
+
+    `pattern` is matched against the path with its query, unquoted. The kinds that spoil a body strike where
+    a file is sent: "cut" ends the connection at byte `at` of the file and "reset" breaks it off, "stall" waits there
+    for ever, "flip" sends that byte wrong, "short" serves a file that ends there, "whole" sends all of it though a
+    part was asked for. "status" answers with `status` and `headers`; "redirect" sends the client to the address `to`.
+    """
+
+    pattern: str
+    kind: Literal["status", "redirect", "cut", "reset", "stall", "flip", "short", "whole"]
+    times: int = 1
+    at: int = 0
+    status: int = 500
+    headers: Mapping[str, str] = field(default_factory=dict)
+    to: str = ""
+    method: str = "*"
+
+
+@dataclass
+class Request:
+    """One request, as the server saw it."""
+
+    host: str
+    credentials: bool
+    file: str = ""
+    start: int = 0
+    sent: int = 0
+
+
 class Hub(ThreadingHTTPServer):
-    """Serves `files` (bytes, or a path) as one repository. `token`: what a client must show; `rate`: bytes a second."""
+    """Serves `files` as one repository. `token`: what a client must show; `rate`: bytes a second."""
 
     daemon_threads = True
     request_queue_size = 64
-    # Yi-1.5-6B-Chat on this hub, and the variables that send the hub's client here and give it a token.
+    # Yi-1.5-6B-Chat on this hub, and the variable that gives the hub's client a token.
     repository: str
-    endpoint_variable: str
     token_variable: str
 
     def __init__(
-        self, files: Mapping[str, bytes | Path], *, token: str | None = None, rate: float | None = None
+        self, files: Mapping[str, bytes | mmap], *, token: str | None = None, rate: float | None = None
     ) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.files, self.token, self.rate = dict(files), token, rate
         self.faults: list[Fault] = []
         self.log: list[Request] = []
-        # What the hub says a file's size is, where that is not so.
-        self.listed_sizes: dict[str, int] = {}
         self.stopped = threading.Event()
         self._digests: dict[tuple[str, str], str] = {}
         self._lock = threading.Lock()
@@ -72,32 +101,17 @@ class Hub(ThreadingHTTPServer):
     def large(self, name: str) -> bool:
         return name.endswith(LARGE)
 
-    def size(self, name: str) -> int:
-        content = self.files[name]
-        return content.stat().st_size if isinstance(content, Path) else len(content)
-
-    def listed_size(self, name: str) -> int:
-        return self.listed_sizes.get(name, self.size(name))
+    def fail(self, *faults: Fault) -> None:
+        self.faults = [replace(fault) for fault in faults]
 
     def digest(self, name: str, algorithm: str = "sha256") -> str:
         """The digest of a file: its sha256, or its object id in git."""
         if (name, algorithm) not in self._digests:
-            prefix = b"" if algorithm == "sha256" else f"blob {self.size(name)}\0".encode()
-            digest = hashlib.new(algorithm, prefix)
-            for chunk in self.chunks(name, 0, self.size(name)):
-                digest.update(chunk)
+            content = self.files[name]
+            digest = hashlib.new(algorithm, b"" if algorithm == "sha256" else f"blob {len(content)}\0".encode())
+            digest.update(content)
             self._digests[name, algorithm] = digest.hexdigest()
         return self._digests[name, algorithm]
-
-    def chunks(self, name: str, start: int, stop: int) -> Iterator[bytes]:
-        content = self.files[name]
-        if isinstance(content, bytes):
-            yield from (content[at : min(at + CHUNK, stop)] for at in range(start, stop, CHUNK))
-            return
-        with content.open("rb") as file:
-            file.seek(start)
-            for at in range(start, stop, 1 << 20):
-                yield file.read(min(1 << 20, stop - at))
 
     def strike(self, request: "Handler", *kinds: str) -> Fault | None:
         """The fault of these kinds that is due for a request, used up by one."""
@@ -125,10 +139,6 @@ class Hub(ThreadingHTTPServer):
     def answer(self, request: "Handler") -> None:
         """Answer a request; each hub has its own routes."""
         raise NotImplementedError
-
-    def put(self, request: "Handler") -> None:
-        """Take a file that a client puts on the CDN."""
-        request.error(405)
 
     def handle_error(self, *_: object) -> None:
         """A client that was killed, or that hung up, is not worth a traceback."""
@@ -160,9 +170,8 @@ class Handler(BaseHTTPRequestHandler):
         self.route, self.query = unquote(parts.path), dict(parse_qsl(parts.query))
         host, authorization = self.headers["Host"], self.headers["Authorization"]
         credentials = bool(authorization or "m_session_id" in (self.headers["Cookie"] or ""))
-        self.entry = Request(self.command, self.path, host, credentials)
+        self.entry = Request(host, credentials)
         self.server.log.append(self.entry)
-        self.body = self._read_body()
         fault = None if self.route == LOGIN else self.server.strike(self, "status", "redirect")
         cdn = host.startswith(CDN_HOST)
         if self.route == LOGIN:
@@ -171,8 +180,6 @@ class Handler(BaseHTTPRequestHandler):
             self.redirect(fault.to)
         elif fault is not None:
             self.error(fault.status, fault.headers)
-        elif cdn and self.command == "PUT":
-            self.server.put(self)
         elif cdn and self.route.startswith("/cdn/"):
             self.file(self.route.removeprefix("/cdn/"))
         elif not cdn and self.server.token is not None and authorization != f"Bearer {self.server.token}":
@@ -180,24 +187,9 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.server.answer(self)
 
-    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
-
-    def _read_body(self) -> bytes:
-        if self.headers["Transfer-Encoding"] != "chunked":
-            return self.rfile.read(int(self.headers["Content-Length"] or 0))
-        body = b""
-        while size := int(self.rfile.readline(), 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
-
-    def content(self) -> Any:
-        """The JSON that the client sent."""
-        return json.loads(self.body)
+    do_HEAD = do_GET  # noqa: N815
 
     def reply(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
-        self.entry.status = status
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
@@ -206,68 +198,52 @@ class Handler(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(body)
 
-    def json(self, data: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> None:
-        self.reply(status, {"Content-Type": "application/json"} | dict(headers or {}), json.dumps(data).encode())
+    def json(self, data: Any, status: int = 200, headers: Mapping[str, str] = NONE) -> None:
+        self.reply(status, {"Content-Type": "application/json", **headers}, json.dumps(data).encode())
 
-    def error(self, status: int, headers: Mapping[str, str] | None = None) -> None:
+    def error(self, status: int, headers: Mapping[str, str] = NONE) -> None:
         """An error with a body that both hubs' clients can read."""
         self.json({"error": "no", "Code": status, "Message": "no", "Success": False}, status, headers)
 
-    def redirect(self, to: str, headers: Mapping[str, str] | None = None) -> None:
-        self.reply(302, {"Location": to} | dict(headers or {}))
+    def redirect(self, to: str, headers: Mapping[str, str] = NONE) -> None:
+        self.reply(302, {"Location": to, **headers})
 
     def redirect_to_cdn(self, name: str, headers: Mapping[str, str]) -> None:
         self.redirect(f"http://{CDN_HOST}:{self.server.server_port}/cdn/{quote(name)}?Signature=s", headers)
 
-    def file(self, name: str, headers: Mapping[str, str] | None = None, *, ranges: bool = True) -> None:
-        """Send a file, or the part that the client asked for, with the fault that is due."""
+    def file(self, name: str, headers: Mapping[str, str] = NONE, *, ranges: bool = True) -> None:
+        """Send a file, or what follows the byte that the client asked for, with the fault that is due."""
         if name not in self.server.files:
             self.error(404)
             return
-        fault = (
-            self.server.strike(self, "cut", "reset", "stall", "flip", "short", "whole")
-            if self.command == "GET"
-            else None
-        )
-        size = self.server.size(name)
-        if fault is not None and fault.kind == "short":
-            size = min(size, fault.at)
-        wanted = self.headers["Range"] if ranges and (fault is None or fault.kind != "whole") else None
-        start = int(wanted.removeprefix("bytes=").partition("-")[0]) if wanted else 0
-        last = (wanted or "").partition("-")[2]
-        stop = min(size, int(last) + 1) if last else size
-        if wanted and start >= size:
-            self.reply(416, {"Content-Range": f"bytes */{size}"})
+        get = self.command == "GET"
+        fault = self.server.strike(self, "cut", "reset", "stall", "flip", "short", "whole") if get else None
+        kind, at = (fault.kind, fault.at) if fault else ("", 0)
+        content = self.server.files[name]
+        stop = at if kind == "short" else len(content)
+        wanted = self.headers["Range"] if ranges and kind != "whole" else None
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        if wanted and start >= stop:
+            self.reply(416, {"Content-Range": f"bytes */{stop}"})
             return
-        own = {"Content-Length": str(stop - start), "Accept-Ranges": "bytes" if ranges else "none"}
-        if wanted:
-            own["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        own = {"Content-Length": str(stop - start), "Content-Range": f"bytes {start}-{stop - 1}/{stop}"}
         self.entry.file, self.entry.start = name, start
         # Only the head: the body follows below, piece by piece.
         command, self.command = self.command, "HEAD"
-        self.reply(206 if wanted else 200, own | dict(headers or {}))
+        self.reply(206 if wanted else 200, own | dict(headers))
         self.command = command
-        if command == "GET":
-            self._body(name, start, stop, fault)
-
-    def _body(self, name: str, start: int, stop: int, fault: Fault | None) -> None:
-        at = start
-        for piece in self.server.chunks(name, start, stop):
-            chunk = piece
-            if fault is not None and fault.at < at + len(chunk):
-                inside = max(0, fault.at - at)
-                if fault.kind == "flip" and fault.at >= at:
-                    chunk = chunk[:inside] + bytes([chunk[inside] ^ 0xFF]) + chunk[inside + 1 :]
-                elif fault.kind == "stall":
-                    self._send(chunk[:inside])
-                    self.server.stopped.wait(fault.seconds)
-                    chunk, at, fault = chunk[inside:], at + inside, None
-                elif fault.kind in ("cut", "reset"):
-                    self._send(chunk[:inside])
-                    self._hang_up(reset=fault.kind == "reset")
-                    return
-            self._send(chunk)
-            at += len(chunk)
+        if not get:
+            return
+        ends = at if kind in ("cut", "reset", "stall") and at >= start else stop
+        for begin in range(start, ends, CHUNK):
+            piece = bytearray(content[begin : min(begin + CHUNK, ends)])
+            if kind == "flip" and begin <= at < begin + len(piece):
+                piece[at - begin] ^= 0xFF
+            self._send(bytes(piece))
+        if ends < stop:
+            if kind == "stall":
+                self.server.stopped.wait()
+            self._hang_up(reset=kind == "reset")
 
     def _send(self, chunk: bytes) -> None:
         if self.server.stopped.is_set():

@@ -43,13 +43,12 @@ def export(
     """
     if quant and format_ == "hf":
         raise typer.BadParameter("it goes with --format gguf.", param_hint="--quant")
-    from yi_tune import export, loading
-    from yi_tune.hubs import push as hub
+    from yi_tune import export, hubs, loading
     from yi_tune.output import err, out
 
     where = workspace.absolute()
     if push is not None:
-        hub.check_repository(push)
+        hubs.check_repository(push)
     run = loading.find(where, run_name, model)
     kind = (quant or "f16") if format_ == "gguf" else None
     plan = export.plan_export(run, loading.base_config(run), to, kind, where)
@@ -58,7 +57,7 @@ def export(
     except KeyboardInterrupt:
         err.print("\nInterrupted. Nothing was exported.")
         raise typer.Exit(130) from None
-    url = hub.push(plan.target, push, public=public, console=err) if push is not None else None
+    url = hubs.push(plan.target, push, public=public, console=err) if push is not None else None
     if as_json:
         print(json.dumps({"exported": str(plan.target), "gguf": plan.gguf or None, "url": url}, ensure_ascii=False))
         return

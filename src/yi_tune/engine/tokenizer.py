@@ -1,18 +1,19 @@
-"""Whether transformers loads a tokenizer that gives the ids a model was trained on, and if not, what does."""
+"""Gives a model folder the tokenizer that the model was trained with."""
 
 import json
 import re
-import shutil
-import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
 from sentencepiece import SentencePieceProcessor
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, LlamaTokenizer
 
-from yi_tune.errors import YiTuneError
-from yi_tune.models import TOKENIZER
+from yi_tune.models import FileOrigin, Origin, sha256
 
+CONFIG = "tokenizer_config.json"
+ORIGINAL = "tokenizer_config.original.json"
 # A turn of each role, in both languages, with what tokenizers differ about: a space after a control
 # token, digits, line ends.
 _CONVERSATION = (
@@ -21,50 +22,73 @@ _CONVERSATION = (
     "<|im_start|>assistant\n我是Yi，由零一万物开发。\n\n I am Yi.<|im_end|>\n"
 )
 _CONTROL = ("<|im_start|>", "<|im_end|>")
-# What has been seen to help, in the order in which they are tried. The second makes transformers build the
-# tokenizer from the SentencePiece model where a tokenizer.json made by an older version is at fault.
-_CORRECTIONS: tuple[dict[str, Any], ...] = (
-    {"add_prefix_space": False},
-    {"add_prefix_space": False, "tokenizer_class": "LlamaTokenizer"},
-)
+# The class makes transformers build the tokenizer from the SentencePiece model, not from an old tokenizer.json.
+_CORRECTION = {"add_prefix_space": False, "tokenizer_class": "LlamaTokenizer"}
 
 
-def trained_ids(model: Path) -> list[int] | None:
-    """The ids that the SentencePiece model in the file `model` gives; None when it does not know ChatML."""
+def correct_tokenizer(folder: Path, origin: Origin, console: Console) -> Origin:
+    """Correct tokenizer_config.json where `correction` says so, and keep the hub's beside it.
+
+    Returns the record with both.
+    """
+    change = correction(folder, console)
+    if not change:
+        return origin
+    why = (
+        f"{CONFIG}: {json.dumps(change)}. As published, transformers puts a token for a stray space after every "
+        "control token, and takes other tokens than the model was trained on."
+    )
+    config = folder / CONFIG
+    content = json.loads(config.read_text(encoding="utf-8")) | change
+    config.replace(folder / ORIGINAL)
+    config.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    console.print(f"Tokenizer corrected. {why} The hub's is kept as {ORIGINAL}.")
+    own = FileOrigin(config.stat().st_size, sha256(config))
+    return replace(origin, files=origin.files | {ORIGINAL: origin.files[CONFIG], CONFIG: own}, corrected=why)
+
+
+def warn_of_tokenizer(folder: Path, console: Console) -> None:
+    """For a folder of the user's own, in which nothing is changed: say if its tokenizer ought to be corrected."""
+    if change := correction(folder, console):
+        console.print(
+            "Warning: transformers gives this tokenizer other ids than the model was trained on. "
+            f"Put into {folder / CONFIG}: {json.dumps(change)}"
+        )
+
+
+def correction(folder: Path, console: Console) -> dict[str, Any]:
+    """The entries of tokenizer_config.json with which transformers gives the ids of `folder`'s tokenizer.model.
+
+    None are needed when it does so already, or there is nothing to compare with; where none are known, it is said.
+    """
+    if not all((folder / name).is_file() for name in ("tokenizer.model", CONFIG)):
+        return {}
+    expected = _trained_ids(folder / "tokenizer.model")
+    if not expected or _loaded_ids(AutoTokenizer, folder) == expected:
+        return {}
+    if _loaded_ids(LlamaTokenizer, folder, add_prefix_space=False) == expected:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        return {key: value for key, value in _CORRECTION.items() if config.get(key) != value}
+    console.print(
+        "Warning: transformers gives this tokenizer other ids than the model was trained on. "
+        "yi-tune knows no correction."
+    )
+    return {}
+
+
+def _trained_ids(model: Path) -> list[int]:
+    """The ids that the SentencePiece model in the file `model` gives; none when it does not know ChatML."""
     pieces = SentencePieceProcessor(model_file=str(model))
     control = {token: pieces.piece_to_id(token) for token in _CONTROL}
     if pieces.unk_id() in control.values():
-        return None
+        return []
     ids: list[int] = []
     for text in re.split(f"({'|'.join(map(re.escape, _CONTROL))})", _CONVERSATION):
         ids += [control[text]] if text in control else pieces.encode(text)
     return ids
 
 
-def loaded_ids(folder: Path) -> list[int]:
+def _loaded_ids(kind: Any, folder: Path, **options: Any) -> list[int]:
     """The ids that transformers gives, which loads the tokenizer in `folder` as LLaMA-Factory has it do."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, use_fast=True, split_special_tokens=False, padding_side="right")
+    tokenizer = kind.from_pretrained(folder, use_fast=True, split_special_tokens=False, padding_side="right", **options)
     return list(tokenizer.encode(_CONVERSATION, add_special_tokens=False))
-
-
-def correction(folder: Path) -> dict[str, Any]:
-    """The entries of tokenizer_config.json with which transformers gives the ids of `folder`'s tokenizer.model.
-
-    None are needed when it does so already, or there is nothing to compare with. Raises YiTuneError when it does not,
-    and no known correction helps.
-    """
-    expected = trained_ids(folder / "tokenizer.model")
-    if expected is None or loaded_ids(folder) == expected:
-        return {}
-    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    for change in _CORRECTIONS:
-        with tempfile.TemporaryDirectory() as name:
-            trial = Path(name)
-            for file in filter(Path.is_file, map(folder.joinpath, ("config.json", *TOKENIZER))):
-                shutil.copy(file, trial)
-            (trial / "tokenizer_config.json").write_text(json.dumps(config | change), encoding="utf-8")
-            if loaded_ids(trial) == expected:
-                return change
-    raise YiTuneError(
-        "transformers gives this tokenizer other ids than the model was trained on. yi-tune knows no correction."
-    )

@@ -1,13 +1,17 @@
-"""The hubs that models come from, each through its own client."""
+"""The hubs that models come from and exports go to, each through its own client."""
 
 import os
+import re
+import shlex
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from yi_tune.errors import YiTuneError
-from yi_tune.models import NEEDED, FileOrigin, Origin
+from yi_tune.models import NEEDED, FileOrigin, Model, Origin
 
 # Seconds that a hub has for its first answer.
 PATIENCE = 5
@@ -62,29 +66,20 @@ class Hub(ABC):
 
     def explain(self, error: Exception, what: str) -> HubError:
         """What a failure of a client means for the user who wants `what`."""
-        import httpx
-
         # An HTTP status is in the error itself, as ModelScope's client has it, or in its response.
         status = getattr(getattr(error, "response", error), "status_code", None)
+        reason = f"{self.endpoint} gives no whole answer ({type(error).__name__}: {error})."
         told = {
+            None: (reason, f"Check the network, or name a mirror: {self.variable}=https://your.mirror"),
             401: (f"it wants a login for {what}, or does not know this token, or has no such model.", self.login),
             403: (
                 f"{what} is gated, or somebody else's: this account has no access.",
                 f"Ask for access on its page, or use another token. {self.login}",
             ),
             404: (f"there is no {what}.", "Look for the exact id and revision on the hub's page."),
-            409: (f"somebody else changed {what} meanwhile.", "Try again."),
             429: ("it says too many requests (HTTP 429).", f"Wait some minutes, or log in. {self.login}"),
         }
-        if status is not None:
-            return HubError(*told.get(status, (f"it fails (HTTP {status}) when asked for {what}.", "Try again later.")))
-        mirror = f"Check the network, or name a mirror: {self.variable}=https://your.mirror"
-        if isinstance(error, (httpx.TimeoutException, TimeoutError)):
-            return HubError(f"{self.endpoint} does not answer.", mirror)
-        reason = f"({type(error).__name__}: {error})"
-        if isinstance(error, (httpx.TransportError, ConnectionError)):
-            return HubError(f"{self.endpoint} cannot be reached, or breaks off {reason}.", mirror)
-        return HubError(f"its answer makes no sense {reason}.", mirror)
+        return HubError(*told.get(status, (f"it fails (HTTP {status}) when asked for {what}.", "Try again later.")))
 
 
 class HuggingFace(Hub):
@@ -101,12 +96,11 @@ class HuggingFace(Hub):
 
     def cached(self) -> list[Path]:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
         repository, revision, files = self.origin.repository, self.origin.revision, list(NEEDED)
         try:
             copy = snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns=files)
-        except (LocalEntryNotFoundError, HFValidationError):
+        except (OSError, ValueError):  # there is none, or this is no name of a repository
             return []
         return [Path(copy)]
 
@@ -156,9 +150,8 @@ class ModelScope(Hub):
             return [HubApi().download_repo(repository, "model", revision=revision, local_files_only=True)]
         except CacheNotFound:
             # The client does not look for copies of 2024 and before, which have no revisions.
-            owner, name = repository.split("/")
-            old = get_default_config().cache_dir / "hub" / owner / name.replace(".", "___")
-            return [old] if old.is_dir() and revision is None else []
+            old = get_default_config().cache_dir / "hub" / repository.replace(".", "___")
+            return [old] if revision is None else []
 
     def list_files(self) -> tuple[str | None, dict[str, FileOrigin]]:
         repository, revision = self.origin.repository, self.origin.revision or "master"
@@ -185,13 +178,45 @@ class ModelScope(Hub):
         return HubApi(endpoint=self.endpoint).legacy
 
 
-def hubs_of(huggingface: str | None, modelscope: str | None, revision: str | None) -> list[Hub]:
+def hubs_of(model: Model, revision: str | None) -> list[Hub]:
     """A model's repositories, in the order to ask: a hub whose variable points elsewhere is the one that is meant."""
-    hubs: list[Hub] = []
-    if huggingface is not None:
-        hubs.append(HuggingFace(huggingface, revision))
-    if modelscope is not None:
-        hubs.append(ModelScope(modelscope, revision))
+    if model.huggingface is None or model.modelscope is None:
+        return []
+    hubs = [HuggingFace(model.huggingface, revision), ModelScope(model.modelscope, revision)]
     if not os.environ.get("HF_ENDPOINT") and any(map(os.environ.get, ("MODELSCOPE_ENDPOINT", "MODELSCOPE_DOMAIN"))):
         hubs.reverse()
     return hubs
+
+
+def check_repository(repository: str) -> None:
+    """Raise YiTuneError for a repository that cannot be, or when there is no token: before anything is exported."""
+    from huggingface_hub import get_token
+
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository):
+        raise YiTuneError(f"--push {repository!r} is no repository.", "Write it as OWNER/NAME.")
+    if get_token() is None:
+        raise YiTuneError("Hugging Face takes uploads only with a token, and there is none.", HuggingFace.login)
+
+
+def push(folder: Path, repository: str, *, public: bool, console: Console) -> str:
+    """Upload `folder` to `repository` on Hugging Face, which is made if it is not there; returns its address.
+
+    A repository that is there keeps its visibility, and the files of other names in it. Raises YiTuneError when the
+    hub refuses or cannot be reached; the export is then kept.
+    """
+    from huggingface_hub import HfApi
+
+    hub = HuggingFace(repository, None)
+    api = HfApi(hub.endpoint)
+    console.print(f"Uploading to {repository} ...")
+    try:
+        url = api.create_repo(repository, private=not public, exist_ok=True)
+        api.upload_folder(
+            repo_id=repository, folder_path=folder, commit_message="yi-tune export", ignore_patterns=[".*"]
+        )
+    except Exception as error:
+        reason = hub.explain(error, repository)
+        again = f"hf upload {'' if public else '--private '}{repository} {shlex.quote(str(folder))}"
+        hint = f"{reason.hint}\nThe export is in {folder}. To upload only: {again}"
+        raise YiTuneError(f"The upload failed: {reason.message}", hint) from error
+    return str(url)

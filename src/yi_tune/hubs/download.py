@@ -18,7 +18,6 @@ from yi_tune.errors import YiTuneError
 from yi_tune.files import disk_full, hold, is_disk_full, is_held, put_in_place
 from yi_tune.hubs import Hub, HubError, hubs_of
 from yi_tune.hubs.fetch import Fetcher, right, size_of
-from yi_tune.hubs.tokenizer import correct_tokenizer
 from yi_tune.models import (
     FileOrigin,
     LocalModel,
@@ -54,22 +53,18 @@ def download(
                 f"Use it as it is, with --model {local.path}, or move it away.",
             )
         if origin := _here(local, revision):
-            if not verify or _verify(local, origin, terminal):
+            if not verify or _is_right(local.path, origin, terminal):
                 return None
-        elif local.path.exists() and not local.downloaded:  # it has lost files
-            _set_aside(local, [])
         elif _link(local, revision, terminal):
             return None
-        hubs = hubs_of(local.model.huggingface, local.model.modelscope, revision)
+        hubs = hubs_of(local.model, revision)
         return from_hubs(local, [hub for hub in hubs if source in ("auto", hub.name)], terminal)
 
 
 def use_cached(local: LocalModel, console: Console) -> None:
     """For a command that only needs the model: link to a copy in a hub's cache if the model is not here."""
-    if local.downloaded or local.path.exists() or cached(local.model) is None:
-        return
-    with _at_work(local, console) as terminal:
-        if not local.downloaded:
+    if not local.path.exists() and cached(local.model):
+        with _at_work(local, console) as terminal:
             _link(local, None, terminal)
 
 
@@ -78,7 +73,7 @@ def cached(model: Model, revision: str | None = None) -> tuple[Path, Origin] | N
 
     All files are there and the headers of the weights fit. Nothing is asked of a hub, and nothing hashed.
     """
-    for hub in hubs_of(model.huggingface, model.modelscope, revision):
+    for hub in hubs_of(model, revision):
         for folder in hub.cached():
             try:
                 check_model(LocalModel(Model(model.name, model.folder), folder))
@@ -97,7 +92,7 @@ def _link(local: LocalModel, revision: str | None, console: Console) -> bool:
     copy, origin = found
     links = local.path.with_name(f"{local.path.name}.links")
     shutil.rmtree(links, ignore_errors=True)
-    links.mkdir(parents=True)
+    links.mkdir()
     files = {}
     for name in needed_files((path.name for path in copy.iterdir() if path.is_file()), origin.repository):
         (links / name).symlink_to(copy / name)
@@ -115,6 +110,16 @@ def _here(local: LocalModel, revision: str | None) -> Origin | None:
     origin = read_origin(local.path)
     wanted = origin is not None and revision in (None, origin.revision, origin.commit)
     return origin if wanted and local.downloaded else None
+
+
+def _is_right(folder: Path, origin: Origin, console: Console) -> bool:
+    """Hash what is here. What is wrong is deleted; where a cache has no checksums, the hub's list is to tell."""
+    console.print(f"Checking {len(origin.files)} files, {decimal(size_of(folder))} ...")
+    wrong = [name for name, file in origin.files.items() if not right(folder / name, file)]
+    for name in wrong:
+        console.print(f"Damaged, to be fetched again: {name}")
+        (folder / name).unlink()
+    return not wrong and all(file.sha256 for file in origin.files.values())
 
 
 @contextmanager
@@ -149,7 +154,7 @@ def from_hubs(local: LocalModel, hubs: list[Hub], console: Console) -> None:
     reasons = " ".join(f"{title}: {error.message}" for title, error in failures.items())
     hints = [error.hint for error in failures.values() if error.hint]
     if len(hubs) == 1:
-        hints.append(f"Or try the other hub: --source {'modelscope' if 'Hugging Face' in failures else 'huggingface'}")
+        hints.append("Or try the other hub, by --source.")
     raise YiTuneError(f"{local.model.name} could not be downloaded. {reasons}", "\n".join(dict.fromkeys(hints)))
 
 
@@ -157,28 +162,25 @@ def _from_hub(hub: Hub, local: LocalModel, console: Console) -> Origin:
     """Bring the `.part` folder to where it holds the model and nothing else; returns its record."""
     console.print(f"Asking {hub.title} for {hub.wanted} ...")
     listing = hub.listing()
-    files = _needed(listing)
-    total = sum(file.size for file in files.values())
-    part = _part(local.path)
+    part, files = _part(local.path), {name: listing.files[name] for name in needed_files(listing.files, hub.wanted)}
+    if local.path.exists():  # incomplete, or at another revision: what is right in it is not fetched again
+        shutil.rmtree(part, ignore_errors=True)
+        local.path.rename(part)
     part.mkdir(exist_ok=True)
-    missing, free = total - size_of(part), shutil.disk_usage(part).free
-    if missing > free:
+    total, free = sum(file.size for file in files.values()), shutil.disk_usage(part).free
+    if (missing := total - size_of(part)) > free:
         raise YiTuneError(
             f"{decimal(missing)} are still to be fetched, and the disk of {part.parent} has {decimal(free)} free.",
             "Free some space, or choose another place: --workspace DIR",
         )
     console.print(f"Downloading {len(files)} files, {decimal(total)}, to {local.path}")
     fetcher = Fetcher(hub, listing.commit, part, console)
-    config = fetcher.fetch("config.json", files.pop("config.json"))
-    try:
-        check_architecture(part, hub.wanted, "Choose another model.")  # before the weights are fetched
-    except YiTuneError:
-        shutil.rmtree(part)
-        raise
-    files = {"config.json": config} | fetcher.fetch_all(files, total)
+    fetcher.fetch("config.json", files["config.json"])
+    check_architecture(part, hub.wanted, "Choose another model.")  # before the weights are fetched
+    files = fetcher.fetch_all(files)
     for path in part.iterdir():
-        if path.name not in files:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        if path.name not in files and not path.is_dir():
+            path.unlink()
     try:
         check_model(LocalModel(Model(local.model.name, local.model.folder), part))
     except YiTuneError as error:
@@ -186,41 +188,13 @@ def _from_hub(hub: Hub, local: LocalModel, console: Console) -> Origin:
     return replace(listing, files=files)
 
 
-def _needed(listing: Origin) -> dict[str, FileOrigin]:
-    """The files to fetch, the small ones first. Raises HubError when the list reaches out of the model's folder."""
-    for name in listing.files:
-        if re.search(r"^/|\\|(^|/)\.\.(/|$)", name):
-            raise HubError(f"it lists a file outside of the model ({name!r}). Nothing was fetched.")
-    names = needed_files(listing.files, listing.repository)
-    return {name: listing.files[name] for name in sorted(names, key=lambda name: listing.files[name].size)}
-
-
 def _finish(folder: Path, target: Path, origin: Origin, console: Console) -> None:
     """Correct the tokenizer, write the record, and put the folder in its place: there it is a model."""
-    correct_tokenizer(folder, origin, console).write(folder)
+    if (folder / "tokenizer.model").is_file():
+        console.print("Looking at the tokenizer ...")
+        from yi_tune.engine.tokenizer import correct_tokenizer
+
+        origin = correct_tokenizer(folder, origin, console)
+    origin.write(folder)
     put_in_place(folder, target)
     shutil.rmtree(_part(target), ignore_errors=True)
-
-
-def _set_aside(local: LocalModel, wrong: list[str]) -> None:
-    """Make what is here, but for the wrong files, a broken-off download: what is right is not fetched again."""
-    shutil.rmtree(_part(local.path), ignore_errors=True)
-    local.path.rename(_part(local.path))
-    for name in wrong:
-        (_part(local.path) / name).unlink(missing_ok=True)
-
-
-def _verify(local: LocalModel, origin: Origin, console: Console) -> bool:
-    """Hash what is here; returns whether it is right. If not, or where a cache has no checksums, what may be right is
-    set aside: the hub's list then tells.
-    """
-    total = sum(file.size for file in origin.files.values())
-    console.print(f"Checking {len(origin.files)} files, {decimal(total)} ...")
-    wrong = [name for name, file in origin.files.items() if not right(local.path / name, file)]
-    if not wrong and None not in [file.sha256 for file in origin.files.values()]:
-        check_model(local)
-        return True
-    if wrong:
-        console.print(f"Damaged or missing, to be fetched again: {', '.join(wrong)}")
-    _set_aside(local, wrong)
-    return False

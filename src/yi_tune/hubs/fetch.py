@@ -3,7 +3,8 @@
 import hashlib
 import os
 import threading
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from pathlib import Path
 
 from rich import progress as bars
@@ -29,56 +30,50 @@ class Fetcher:
         timeout = float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT", 10))
         self._client = httpx.Client(follow_redirects=True, timeout=timeout)
         self._stop = threading.Event()
+        columns = (bars.BarColumn(bar_width=20), bars.DownloadColumn(), bars.TransferSpeedColumn())
+        left, live = bars.TimeRemainingColumn(compact=True), console.is_terminal
+        self._bar = bars.Progress(*columns, left, console=console, transient=True, disable=not live)
+        # What a call before had fetched says nothing about the speed of this one.
+        self._task = self._bar.add_task("", completed=size_of(folder))
 
-    def fetch_all(self, files: dict[str, FileOrigin], total: int) -> dict[str, FileOrigin]:
-        """Fetch several at a time, as `fetch` does, of `total` bytes with what is here; returns them, with sha256."""
-        pool = ThreadPoolExecutor(_WORKERS)
-        jobs = {name: pool.submit(self.fetch, name, file) for name, file in files.items()}
+    def fetch_all(self, files: dict[str, FileOrigin]) -> dict[str, FileOrigin]:
+        """Fetch several at a time, as `fetch` does, under a bar, or with a line for each; returns them with sha256."""
+        total = sum(file.size for file in files.values())
+        self._bar.update(self._task, total=total)
+        pool, fetched = ThreadPoolExecutor(_WORKERS), {}
         try:
-            self._watch(list(jobs.values()), total)
-            return {name: job.result() for name, job in jobs.items() if job.done()}
+            with self._bar:
+                jobs = {pool.submit(self.fetch, name, file): name for name, file in files.items()}
+                for job in as_completed(jobs):
+                    fetched[jobs[job]] = job.result()
+                    if not self._console.is_terminal:
+                        size = size_of(self._folder)
+                        self._console.print(f"{jobs[job]} is here: {decimal(size)} of {decimal(total)}")
         except BaseException as error:
             self._stop.set()
             # After Ctrl-C the process ends at once: a slow hub's next bytes are not waited for.
             pool.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
             raise
-
-    def _watch(self, jobs: "list[Future[FileOrigin]]", total: int) -> None:
-        """Show how much of `total` bytes is here until all jobs are done, or one failed: a bar on a terminal, about ten
-        plain lines elsewhere.
-        """
-        columns = (bars.BarColumn(bar_width=20), bars.DownloadColumn(), bars.TransferSpeedColumn())
-        left, live = bars.TimeRemainingColumn(compact=True), self._console.is_terminal
-        with bars.Progress(*columns, left, console=self._console, transient=True, disable=not live) as bar:
-            size = size_of(self._folder)
-            # What a call before had fetched says nothing about the speed of this one.
-            task, tenths = bar.add_task("", total=total, completed=size), size * 10 // total
-            while wait(jobs, 0.2, FIRST_EXCEPTION).not_done and not any(job.done() and job.exception() for job in jobs):
-                size = size_of(self._folder)
-                bar.update(task, completed=size)
-                if not live and size * 10 // total > tenths:
-                    tenths = size * 10 // total
-                    self._console.print(f"Downloading: {decimal(size)} of {decimal(total)}")
+        return fetched
 
     def fetch(self, name: str, file: FileOrigin) -> FileOrigin:
         """See to it that a file is here; returns it with its sha256.
 
         Raises HubError when it comes wrong twice or not at all, OSError when it cannot be written.
         """
-        path, part, wrong = self._folder / name, self._folder / f"{name}.incomplete", ""
+        path, part = self._folder / name, self._folder / f"{name}.incomplete"
         if digest := right(path, file):
             return FileOrigin(file.size, digest)
         path.unlink(missing_ok=True)
-        for _ in range(2):
-            if wrong:
-                self._console.print(f"{self._hub.title}: {wrong}. Fetching it once more.")
+        wrong = f"{name} came with another size or checksum than the hub lists"
+        for once_more in (True, False):
             self._receive(name, file.size, part)
             if digest := right(part, file):
                 part.replace(path)
                 return FileOrigin(file.size, digest)
-            how = "with another checksum" if part.stat().st_size == file.size else "in another size"
-            wrong = f"{name} came {how} than it ought to have"
             part.unlink()
+            if once_more:
+                self._console.print(f"{self._hub.title}: {wrong}. Fetching it once more.")
         raise HubError(f"{wrong}, twice.")
 
     def _receive(self, name: str, size: int, part: Path) -> None:
@@ -89,15 +84,13 @@ class Fetcher:
         failed = 0
         while (start := part.stat().st_size) < size:
             try:
-                self._stream(name, size, part, start)
-                return
+                return self._stream(name, size, part, start)
             except httpx.HTTPError as error:
                 failed = 1 if part.stat().st_size > start else failed + 1
                 status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 500
                 if failed > len(_PAUSES) or (status < 500 and status not in (408, 429)):
                     raise self._hub.explain(error, f"{name} in {self._hub.wanted}") from error
-            if self._stop.wait(_PAUSES[failed - 1]):
-                raise HubError("another file failed.")
+            self._stop.wait(_PAUSES[failed - 1])
 
     def _stream(self, name: str, size: int, part: Path, start: int) -> None:
         """Receive what follows the first `start` bytes, by one request."""
@@ -113,6 +106,7 @@ class Fetcher:
                     if self._stop.is_set():
                         raise HubError("another file failed.")
                     out.write(block)
+                    self._bar.update(self._task, completed=size_of(self._folder))
                     if out.tell() > size:
                         break
 
@@ -124,19 +118,18 @@ def right(path: Path, file: FileOrigin) -> str:
     """
     if not path.is_file() or path.stat().st_size != file.size:
         return ""
-    digest = sha256(path)
-    if file.sha256 is not None and file.sha256.startswith("git "):
+    digest, expected = sha256(path), file.sha256 or ""
+    found = digest
+    if expected.startswith("git "):
         blob = hashlib.sha1(b"blob %d\0" % file.size + path.read_bytes(), usedforsecurity=False)
-        return digest if file.sha256 == f"git {blob.hexdigest()}" else ""
-    return digest if file.sha256 in (None, digest) else ""
+        found = f"git {blob.hexdigest()}"
+    return digest if expected in ("", found) else ""
 
 
 def size_of(folder: Path) -> int:
     """Bytes of the files in `folder`, one of which may just get another name."""
     total = 0
-    for path in folder.glob("*"):
-        try:
+    for path in folder.iterdir():
+        with suppress(FileNotFoundError):
             total += path.stat().st_size
-        except FileNotFoundError:
-            continue
     return total

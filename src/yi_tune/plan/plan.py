@@ -15,7 +15,6 @@ from yi_tune.data.own import OwnData, prepare_own
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import detect
 from yi_tune.hubs.download import use_cached
-from yi_tune.hubs.tokenizer import warn_of_tokenizer
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import err
 from yi_tune.plan import EARLY_STOP, report_to
@@ -193,6 +192,8 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         options,
     )
     if local.downloaded and local.model.huggingface is None:
+        from yi_tune.engine.tokenizer import warn_of_tokenizer
+
         warn_of_tokenizer(local.path, err)
     with err.status("Looking at the config"):
         wrong = problems(planned.config)
