@@ -21,7 +21,7 @@ from yi_tune.config import Config
 from yi_tune.data.heldout import Score, questions, score
 from yi_tune.data.identity import Identity, Message
 from yi_tune.errors import YiTuneError
-from yi_tune.files import CONFIGS, disk_full, hold, is_disk_full, put_in_place
+from yi_tune.files import CONFIGS, disk_full, hold, put_in_place
 from yi_tune.models import CATALOGUE, read_origin
 from yi_tune.output import engine_output_to, log_folder, percent
 from yi_tune.progress import Progress
@@ -141,8 +141,8 @@ def _engine(log_name: str, stage: str, failure: str, disk: Path | None = None) -
             raise
         except Exception as error:
             traceback.print_exc()
-            if disk and is_disk_full(error, disk):
-                raise YiTuneError(disk_full(disk.parent).message, "Free some space.") from error
+            if disk and (full := disk_full(error, disk.parent)):
+                raise YiTuneError(full.message, "Free some space.") from error
             raise YiTuneError(f"{failure}: {error}", f"The whole story is in {log}") from error
 
 

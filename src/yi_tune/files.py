@@ -79,15 +79,10 @@ def is_held(lock: Path) -> bool:
     return False
 
 
-def is_disk_full(error: BaseException, folder: Path) -> bool:
-    """Whether `error` came of a full disk, the one of `folder`: each writer says so in its own way, or not at all."""
+def disk_full(error: BaseException, folder: Path) -> YiTuneError | None:
+    """The error for the user if `error` came of a full disk, the one of `folder`: few writers say so themselves."""
     reasons = f"{error} {error.__cause__ or error.__context__}"
-    return os.strerror(errno.ENOSPC) in reasons or shutil.disk_usage(folder).free < _FULL
-
-
-def disk_full(folder: Path) -> YiTuneError:
-    """What the user is told of a full disk."""
-    return YiTuneError(
-        f"The disk of {folder} is full.",
-        "Free some space, then type the same command, without --fresh or --force: it goes on where it stopped.",
-    )
+    if os.strerror(errno.ENOSPC) not in reasons and shutil.disk_usage(folder).free >= _FULL:
+        return None
+    remedy = "Free some space, then type the same command, without --fresh or --force: it goes on where it stopped."
+    return YiTuneError(f"The disk of {folder} is full.", remedy)

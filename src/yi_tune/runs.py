@@ -39,31 +39,15 @@ _FREE = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass
 class Run:
     """A run folder, whether it is there or not."""
 
     folder: Path
 
-    @property
-    def name(self) -> str:
-        return self.folder.name
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "data"
-
-    @property
-    def log(self) -> Path:
-        return self.folder / "train.log"
-
-    @property
-    def chat_yaml(self) -> Path:
-        return self.folder / "chat.yaml"
-
-    @property
-    def report(self) -> Path:
-        return self.folder / "report.json"
+    def __post_init__(self) -> None:
+        self.name, self.data, self.log = self.folder.name, self.folder / "data", self.folder / "train.log"
+        self.chat_yaml, self.report = self.folder / "chat.yaml", self.folder / "report.json"
 
     @property
     def finished(self) -> bool:

@@ -10,7 +10,7 @@ from yi_tune.data.general import keep_answers, kept_answers, replay_dataset, rep
 from yi_tune.data.heldout import Score, one_of_each, questions, score
 from yi_tune.data.identity import Dataset, write_datasets
 from yi_tune.errors import YiTuneError, is_out_of_memory
-from yi_tune.files import disk_full, is_disk_full
+from yi_tune.files import disk_full
 from yi_tune.listing import read_history
 from yi_tune.output import engine_output_to, out
 from yi_tune.plan.memory import longest_row, smaller
@@ -141,8 +141,8 @@ def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:
     """What a failure of the engine means for the user."""
     if isinstance(error, YiTuneError):
         return error
-    if is_disk_full(error, planned.run.folder):
-        return disk_full(planned.run.folder)
+    if full := disk_full(error, planned.run.folder):
+        return full
     if is_out_of_memory(error):
         # Training itself sees to its memory: this is a model that was to answer, before it or after.
         return YiTuneError(

@@ -75,11 +75,10 @@ def runs_rm(
 @config_app.command("ls")
 def config_ls() -> None:
     """List the shipped configs."""
-    from yi_tune.config import shipped
-    from yi_tune.output import out, print_table
+    from yi_tune.config import read_text, shipped
 
-    first_lines = {name: path.read_text(encoding="utf-8").splitlines()[0] for name, path in shipped().items()}
-    print_table(out, [(name, line.lstrip("# ")) for name, line in first_lines.items()])
+    for name, path in shipped().items():
+        print(f"{name:14} {read_text(path).splitlines()[0].lstrip('# ')}")
 
 
 @config_app.command("show")

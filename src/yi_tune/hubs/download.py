@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from yi_tune.errors import YiTuneError
-from yi_tune.files import disk_full, hold, is_disk_full, is_held, put_in_place
+from yi_tune.files import disk_full, hold, is_held, put_in_place
 from yi_tune.hubs import Hub, HubError, hubs_of
 from yi_tune.hubs.fetch import Fetcher, right, size_of
 from yi_tune.models import (
@@ -148,8 +148,8 @@ def from_hubs(local: LocalModel, hubs: list[Hub], console: Console) -> None:
             if hub is not hubs[-1]:
                 console.print(f"{hub.title} did not give it: {error.message}")
         except OSError as error:
-            if is_disk_full(error, local.path.parent):
-                raise disk_full(local.path.parent) from error
+            if full := disk_full(error, local.path.parent):
+                raise full from error
             raise
     reasons = " ".join(f"{title}: {error.message}" for title, error in failures.items())
     hints = [error.hint for error in failures.values() if error.hint]
