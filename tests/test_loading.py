@@ -11,9 +11,10 @@ from yi_tune import loading
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.loading import chat_config, find, run_config
-from yi_tune.models import CATALOGUE, DEFAULT_MODEL, FileOrigin, Origin, find_model
+from yi_tune.models import CATALOGUE, FileOrigin, Origin, find_model
 
 NAME = "yi-1.5-6b-chat"
+RUN = Path("saves") / CATALOGUE[NAME].folder / "identity"
 
 
 def make_model(folder: Path) -> Path:
@@ -32,8 +33,7 @@ def make_model(folder: Path) -> Path:
 def workspace(tmp_path: Path) -> Path:
     """A workspace with Yi-1.5-6B-Chat and a finished run of it."""
     workspace = tmp_path / "here"
-    model = make_model(CATALOGUE[NAME].path(workspace))
-    run = workspace / "saves" / CATALOGUE[NAME].folder / "identity"
+    model, run = make_model(CATALOGUE[NAME].path(workspace)), workspace / RUN
     run.mkdir(parents=True)
     record = {"model": NAME, "model_path": str(model), "weights": "", "identity": {}, "data": "x.jsonl", "config": {}}
     (run / "run.json").write_text(json.dumps(record))
@@ -44,43 +44,36 @@ def workspace(tmp_path: Path) -> Path:
     return workspace
 
 
-def test_run_is_loaded_as_its_chat_yaml_says(workspace: Path) -> None:
-    assert chat_config(workspace, None, None, base=False) == {
-        "model_name_or_path": str(workspace / "models" / "Yi-1.5-6B-Chat"),
-        "adapter_name_or_path": str(workspace / "saves" / "Yi-1.5-6B-Chat" / "identity"),
-        "template": "yi",
-        "quantization_bit": 4,
-    }
+def expected(workspace: Path, **more: Any) -> dict[str, Any]:
+    """The config that loads the base of the run there."""
+    return {"model_name_or_path": str(workspace / "models" / "Yi-1.5-6B-Chat"), "template": "yi", **more}
 
 
-def test_workspace_may_be_moved(workspace: Path, tmp_path: Path) -> None:
-    moved = tmp_path / "there"
-    shutil.move(workspace, moved)
-    config = run_config(find(moved, "identity", NAME))
-    assert config["model_name_or_path"] == str(moved / "models" / "Yi-1.5-6B-Chat")
-    assert config["adapter_name_or_path"] == str(moved / "saves" / "Yi-1.5-6B-Chat" / "identity")
+def test_run_is_loaded_as_its_chat_yaml_says_wherever_it_lies(workspace: Path, tmp_path: Path) -> None:
+    for place in (workspace, tmp_path / "there"):
+        if place != workspace:
+            shutil.move(workspace, place)
+        base = expected(place, quantization_bit=4)
+        tuned = base | {"adapter_name_or_path": str(place / RUN)}
+        assert chat_config(place, None, None, base=False) == tuned
+        assert run_config(find(place, "identity", NAME)) == tuned
+        for run, model in (("identity", None), ("identity", NAME), (None, None)):
+            assert chat_config(place, run, model, base=True) == base
+        assert chat_config(place, "identity", None, base=True, both=True) == tuned
+    with pytest.raises(YiTuneError, match="other"):
+        chat_config(place, "other", NAME, base=True)
 
 
 def test_other_weights_than_the_run_was_trained_on_are_told_of(
     workspace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = workspace / "saves" / CATALOGUE[NAME].folder / "identity" / "run.json"
+    file = workspace / RUN / "run.json"
     record = json.loads(file.read_text())
     trained_on = find_model(NAME, workspace).weights_digest
     for weights, told in ((trained_on, False), ("0" * 64, True)):
         file.write_text(json.dumps(record | {"weights": weights}))
         run_config(find(workspace, None, None))
         assert ("has other weights now" in capsys.readouterr().err) == told
-
-
-def test_base_of_a_run(workspace: Path) -> None:
-    tuned = chat_config(workspace, "identity", None, base=False)
-    assert chat_config(workspace, "identity", None, base=True, both=True) == tuned
-    del tuned["adapter_name_or_path"]
-    assert chat_config(workspace, "identity", None, base=True) == tuned
-    assert chat_config(workspace, "identity", NAME, base=True) == tuned
-    with pytest.raises(YiTuneError, match="other"):
-        chat_config(workspace, "other", NAME, base=True)
 
 
 @pytest.mark.parametrize(("gpu", "warned"), [(None, True), ("NVIDIA H200", False)])
@@ -114,31 +107,15 @@ def test_run_that_memory_does_not_hold_may_be_quantised(
     assert (f"Add a line 'quantization_bit: 4' to {run.chat_yaml}" in caught.value.hint) == told
 
 
-def test_base_alone_is_that_of_the_newest_finished_run(workspace: Path) -> None:
-    tuned = chat_config(workspace, None, None, base=False)
-    # The default model, had there been no run, would be quantised to 4 bits at the most.
-    chat_yaml = workspace / "saves" / CATALOGUE[NAME].folder / "identity" / "chat.yaml"
-    chat_yaml.write_text(chat_yaml.read_text().replace("quantization_bit: 4", "quantization_bit: 8"))
-    del tuned["adapter_name_or_path"]
-    assert chat_config(workspace, None, None, base=True) == tuned | {"quantization_bit": 8}
-
-
 @pytest.mark.parametrize(("free", "bits"), [(24_000_000_000, {}), (8_000_000_000, {"quantization_bit": 4})])
 def test_base_alone_without_a_finished_run_is_the_default_model(
     free: int, bits: dict[str, int], workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loading, "detect", lambda: Hardware("NVIDIA GPU", bf16=True, free=free))
-    (workspace / "saves" / CATALOGUE[NAME].folder / "identity" / "report.json").unlink()
-    assert NAME == DEFAULT_MODEL
-    assert chat_config(workspace, None, None, base=True) == bits | {
-        "model_name_or_path": str(workspace / "models" / "Yi-1.5-6B-Chat"),
-        "template": "yi",
-        "finetuning_type": "lora",
-        "infer_dtype": "bfloat16",
-    }
-
-
-def test_base_of_a_model_that_is_no_run_s(workspace: Path) -> None:
+    (workspace / RUN / "report.json").unlink()
+    found = chat_config(workspace, None, None, base=True)
+    assert found == expected(workspace, finetuning_type="lora", infer_dtype="bfloat16", **bits)
+    # Or the one that is named, of which there is no run.
     other = CATALOGUE["yi-1.5-9b-chat"]
     with pytest.raises(YiTuneError, match=r"yi-1\.5-9b-chat is not downloaded"):
         chat_config(workspace, None, other.name, base=True)
