@@ -52,7 +52,7 @@ def test_every_value_knows_where_it_came_from() -> None:
     assert provenance(planned, "num_train_epochs") == (CATALOGUE["nano"].num_train_epochs, "model", "nano's own")
     assert provenance(planned, MICRO) == (8, "hardware", "the model's shape is not known")
     assert provenance(planned, "bf16") == (True, "hardware", "the CPU has bf16")
-    assert provenance(planned, "fp16") == (False, "hardware", "not beside bf16")
+    assert provenance(planned, "fp16") == (False, "hardware", "the CPU has bf16")
     assert provenance(planned, "use_cpu") == (True, "hardware", "training is on the CPU")
     assert provenance(planned, "lora_rank") == (16, "flag", "--set")
     assert provenance(planned, "cutoff_len") == (1024, "template", "")

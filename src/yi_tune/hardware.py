@@ -30,13 +30,9 @@ class Hardware:
         A CPU without bf16 multiplies 4-bit weights faster in float32 than it emulates bf16. LLaMA-Factory leaves the
         attention in bf16, where SDPA's backward pass is the slow part (docs/bench-cpu.md).
         """
-        bf16 = f"{self.device} has {'' if self.bf16 else 'no '}bf16"
         slow = not self.bf16 and self.gpu is None
-        return {
-            "bf16": (self.bf16, bf16),
-            "fp16": (not self.bf16 and not slow, "slow on a CPU" if slow else "not beside bf16" if self.bf16 else bf16),
-            "flash_attn": ("disabled", f"{bf16}, and SDPA is slow to emulate it") if slow else ("auto", "SDPA"),
-        }
+        values = {"bf16": self.bf16, "fp16": not self.bf16 and not slow, "flash_attn": "disabled" if slow else "auto"}
+        return {key: (value, f"{self.device} has {'' if self.bf16 else 'no '}bf16") for key, value in values.items()}
 
 
 def detect(*, cpu_only: bool = False) -> Hardware:

@@ -124,25 +124,20 @@ class Fit:
     @cached_property
     def estimate(self) -> Estimate | None:
         """The memory that it takes; None for a model whose shape is not known."""
-        machine = {key: value for key, (value, _) in self.hardware.settings.items() if _left_open(self.config, key)}
-        config, device = self.config | machine | self.division, "cuda" if self.hardware.gpu else "cpu"
-        return estimate(self.shape, config, self.length, device) if self.shape else None
+        decided = self.hardware.settings | self.settings
+        config = self.config | {key: decided[key][0] for key in decided if _left_open(self.config, key)}
+        return estimate(self.shape, config, self.length, "cuda" if self.hardware.gpu else "cpu") if self.shape else None
 
     @property
     def fits(self) -> bool:
         return self.estimate is None or self.estimate.needed <= self.hardware.free
 
     @property
-    def division(self) -> Config:
-        """The keys of a config that say it."""
-        sizes = {MICRO: self.micro_batch, ACCUMULATION: self.accumulation, EVAL: self.micro_batch}
-        return {**sizes, NO_CHECKPOINTING: not self.checkpointing}
-
-    @property
     def settings(self) -> dict[str, tuple[Any, str]]:
-        """The same, and why."""
+        """The keys of a config that say it: values, and why."""
+        sizes = {MICRO: self.micro_batch, ACCUMULATION: self.accumulation, EVAL: self.micro_batch}
         why = f"chosen for {self._free}" if self.shape else "the model's shape is not known"
-        return {key: (value, why) for key, value in self.division.items()}
+        return {key: (value, why) for key, value in {**sizes, NO_CHECKPOINTING: not self.checkpointing}.items()}
 
     @property
     def _free(self) -> str:

@@ -101,7 +101,7 @@ class TrainPlan:
         """The same plan for rows of at most `length` tokens, once it is known how long they are."""
         fit = choose_fit(self.fit.shape, self.fit.config, length, self.fit.hardware)
         left_open = {key for key, setting in self.settings.items() if setting.source == "hardware"}
-        changes = {key: value for key, value in fit.division.items() if key in left_open}
+        changes = {key: value for key, (value, _) in fit.settings.items() if key in left_open}
         return replace(self.changed(changes, f"the longest row has {length} tokens"), fit=fit)
 
     @property
