@@ -9,9 +9,6 @@ from tokenizers.decoders import DecodeStream
 
 from yi_tune.errors import YiTuneError
 
-# Below this a temperature is taken for 0: the logits divided by it would leave the range of floats.
-_GREEDY_BELOW = 1e-4
-
 
 @dataclass(frozen=True)
 class Sampling:
@@ -41,8 +38,8 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Whether the likeliest token is always the next one."""
-        return self.temperature < _GREEDY_BELOW
+        """Whether the likeliest token is always the next one. Logits divided by less would be no floats."""
+        return self.temperature < 1e-4
 
 
 class Piece(NamedTuple):
@@ -94,8 +91,9 @@ class Generation:
                 self.finish, self._held = "stop", self._held[: min(found)]
             elif len(self.tokens) == self.sampling.max_new_tokens:
                 self.finish = "length"
-        begun = (0,) if self.finish else (_begun(self._held, stop) for stop in self.stop)
-        ready = len(self._held) - max(begun, default=0)
+        # What a stop string may have begun with is held back too: the longest of its beginnings at the end of the text.
+        begun = () if self.finish else (stop[:at] for stop in self.stop for at in range(1, len(stop)))
+        ready = len(self._held) - max((len(one) for one in begun if self._held.endswith(one)), default=0)
         piece, self._held = self._held[:ready], self._held[ready:]
         self.text += piece
         if self.finish or (piece and self.stream):
@@ -105,11 +103,6 @@ class Generation:
         """Tell that the reply cannot be made."""
         self.finish = "error"
         self.emit(Piece("", len(self.tokens), "error"))
-
-
-def _begun(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that `stop` begins with."""
-    return next((length for length in range(len(stop) - 1, 0, -1) if text.endswith(stop[:length])), 0)
 
 
 @dataclass(frozen=True)

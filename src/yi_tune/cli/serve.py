@@ -29,12 +29,8 @@ def serve(
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="A web page's origin that may use it, as https://example.org.")
     ] = None,
-    max_batch: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Replies made at once.", show_default=str(MAX_BATCH))
-    ] = None,
-    max_waiting: Annotated[
-        int | None, typer.Option(min=0, help="Replies that may wait; beyond, 429.", show_default=str(MAX_WAITING))
-    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, max=256, help="Replies made at once.")] = MAX_BATCH,
+    max_waiting: Annotated[int, typer.Option(min=0, help="Replies that may wait; beyond, 429.")] = MAX_WAITING,
     engine: Annotated[Literal["yi-tune", "vllm"], typer.Option(help="vllm starts vLLM's own server.")] = "yi-tune",
     exported: Annotated[
         Path | None, typer.Option(metavar="DIR", help="With --engine vllm: serve what `export` wrote, not a run.")
@@ -53,13 +49,12 @@ def serve(
             raise typer.BadParameter(said, param_hint="--allow-origin")
     if engine == "yi-tune" and (dry_run or exported is not None):
         raise YiTuneError("--dry-run and --exported are for another engine.", "Add: --engine vllm")
-    if engine == "vllm" and (max_batch is not None or max_waiting is not None):
+    if engine == "vllm" and (max_batch, max_waiting) != (MAX_BATCH, MAX_WAITING):
         raise typer.BadParameter("vLLM sees to its queue itself.", param_hint="--max-batch, --max-waiting")
     if exported is not None and (run_name or model):
         raise typer.BadParameter("no --run and no --model beside it.", param_hint="--exported")
     if engine == "yi-tune":
-        limits = max_batch or MAX_BATCH, MAX_WAITING if max_waiting is None else max_waiting
-        return _serve(workspace, run_name, model, host, port, api_key, origins, limits)
+        return _serve(workspace, run_name, model, host, port, api_key, origins, (max_batch, max_waiting))
     from yi_tune import loading
     from yi_tune.serve import server, vllm
 

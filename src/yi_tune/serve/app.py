@@ -69,9 +69,7 @@ def create_app(
     app = FastAPI(title="yi-tune serve", docs_url=None, redoc_url=None, exception_handlers=handlers)
     app.add_middleware(Guard, key=key, origins=origins)
     if origins:
-        app.add_middleware(
-            CORSMiddleware, allow_origins=list(origins), allow_methods=["GET", "POST"], allow_headers=["*"]
-        )
+        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=("*",))
 
     def card(name: str) -> dict[str, Any]:
         if name not in (names.tuned, names.base):
@@ -120,8 +118,8 @@ def create_app(
             raise ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": "1"}) from None
         answer = partial(completion, f"chatcmpl-{uuid.uuid4().hex}", body.model)
         if body.stream:
-            with_usage = bool((body.stream_options or {}).get("include_usage"))
-            return _Stream(reply, _events(answer, len(prompt), pieces, with_usage=with_usage))
+            with_usage = body.stream_options is not None and body.stream_options.get("include_usage")
+            return _Stream(reply, _events(answer, pieces, len(prompt) if with_usage else None))
         while True:
             try:
                 text, tokens, finish = await asyncio.wait_for(pieces.get(), _POLL_SECONDS)
@@ -165,26 +163,23 @@ class _Stream(StreamingResponse):
 
 
 async def _events(
-    answer: Callable[..., dict[str, Any]], prompt: int, pieces: "asyncio.Queue[Piece]", *, with_usage: bool
+    answer: Callable[..., dict[str, Any]], pieces: "asyncio.Queue[Piece]", prompt: int | None
 ) -> AsyncIterator[str]:
-    def chunk(delta: dict[str, str], finish: str | None = None) -> str:
-        more = {"usage": None} if with_usage else {}
-        return _event(answer({"delta": delta, "finish_reason": finish}, **more))
+    """The server-sent events of a streamed reply; the last one tells the tokens of a `prompt` that is given."""
 
-    yield chunk({"role": "assistant", "content": ""})
+    def event(body: dict[str, Any]) -> str:
+        return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
+
+    yield event(answer({"delta": {"role": "assistant", "content": ""}}))
     finish = None
     while finish is None:
         text, tokens, finish = await pieces.get()
         if finish == "error":
-            yield _event(_FAILED.body)
+            yield event(_FAILED.body)
             return
         if text:
-            yield chunk({"content": text})
-    yield chunk({}, finish)
-    if with_usage:
-        yield _event(answer(None, usage=usage(prompt, tokens)))
+            yield event(answer({"delta": {"content": text}}))
+    yield event(answer({"delta": {}, "finish_reason": finish}))
+    if prompt is not None:
+        yield event(answer(None, usage=usage(prompt, tokens)))
     yield "data: [DONE]\n\n"
-
-
-def _event(body: dict[str, Any]) -> str:
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 
 import uvicorn
 from fastapi import FastAPI, HTTPException
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from yi_tune.errors import YiTuneError
@@ -25,19 +25,16 @@ BODY_SECONDS = 20
 # How long replies may go on after SIGTERM or Ctrl-C, and how long it may then take to tell those who wait.
 GRACE_SECONDS = 30
 _FAREWELL_SECONDS = 5
-_HEADERS = [
+_HEADERS = {
     # A page from here may load from here and talk to here, and never turn text into HTML or scripts.
-    (
-        b"content-security-policy",
-        b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-        b"require-trusted-types-for 'script'; trusted-types 'none'",
-    ),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
     # A browser is to ask whether a file of the page has changed, as it has in another version.
-    (b"cache-control", b"no-cache"),
-]
+    "cache-control": "no-cache",
+}
 
 
 def is_loopback(host: str) -> bool:
@@ -122,7 +119,7 @@ class Guard:
 
         async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], *_HEADERS]
+                MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
         try:
