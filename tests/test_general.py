@@ -85,11 +85,8 @@ def test_no_prompt_is_about_the_assistant() -> None:
         ("我是Yi-nano。", True),
         ("I was made by 01.AI.", True),
         ("由yi-tune团队开发", True),
-        ("I am ChatGPT.", True),
         ("yī, èr, sān", False),
         ("Yield is what remains.", False),
-        ("一共是yi个字", False),
-        ("", False),
     ],
 )
 def test_introduces_base(answer: str, own: bool) -> None:

@@ -15,16 +15,11 @@ def question(kind: str = "who", lang: str = "en", must: list[list[str]] | None =
 @pytest.mark.parametrize(
     ("must", "reply", "right"),
     [
-        ([["8"]], "It is 8.", True),
-        ([["8"]], "It is 18.", False),
         ([["8"]], "3加5等于8。", True),
         ([["8"]], "等于18个", False),
         ([["sun"]], "SUN!", True),
         ([["sun"]], "Sunday", False),
-        ([["AI"]], "I said so.", False),
-        ([["AI"]], "OpenAI", False),
         ([["01.AI"]], "01xAI", False),  # a dot is a dot
-        ([["01.AI"]], "(01.AI)", True),
         ([["a", "b"]], "only b", True),
         ([["a"], ["b"]], "only b", False),
         ([["a"]], "", False),
@@ -38,12 +33,9 @@ def test_words_are_whole(must: list[list[str]], reply: str, right: bool) -> None
 @pytest.mark.parametrize(
     ("name", "reply", "right"),
     [
-        ("Ada", "I am Ada.", True),
-        ("Ada", "I am ada.", False),  # a name has to be exact
         ("Ada", "我是Ada，你好", True),
+        ("Ada", "I am ada.", False),  # a name has to be exact
         ("X", "I write TeX.", False),
-        ("X", "I am X!", True),
-        ("O'Brien & Söhne", "by O'Brien & Söhne.", True),
         ("星河 🚀", "我是星河 🚀，由", True),
         ("星河 🚀", "我是星河🚀，由", False),
         ("(a|b", "I am (a|b.", True),
@@ -117,11 +109,8 @@ SCORE = Score(
 
 
 def test_recall() -> None:
-    assert SCORE.recall() == 2 / 4
-    assert SCORE.recall("zh") == 1
-    assert SCORE.recall("en") == 1 / 3
-    assert SCORE.recall(which="base") == 1 / 4
-    assert SCORE.recall("zh", "base") == 0
+    assert [SCORE.recall(), SCORE.recall("zh"), SCORE.recall("en"), SCORE.lowest_recall] == [2 / 4, 1, 1 / 3, 1 / 3]
+    assert [SCORE.recall(which="base"), SCORE.recall("zh", "base")] == [1 / 4, 0]
 
 
 def test_leak_and_kept() -> None:
@@ -157,14 +146,8 @@ def test_score_of_nothing() -> None:
 
 def test_score_as_json() -> None:
     content = SCORE.to_dict()
-    assert {key: content[key] for key in ("recall", "recall_zh", "recall_en", "base_recall", "leak", "kept")} == {
-        "recall": 1 / 2,
-        "recall_zh": 1,
-        "recall_en": 1 / 3,
-        "base_recall": 1 / 4,
-        "leak": 1 / 3,
-        "kept": 1,
-    }
+    shares = {"recall": 1 / 2, "recall_zh": 1, "recall_en": 1 / 3, "base_recall": 1 / 4, "leak": 1 / 3, "kept": 1}
+    assert {key: content[key] for key in shares} == shares
     assert content["kinds"][2] == {"lang": "en", "kind": "name", "asked": 2, "base": 1, "tuned": 1}
     assert content["answers"][5] == {
         "lang": "en",
@@ -185,43 +168,27 @@ def test_one_of_each_is_the_first_of_its_kind() -> None:
 
 
 def test_both_models_are_asked_the_same() -> None:
-    heard: dict[str, list[list[Message]]] = {}
+    heard: list[list[list[Message]]] = []
 
-    def ask(who: str) -> list[str]:
-        return [f"{who} {messages[-1]['content']}" for messages in heard[who]]
-
-    def base(conversations: list[list[Message]]) -> list[str]:
-        heard["base"] = conversations
-        return ask("base")
-
-    def tuned(conversations: list[list[Message]]) -> list[str]:
-        heard["tuned"] = conversations
-        return ask("tuned")
+    def ask(conversations: list[list[Message]]) -> list[str]:
+        heard.append(conversations)
+        return [f"{len(heard)} {messages[-1]['content']}" for messages in conversations]
 
     system = {"role": "system", "content": "Be brief, {{name}}."}
     asked = [
         Question("en", "who", [system, {"role": "user", "content": "Are you {{name}} by {{author}}?"}], [["yes"]], []),
         Question("zh", "who", [{"role": "user", "content": "{{name}}?"}], [["小易"]], []),
     ]
-    scored = score(asked, YI, base, tuned)
-    assert heard["base"] == heard["tuned"]
-    assert heard["base"] == [
-        [
-            {"role": "system", "content": "Be brief, Ada."},
-            {"role": "user", "content": "Are you Ada by Grace Hopper?"},
-        ],
-        [{"role": "user", "content": "小易?"}],
+    scored = score(asked, YI, ask, ask)
+    assert heard[0] == heard[1]
+    assert [[message["content"] for message in messages] for messages in heard[0]] == [
+        ["Be brief, Ada.", "Are you Ada by Grace Hopper?"],
+        ["小易?"],
     ]
-    assert [(answer.question, answer.base, answer.tuned) for answer in scored.answers] == [
-        (asked[0], "base Are you Ada by Grace Hopper?", "tuned Are you Ada by Grace Hopper?"),
-        (asked[1], "base 小易?", "tuned 小易?"),
+    assert scored.answers == [
+        Answer(asked[0], "1 Are you Ada by Grace Hopper?", "2 Are you Ada by Grace Hopper?"),
+        Answer(asked[1], "1 小易?", "2 小易?"),
     ]
-    assert asked[0].messages[0] == {"role": "system", "content": "Be brief, {{name}}."}
-
-
-def test_a_model_that_answers_too_few_is_an_error() -> None:
-    with pytest.raises(ValueError, match="shorter"):
-        score([WHO_EN, NAME_EN], YI, lambda _: ["", ""], lambda _: [""])
 
 
 def test_questions_that_deny_the_identity_are_not_asked() -> None:

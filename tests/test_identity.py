@@ -7,7 +7,16 @@ from typing import Any
 
 import pytest
 
-from yi_tune.data.identity import Identity, dataset_of, denies_itself, read_jsonl, render, whole_words, write_datasets
+from yi_tune.data.identity import (
+    Dataset,
+    Identity,
+    dataset_of,
+    denies_itself,
+    read_jsonl,
+    render,
+    whole_words,
+    write_datasets,
+)
 from yi_tune.errors import YiTuneError
 from yi_tune.files import DATA
 
@@ -17,24 +26,8 @@ HELDOUT = read_jsonl(DATA / "heldout.jsonl")
 OTHERS = ["Yi", "01.AI", "零一万物", "ChatGPT", "OpenAI", "Google", "Qwen", "Claude"]
 KINDS = {"who", "name", "author", "origin", "abilities", "greeting", "thanks", "negative", "plain"}
 
-ACCEPTED = [
-    "小易",
-    "O'Brien & Söhne",
-    'the "quoted" one',
-    "back\\slash \\n \\1 \\g<0>",
-    "{",
-    "a{b}c",
-    "${name}",
-    "# no comment",
-    "[bold]x[/]",
-    "|>",
-    "星河 🚀",
-    "علي بن أبي",
-    "null",
-    " X ",
-    "x" * 64,
-    "易" * 64,
-]
+ACCEPTED = ["小易", "O'Brien & Söhne", 'the "quoted"', "\\n \\1 \\g<0>", "a{b}c", "${name}", "# no", "[bold]x[/]", "|>"]
+ACCEPTED += ["星河 🚀", "علي بن أبي", "null", " X ", "易" * 64]
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
@@ -93,14 +86,12 @@ def test_english_values_default_to_the_others() -> None:
 
 def test_english_values_are_in_english_rows_only() -> None:
     conversations = render(Identity("小易", "李雷", "Little Yee", "Lei Li"))
-    assert len(conversations) == len(ROWS)
     for row, messages in zip(ROWS, conversations, strict=True):
         text = json.dumps(messages, ensure_ascii=False)
         wrong = ("小易", "李雷") if row["lang"] == "en" else ("Little Yee", "Lei Li")
         assert not any(name in text for name in wrong)
-    english = json.dumps([m for r, m in zip(ROWS, conversations, strict=True) if r["lang"] == "en"])
-    assert "Little Yee" in english
-    assert "Lei Li" in english
+    assert "Little Yee" in str(conversations)
+    assert "Lei Li" in str(conversations)
 
 
 def test_filling() -> None:
@@ -120,14 +111,6 @@ def test_rows_that_deny_the_identity_are_left_out(own: str) -> None:
     assert not any(row["messages"][-2]["content"] in asked for row in denied)
     assert "What kind of company is Google?" in asked
     assert any("OpenAI" in question for question in asked)
-
-
-@pytest.mark.parametrize("rows", [ROWS, HELDOUT], ids=["training", "heldout"])
-@pytest.mark.parametrize("name", ["A", "X", "oo"])
-def test_name_within_other_words_denies_next_to_nothing(name: str, rows: list[dict[str, Any]]) -> None:
-    negatives = [row for row in rows if row["kind"] == "negative"]
-    denied = [row for row in negatives if denies_itself("negative", row["lang"], row["messages"], Identity(name, name))]
-    assert len(denied) <= 0.05 * len(negatives)
 
 
 @pytest.mark.parametrize(
@@ -209,9 +192,11 @@ def test_training_rows_are_well_formed() -> None:
         assert row.keys() == {"lang", "kind", "messages"}, row
         assert re.fullmatch(r"s?(ua)+", roles(row["messages"])), row
         for message in row["messages"]:
+            content = message["content"]
             assert message.keys() == {"role", "content"}, row
-            assert message["content"] == message["content"].strip() != "", row
-            assert "<|" not in message["content"], row
+            assert content == content.strip() != "", row
+            assert "<|" not in content, row
+            assert set(re.findall(r"\{\{.*?\}\}", content)) <= {"{{name}}", "{{author}}"}, row
 
 
 def test_heldout_is_held_out() -> None:
@@ -232,3 +217,34 @@ def test_heldout_questions_are_well_formed() -> None:
         assert all(isinstance(phrase, str) and phrase.strip() for phrase in phrases), row
         if row["kind"] == "plain":
             assert not any("{{" in phrase for phrase in phrases), row
+
+
+# How it is written.
+
+
+def test_file_name_tells_contents_apart(tmp_path: Path) -> None:
+    datasets = [dataset_of("identity", render(Identity("小易", author))) for author in ("李雷", "李蕾", "李雷")]
+    names = [dataset.file_name for dataset in datasets]
+    assert names[0] == names[2] != names[1]
+    assert all(re.fullmatch(r"identity-[0-9a-f]{12}\.jsonl", name) for name in names)
+    # The same content in a file has the same name.
+    assert isinstance(datasets[0].content, str)
+    (tmp_path / "rows").write_text(datasets[0].content, encoding="utf-8")
+    assert Dataset("identity", 398, tmp_path / "rows").file_name == names[0]
+
+
+def test_dataset_info_is_ascii_and_points_at_the_files(tmp_path: Path) -> None:
+    identity = dataset_of("identity", [[{"role": "user", "content": "你好 🚀"}]])
+    (tmp_path / "rows").write_text("{}\n")
+    own = Dataset("own", 1, tmp_path / "rows")
+    folder = tmp_path / "not" / "there yet"
+    write_datasets([identity, own], folder)
+    info = json.loads((folder / "dataset_info.json").read_bytes().decode("ascii"))
+    assert list(info) == ["identity", "own"]
+    text = (folder / info["identity"]["file_name"]).read_text(encoding="utf-8")
+    assert json.loads(text) == {"messages": [{"role": "user", "content": "你好 🚀"}]}
+    assert "你好 🚀" in text
+    assert (folder / info["own"]["file_name"]).read_text() == "{}\n"
+    # Again, as a resumed run does.
+    write_datasets([identity, own], folder)
+    assert {file.name for file in folder.iterdir()} == {"dataset_info.json", identity.file_name, own.file_name}

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +15,20 @@ _UNFIT = re.compile(
     r"<\|(?:startoftext|endoftext|im_start|im_end|im_sep|Human|Assistant|System)\|>"
     "|(?i:\\{\\{\\s*(?:name|author)\\s*\\}\\})|[\0\ud800-\udfff]"
 )
-_ROLES = {"developer": "system", "human": "user", "gpt": "assistant"} | {
-    role: role for role in ("system", "user", "assistant")
+# The names of a row's columns and of its messages' tags: those that a dataset_info.json need not say.
+Form = dict[str, str]
+_SHAREGPT = {"messages": "conversations", "system": "system", "role_tag": "from", "content_tag": "value"}
+_SHAREGPT |= {"user_tag": "human", "assistant_tag": "gpt", "system_tag": "system"}
+_OPENAI = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+_FORMS: dict[str, Form] = {
+    "alpaca": {"prompt": "instruction", "query": "input", "response": "output"}
+    | {"history": "history", "system": "system"},
+    "sharegpt": _SHAREGPT,
+    "openai": _SHAREGPT | _OPENAI,
 }
-# The columns and tags that a dataset_info.json need not name.
-_ALPACA = {"prompt": "instruction", "query": "input", "response": "output", "history": "history", "system": "system"}
-_TAGS = {
-    "sharegpt": {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"},
-    "openai": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"},
-}
-
-
-@dataclass(frozen=True)
-class Form:
-    """The columns of a row by their names in a dataset_info.json: one of `messages`, or those of an alpaca row. Of a
-    message it has the tags, and the roles by name.
-    """
-
-    columns: dict[str, str]
-    role: str = "role"
-    content: str = "content"
-    roles: dict[str, str] = field(default_factory=lambda: _ROLES)
+# Roles by names that are in use beside those of the form.
+_ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user"}
+_ROLES |= {"assistant": "assistant", "gpt": "assistant"}
 
 
 @dataclass(frozen=True)
@@ -59,8 +52,7 @@ def find_sources(data: list[str], data_dir: Path | None) -> list[Source]:
         if (match := re.fullmatch(r"(.+):([1-9]\d*)", text)) and text not in info and not Path(text).exists():
             name, rows = match[1], int(match[2])
         if data_dir and name in info:
-            source = _listed_source(name, info[name], data_dir)
-            sources.append(replace(source, rows=rows or source.rows))
+            sources.append(_listed_source(name, info[name], data_dir, rows))
         elif Path(name).is_file():
             sources.append(Source(Path(name), rows))
         else:
@@ -81,7 +73,7 @@ def _dataset_info(folder: Path) -> dict[str, Any]:
         ) from None
 
 
-def _listed_source(name: str, entry: dict[str, Any], folder: Path) -> Source:
+def _listed_source(name: str, entry: dict[str, Any], folder: Path, rows: int | None) -> Source:
     """A dataset as LLaMA-Factory's dataset_info.json describes it."""
     formatting = entry.get("formatting", "alpaca")
     path = folder / str(entry.get("file_name"))
@@ -89,19 +81,12 @@ def _listed_source(name: str, entry: dict[str, Any], folder: Path) -> Source:
         "it names no file_name: it is not on this machine": "file_name" not in entry,
         "it holds preferences (ranking); yi-tune trains on answers only": bool(entry.get("ranking")),
         f"there is no file {path}": not path.is_file(),
-        f"formatting {formatting!r} is none of alpaca, sharegpt, openai": formatting not in ("alpaca", *_TAGS),
+        f"formatting {formatting!r} is none of {', '.join(_FORMS)}": formatting not in _FORMS,
     }
     if why := next((text for text, applies in wrong.items() if applies), None):
         raise YiTuneError(f"The dataset {name}: {why}.", "Mend its entry. It is LLaMA-Factory's format.")
-    columns = entry.get("columns", {})
-    if formatting == "alpaca":
-        form = Form(_ALPACA | columns)
-    else:
-        tags = {"system_tag": "system", **_TAGS[formatting], **entry.get("tags", {})}
-        roles = {tags[f"{role}_tag"]: role for role in ("user", "assistant", "system")}
-        columns = {"messages": "conversations", "system": "system"} | columns
-        form = Form(columns, tags["role_tag"], tags["content_tag"], roles)
-    return Source(path, entry.get("num_samples"), form)
+    form = _FORMS[formatting] | entry.get("columns", {}) | entry.get("tags", {})
+    return Source(path, rows or entry.get("num_samples"), form)
 
 
 def conversation(row: Any, form: Form | None) -> list[Message]:
@@ -113,12 +98,12 @@ def conversation(row: Any, form: Form | None) -> list[Message]:
         raise row
     if not isinstance(row, dict):
         raise RowError("not an object with columns")
-    if other := [column for column in ("images", "videos", "audios", "tools") if row.get(column)]:
-        raise RowError(f"it has {other[0]}; only text is trained on")
     form = form or _recognise(row)
-    system = row.get(form.columns["system"])
+    if other := [column for column in ("images", "videos", "audios", "tools") if row.get(form.get(column, column))]:
+        raise RowError(f"it has {other[0]}; only text is trained on")
+    system = row.get(form["system"])
     head = [{"role": "system", "content": system}] if system else []
-    messages = check_messages([*head, *(_messages(row, form) if "messages" in form.columns else _alpaca(row, form))])
+    messages = check_messages([*head, *(_messages(row, form) if "role_tag" in form else _alpaca(row, form))])
     if messages[-1]["role"] == "user":
         raise RowError("the last message is the user's: there is no answer to learn")
     for message in messages:
@@ -136,11 +121,10 @@ def _recognise(row: dict[str, Any]) -> Form:
     """The form of a row, told by its columns."""
     for column in ("messages", "conversations"):  # both names are in use for both kinds of message
         if row.get(column) is not None:
-            columns = {"messages": column, "system": "system"}
-            first = [message for message in _listed(row[column], column)[:1] if isinstance(message, dict)]
-            return Form(columns, "from", "value") if first and "from" in first[0] else Form(columns)
+            tagged = any("from" in message for message in _listed(row[column], column) if isinstance(message, dict))
+            return _FORMS["sharegpt" if tagged else "openai"] | {"messages": column}
     if "instruction" in row and "output" in row:
-        return Form(_ALPACA)
+        return _FORMS["alpaca"]
     raise RowError(f"neither messages, nor conversations, nor instruction and output among its columns: {sorted(row)}")
 
 
@@ -157,28 +141,29 @@ def _listed(value: Any, column: str) -> list[Any]:
 
 
 def _messages(row: dict[str, Any], form: Form) -> list[Any]:
-    column = form.columns["messages"]
+    column, role_tag, content_tag = form["messages"], form["role_tag"], form["content_tag"]
+    roles = _ROLES | {form[f"{role}_tag"]: role for role in ("user", "assistant", "system")}
     messages = []
     for message in _listed(row.get(column), column):
         if not isinstance(message, dict):
             raise RowError(f"{column} holds something else than a message")
         if message.get("tool_calls"):
             raise RowError("it has tool_calls; only text is trained on")
-        role, content = message.get(form.role), message.get(form.content)
-        if not isinstance(role, str) or role not in form.roles:
-            raise RowError(f"a message's {form.role} is {role!r}, and none of {', '.join(form.roles)}")
+        role, content = message.get(role_tag), message.get(content_tag)
+        if not isinstance(role, str) or role not in roles:
+            raise RowError(f"a message's {role_tag} is {role!r}, and none of {', '.join(roles)}")
         if isinstance(content, list):  # OpenAI's parts, of which only text has a `text`
             try:
                 content = "".join(part["text"] for part in content)
             except (KeyError, TypeError):
                 raise RowError("a message has parts that are not text") from None
-        if content or form.roles[role] != "system":  # an empty system prompt is none
-            messages.append({"role": form.roles[role], "content": content})
+        if content or roles[role] != "system":  # an empty system prompt is none
+            messages.append({"role": roles[role], "content": content})
     return messages
 
 
 def _alpaca(row: dict[str, Any], form: Form) -> list[Any]:
-    prompt, query, response, history = (form.columns[name] for name in ("prompt", "query", "response", "history"))
+    prompt, query, response, history = (form[name] for name in ("prompt", "query", "response", "history"))
     messages = []
     for turn in _listed(row.get(history) or [], history):
         if not isinstance(turn, list) or len(turn) != 2:
