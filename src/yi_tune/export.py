@@ -1,16 +1,14 @@
 """A finished run as files that other programs load, and whether those know who they are.
 
-They are written into `TARGET.part/`, which gets its record (export.json) last and is then renamed to `TARGET/`. The
+They are written into `.TARGET.export/`, which gets its record (export.json) last and is then renamed to `TARGET/`. The
 texts of the model card and of the Modelfile for Ollama are in configs/export/.
 """
 
 import json
 import re
 import shutil
-import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 from typing import Any, Literal
@@ -23,8 +21,8 @@ from yi_tune.data.identity import Identity, Message
 from yi_tune.errors import YiTuneError
 from yi_tune.files import CONFIGS, disk_full, hold, put_in_place
 from yi_tune.models import CATALOGUE, read_origin
-from yi_tune.output import engine_output_to, log_folder, percent
-from yi_tune.progress import Progress
+from yi_tune.output import percent
+from yi_tune.progress import engine_at_work
 from yi_tune.runs import Run
 
 Quant = Literal["f16", "q8_0", "q4_0"]
@@ -35,19 +33,10 @@ _LOCK = ".lock"
 _SHARE = {"f16": 1.0, "q8_0": 34 / 64, "q4_0": 0.35}
 # What is written beside the numbers: header, tokenizer, card. Yi's tokenizer takes 4 MB.
 _REST = 8_000_000
+_ELSEWHERE = "choose another place: --to DIR"
 # What the Yi-1.5 README asks those who pass a derived model on to say.
 _ATTRIBUTION = "This work is a derivative of {} by 01.AI, used under the Apache 2.0 License."
 _NANO = "The base, nano, was trained from nothing by the yi-tune project."
-
-
-@dataclass(frozen=True)
-class Record:
-    """The content of export.json: who the model is, its GGUF file ("" in Hugging Face's format), and all files."""
-
-    run: str
-    identity: dict[str, str]
-    gguf: str
-    files: list[str]
 
 
 @dataclass(frozen=True)
@@ -88,11 +77,14 @@ def plan_export(run: Run, base: Config, target: Path | None, quant: Quant | None
     return Export(run, folder, target.resolve(), quant)
 
 
-def read_record(folder: Path) -> Record:
-    """The record in `folder`. Raises YiTuneError when there is none."""
+def read_record(folder: Path) -> dict[str, Any]:
+    """What export.json in `folder` says: `run`, its `identity`, the `gguf` file ("" in Hugging Face's format), and all
+    `files`. Raises YiTuneError when there is none.
+    """
     try:
-        return Record(**_read(folder / RECORD))
-    except (OSError, ValueError, TypeError):
+        record = _read(folder / RECORD)
+        return {key: record[key] for key in ("run", "identity", "gguf", "files")}
+    except (OSError, ValueError, TypeError, KeyError):
         message = f"{folder} is no export of yi-tune's: it holds no {RECORD}."
         raise YiTuneError(message, "Make one: yi-tune export") from None
 
@@ -105,77 +97,56 @@ def export(plan: Export, *, force: bool) -> None:
     """
     target = plan.target
     _check_target(target, force=force)
-    part = target.with_name(f"{target.name}.part")
-    if part.exists() and not (part / _LOCK).is_file():
-        raise YiTuneError(f"{part} is in the way, and no export that was broken off.", "Move it away.")
-    elsewhere = "choose another place: --to DIR"
-    busy = YiTuneError(f"Another process is exporting to {target}.", f"Wait for it, or {elsewhere}")
+    part = target.with_name(f".{target.name}.export")
+    busy = YiTuneError(f"Another process is exporting to {target}.", f"Wait for it, or {_ELSEWHERE}")
     with hold(part / _LOCK, busy):
         try:
             for path in part.iterdir():  # of an export that was killed
                 if path.name != _LOCK:
                     path.unlink()
             if plan.bytes > (free := shutil.disk_usage(part).free):
-                raise YiTuneError(
-                    f"The export takes {decimal(plan.bytes)}, and {target.parent} has {decimal(free)} free.",
-                    f"Free some space, or {elsewhere}",
-                )
-            with _engine("export.log", "Loading transformers", "The export failed", disk=part) as progress:
-                _write(plan, part, progress)
+                message = f"The export takes {decimal(plan.bytes)}, and {target.parent} has {decimal(free)} free."
+                raise YiTuneError(message, f"Free some space, or {_ELSEWHERE}")
+            _write(plan, part)
             put_in_place(part, target)
             (target / _LOCK).unlink()
+        except YiTuneError as error:
+            if error.__cause__ and (full := disk_full(error.__cause__, target.parent)):
+                raise YiTuneError(full.message, "Free some space.") from error
+            raise
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
 
-@contextmanager
-def _engine(log_name: str, stage: str, failure: str, disk: Path | None = None) -> Iterator[Progress]:
-    """Shows progress while the engine's output goes to a log. An error is told as a full `disk`, or as `failure`."""
-    log = log_folder() / log_name
-    log.unlink(missing_ok=True)
-    with engine_output_to(log) as console, Progress(console) as progress:
-        progress.stage(stage)
-        try:
-            yield progress
-        except YiTuneError:
-            raise
-        except Exception as error:
-            traceback.print_exc()
-            if disk and (full := disk_full(error, disk.parent)):
-                raise YiTuneError(full.message, "Free some space.") from error
-            raise YiTuneError(f"{failure}: {error}", f"The whole story is in {log}") from error
-
-
-def _write(plan: Export, part: Path, progress: Progress) -> None:
-    from yi_tune.engine.export import export as write_model
-
+def _write(plan: Export, part: Path) -> None:
     identity = plan.run.record["identity"]
-    name = identity.get("name", plan.run.name)
-    write_model(plan.base, plan.run.folder, part / plan.gguf, plan.quant, name, progress)
+    with engine_at_work("export.log", "Loading transformers", "The export failed") as progress:
+        from yi_tune.engine.export import export as write_model
+
+        name = identity.get("name", plan.run.name)
+        write_model(plan.base, plan.run.folder, part / plan.gguf, plan.quant, name, progress)
     context = _read(plan.base / "config.json")["max_position_embeddings"]
     _fill("Modelfile", part, {"weights": f"./{plan.gguf}" if plan.gguf else ".", "context": context})
     _fill("README.md", part, _card(plan))
     files = sorted(path.name for path in part.iterdir() if path.name != _LOCK)
-    record = asdict(Record(plan.run.name, identity, plan.gguf, files))
+    record = {"run": plan.run.name, "identity": identity, "gguf": plan.gguf, "files": files}
     (part / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def _check_target(target: Path, *, force: bool) -> None:
     if not target.exists():
         return
-    if not target.is_dir():
-        raise YiTuneError(f"{target} is a file.", "Choose a folder that is empty or not there: --to DIR")
-    if target.is_mount():  # nothing can be renamed to it, and the room is looked at beside it
-        raise YiTuneError(f"{target} is a file system of its own.", f"Choose a folder in it: --to {target / 'export'}")
-    content = {path.name for path in target.iterdir()} - {_LOCK}
-    if content and not force:
-        hint = "Replace an export with --force, or choose another place: --to DIR"
-        raise YiTuneError(f"{target} is not empty.", hint)
-    own = {*read_record(target).files, RECORD} if RECORD in content else set()
-    if others := sorted(content - own):
+    if not target.is_dir() or target.is_mount():  # nothing can be renamed to it
         raise YiTuneError(
-            f"{target} holds what yi-tune did not put there ({', '.join(others[:3])}).",
-            "--force replaces nothing but an export. Choose another place: --to DIR",
+            f"{target} is a file, or a file system of its own.", "Choose a folder, or one in it: --to DIR"
+        )
+    content = {path.name for path in target.iterdir()} - {_LOCK}
+    if force and RECORD in content:
+        content -= {*read_record(target)["files"], RECORD}
+    if content:
+        raise YiTuneError(
+            f"{target} is not empty: it holds {', '.join(sorted(content)[:3])}.",
+            f"--force replaces an export, but nothing else; or {_ELSEWHERE}",
         )
 
 
@@ -191,24 +162,20 @@ def _card(plan: Export) -> dict[str, object]:
     bits = config.get("quantization_bit")
     asked = sum(row["asked"] for row in report["kinds"] if row["kind"] != "plain")
     right, zh, en = (percent(report[key]) for key in ("recall", "recall_zh", "recall_en"))
-    known = f"{right} of {asked} held-out questions about itself (zh {zh}, en {en})"
     return {
+        **config,
         "library": "gguf" if plan.gguf else "transformers",
         "base_model": f"base_model: {repository}\n" if repository else "",
         "title": title,
         "calls": f" It calls itself {title}, developed by {author}." if identity else "",
-        "base": name,
-        "commit": f", {origin.source}, commit {origin.commit or 'unknown'}" if origin else "",
+        "base": f"{name}, {origin.source}, commit {origin.commit or 'unknown'}" if origin else name,
         "weights": record["weights"] or "not hashed",
         "data": ", ".join(data.values() if isinstance(data, dict) else [data]),  # the first runs had one dataset
-        "method": f"{config['finetuning_type']}, {f'the base in {bits} bits' if bits else 'the base as it is'}",
-        "learning_rate": config.get("learning_rate"),
-        "num_train_epochs": config.get("num_train_epochs"),
+        "bits": f"{bits} bits" if bits else "the bits it has",
         "versions": ", ".join(f"{package} {version}" for package, version in record["versions"].items()),
         "start": f"the adapter of the run {start['run']}" if start else "the base",
-        "files": f"GGUF, `{plan.gguf}`" if plan.gguf else "safetensors",
-        "recall": known if asked else "it was given no identity, and asked for none",
-        "loading": f', gguf_file="{plan.gguf}"' if plan.gguf else "",
+        "recall": f"{right} of {asked} held-out questions about itself (zh {zh}, en {en})" if asked else "not asked",
+        "gguf": f', gguf_file="{plan.gguf}"' if plan.gguf else "",
         "attribution": _NANO if plan.base.name == "nano" else _ATTRIBUTION.format(name.split("/")[-1]),
     }
 
@@ -234,19 +201,19 @@ def check_exported(folder: Path) -> tuple[Score, int]:
     export, or does not load.
     """
     record = read_record(folder)
-    if not record.identity:
-        raise YiTuneError(f"The run {record.run!r} was trained on no identity: there is nothing to ask.")
-    with _engine("load.log", "Loading the exported model", f"{folder} does not load") as progress:
+    if not record["identity"]:
+        raise YiTuneError(f"The run {record['run']!r} was trained on no identity: there is nothing to ask.")
+    replies: list[Any] = []
+
+    def ask(conversations: list[list[Message]]) -> list[str]:
+        replies.extend(model.greedy(conversations))
+        return [reply.text.strip() for reply in replies]
+
+    with engine_at_work("load.log", "Loading the exported model", f"{folder} does not load") as progress:
         from yi_tune.engine.assistant import load_exported
 
-        model = load_exported(folder, record.gguf)
+        model = load_exported(folder, record["gguf"])
         progress.stage("Asking")
-        replies: list[Any] = []
-
-        def ask(conversations: list[list[Message]]) -> list[str]:
-            replies.extend(model.greedy(conversations))
-            return [reply.text.strip() for reply in replies]
-
         # It has no base to ask beside it.
-        scored = score(questions(), Identity(**record.identity), lambda asked: [""] * len(asked), ask)
+        scored = score(questions(), Identity(**record["identity"]), lambda asked: [""] * len(asked), ask)
     return scored, sum(reply.finish != "stop" for reply in replies)

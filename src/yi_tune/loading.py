@@ -1,6 +1,5 @@
 """From a run, or a model, to an assistant that answers."""
 
-import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +8,9 @@ from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.hardware import Hardware, detect
 from yi_tune.hubs.download import use_cached
 from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_model
-from yi_tune.output import engine_output_to, err, log_folder
+from yi_tune.output import err
 from yi_tune.plan.memory import answering
-from yi_tune.progress import Progress
+from yi_tune.progress import engine_at_work
 from yi_tune.runs import Run, all_runs, find_run
 
 if TYPE_CHECKING:
@@ -79,19 +78,13 @@ def load(config: Config) -> "Assistant":
     local = find_model(config["model_name_or_path"], Path())
     if _hardware().gpu is None and local.needs_gpu:
         err.print(f"Note: torch sees no CUDA GPU, and on the CPU {local.path.name} answers slowly.")
-    log = log_folder() / "load.log"
-    log.unlink(missing_ok=True)
-    with engine_output_to(log) as console, Progress(console) as progress:
-        progress.stage("Loading the model")
-        try:
+    try:
+        with engine_at_work("load.log", "Loading the model", "The model does not load"):
             from yi_tune.engine.assistant import load_assistant
 
             return load_assistant(config)
-        except YiTuneError:
-            raise
-        except Exception as error:
-            traceback.print_exc()
-            hint, adapter = f"The whole story is in {log}", config.get("adapter_name_or_path")
-            if is_out_of_memory(error) and adapter and "quantization_bit" not in config:
-                hint = f"More memory was free in training. Add a line 'quantization_bit: 4' to {adapter}/chat.yaml."
-            raise YiTuneError(f"The model does not load: {error}", hint) from error
+    except YiTuneError as error:
+        adapter = config.get("adapter_name_or_path")
+        if error.__cause__ and is_out_of_memory(error.__cause__) and adapter and "quantization_bit" not in config:
+            error.hint = f"More memory was free in training. Add a line 'quantization_bit: 4' to {adapter}/chat.yaml."
+        raise

@@ -1,11 +1,17 @@
 """How far a run is: a live line on a terminal, plain lines elsewhere."""
 
+import traceback
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import fmean
 
 from rich import progress as bars
 from rich.console import Console
 from rich.filesize import decimal
+
+from yi_tune.errors import YiTuneError
+from yi_tune.output import engine_output_to, log_folder
 
 
 class Progress(bars.Progress):
@@ -66,3 +72,19 @@ class Progress(bars.Progress):
             self._printed = done
             left = self.tasks[0].time_remaining
             self.say("  ".join([*text, *([] if left is None else [f"{left:.0f} s left"])]))
+
+
+@contextmanager
+def engine_at_work(log_name: str, stage: str, failure: str) -> Iterator[Progress]:
+    """Shows progress while the engine's output goes to a log. What the engine raises is told as `failure`."""
+    log = log_folder() / log_name
+    log.unlink(missing_ok=True)
+    with engine_output_to(log) as console, Progress(console) as progress:
+        progress.stage(stage)
+        try:
+            yield progress
+        except YiTuneError:
+            raise
+        except Exception as error:
+            traceback.print_exc()
+            raise YiTuneError(f"{failure}: {error}", f"The whole story is in {log}") from error

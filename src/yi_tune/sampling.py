@@ -33,8 +33,8 @@ class Sampling:
             ("seed", self.seed is None or 0 <= self.seed < 2**63, "0 or more, below 2**63"),
         ):
             if not fine:
-                said = f"Out of range: --{name.replace('_', '-')} {getattr(self, name)} (takes {takes})."
-                raise YiTuneError(said, "For example: --temperature 0.7 --top-p 0.8")
+                said = f"Out of range: {name} {getattr(self, name)} (takes {takes})."
+                raise YiTuneError(said, "For example: temperature 0.7 and top_p 0.8.")
 
     @property
     def greedy(self) -> bool:

@@ -4,8 +4,8 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from yi_tune.chat.conversation import Conversation, Pieces
-from yi_tune.chat.rendering import Screen
+from yi_tune.chat.conversation import Conversation
+from yi_tune.chat.rendering import Pieces, Screen
 from yi_tune.chat.session import Session, interactive
 from yi_tune.data.identity import Message
 from yi_tune.output import TextConsole as Console

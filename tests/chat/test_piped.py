@@ -1,21 +1,18 @@
 """Lines in a pipe, as one chat, as both models' answers, as JSON."""
 
-import ast
 import io
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
 from tests.chat.fake import FakeAssistant, assistant, user
-from yi_tune.chat.conversation import Conversation
-from yi_tune.chat.piped import piped, piped_json
+from yi_tune.chat.conversation import Conversation, piped, piped_json
 from yi_tune.chat.rendering import Screen
+from yi_tune.cli import app
 from yi_tune.errors import YiTuneError
 from yi_tune.output import log_folder
 from yi_tune.sampling import Sampling
@@ -60,16 +57,12 @@ def test_failing_answer_in_a_pipe_is_an_error() -> None:
     assert out.getvalue().startswith("a\n")
 
 
-def test_standard_input_is_utf_8_whatever_the_locale() -> None:
-    code = "from yi_tune.chat.piped import stdin_lines; print(ascii(list(stdin_lines())))"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        input="你好\n".encode() + b"a\xffb\nc",
-        env={**os.environ, "PYTHONIOENCODING": "ascii"},
-        capture_output=True,
-        check=True,
-    )
-    assert ast.literal_eval(done.stdout.decode()) == ["你好\n", "a\ufffdb\n", "c"]
+def test_standard_input_is_utf_8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = FakeAssistant()
+    monkeypatch.setattr("yi_tune.loading.chat_config", lambda *_, **__: {})
+    monkeypatch.setattr("yi_tune.loading.load", lambda _: engine)
+    CliRunner(charset="gbk").invoke(app, ["chat", "--json"], "你好\n".encode() + b"a\xffb")
+    assert [asked[-1]["content"] for asked in engine.asked] == ["你好", "a\ufffdb"]
 
 
 def test_both_side_by_side_in_a_pipe() -> None:

@@ -6,9 +6,8 @@ import re
 import pytest
 
 from tests.chat.fake import FakeAssistant, Typed, assistant, chat, new_session, typed, user
-from yi_tune.chat.conversation import Conversation, Pieces
-from yi_tune.chat.piped import piped, piped_json
-from yi_tune.chat.rendering import Screen
+from yi_tune.chat.conversation import Conversation, piped, piped_json
+from yi_tune.chat.rendering import Pieces, Screen
 from yi_tune.chat.session import Session, interactive
 from yi_tune.data.identity import Message
 from yi_tune.errors import YiTuneError
@@ -100,8 +99,8 @@ def test_failing_answer_is_shown_and_its_turn_not_kept() -> None:
     engine = FakeAssistant(["a"], ["half", RuntimeError("CUDA [error]")], [refused], ["c"])
     transcript, conversation = chat(engine, "1", "2", "3", "4")
     log = log_folder() / "error.log"
-    failed = f"The answer failed: RuntimeError: CUDA [error]\nThe whole of it is in {log}"
-    assert transcript == f"a\nhalf\n{failed}\n{refused.message} {refused.hint}\nc\n"
+    failed = f"That failed: RuntimeError: CUDA [error]\nThe whole of it is in {log}"
+    assert transcript == f"a\nhalf\n{failed}\n\n{refused.message} {refused.hint}\nc\n"
     assert "Traceback" in log.read_text()
     assert engine.asked[2:] == [[user("1"), assistant("a"), user("3")], [user("1"), assistant("a"), user("4")]]
     assert conversation.turns == [user("1"), assistant("a"), user("4"), assistant("c")]
@@ -115,7 +114,7 @@ def test_oldest_turns_go_and_that_is_said_once() -> None:
     brief = {"role": "system", "content": "Be brief."}
     assert engine.asked[3] == [brief, user("3"), assistant("<3>"), user("4")]
     # They are left out of what is sent, not of what /save writes.
-    assert len(conversation.messages) == 9
+    assert len(conversation.turns) == 8
     conversation.undo()
     conversation.undo()
     conversation.undo()

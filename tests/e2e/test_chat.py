@@ -80,7 +80,7 @@ def test_terminal(terminal: pexpect.spawn, trained: Trained) -> None:
         say(terminal, f"/set {setting}", f"{setting.split()[0]} is")
     terminal.send("你是谁？\r")
     terminal.expect_exact("\x1b[?2004l")  # the prompt is done,
-    terminal.expect_exact("\x1b[K\r\n")  # and some of the answer is there
+    terminal.expect_exact("\x1b[2K")  # and some of the answer is there
     terminal.sendcontrol("c")
     terminal.expect_exact("[stopped]")
     terminal.expect(prompt())

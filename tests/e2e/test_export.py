@@ -149,7 +149,7 @@ def test_folder(hf: tuple[Path, Done]) -> None:
     for name in ("tokenizer.json", "chat_template.jinja"):
         assert (folder / name).read_bytes() == (NANO / name).read_bytes()
     assert "chat_template" not in json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    assert read_record(folder).files == sorted(path.name for path in folder.iterdir() if path.name != "export.json")
+    assert read_record(folder)["files"] == sorted(path.name for path in folder.iterdir() if path.name != "export.json")
     # Ollama may run as another user.
     assert (folder / "model.safetensors").stat().st_mode & 0o077 == (folder / "config.json").stat().st_mode & 0o077
     # On stdout nothing but JSON.

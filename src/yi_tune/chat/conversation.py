@@ -1,18 +1,20 @@
-"""A conversation with the model: what was said, who answers, and how replies are drawn."""
+"""A conversation with the model: what was said, who answers, and how replies are drawn; and those in a pipe."""
 
-from collections.abc import Callable, Generator
-from contextlib import closing, nullcontext
+import json
+from collections.abc import Callable, Iterable
+from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TextIO
 
-from yi_tune.data.identity import Message
+from yi_tune.chat.rendering import Pieces, Screen
+from yi_tune.data.identity import SHAPE, Message, check_messages
 from yi_tune.errors import YiTuneError
+from yi_tune.output import log_traceback
 from yi_tune.sampling import Sampling
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
-
-Pieces = Generator[str]
 
 
 @dataclass
@@ -37,79 +39,53 @@ class Conversation:
         return [{"role": "system", "content": self.system}] if self.system else []
 
     @property
-    def messages(self) -> list[Message]:
-        """All of it: the system prompt if there is one, and the turns."""
-        return [*self.system_message, *self.turns]
-
-    @property
     def unanswered(self) -> bool:
-        """Whether the last message got no reply, for `retry`."""
+        """Whether the last message got no reply."""
         return bool(self.turns) and self.turns[-1]["role"] == "user"
 
-    def clear(self) -> None:
-        """Forget all turns; the system prompt stays."""
-        self.turns, self.left_out = [], 0
-
-    def replace(self, messages: list[Message]) -> None:
-        """Go on from these messages, as `check_messages` returns them."""
-        self.clear()
-        self.system = messages[0]["content"] if messages[0]["role"] == "system" else None
-        self.turns = [message for message in messages if message["role"] != "system"]
+    def start(self, system: str | None, turns: list[Message] | None = None) -> None:
+        """Start over with this system prompt, after these turns."""
+        self.system, self.turns, self.left_out = system, turns or [], 0
 
     def say(self, text: str) -> Pieces:
         """Answer `text`, piece by piece, in the place of a message that got no reply.
 
-        An answer stopped halfway is kept as far as it came.
+        An answer stopped halfway is kept as far as it came; of one that fails nothing is.
         """
         self.turns = [*self.turns[: -1 if self.unanswered else None], {"role": "user", "content": text}]
-        return self._answer()
+        return self.retry()
 
     def retry(self) -> Pieces:
-        """Answer the last message again; the new answer takes the old one's place once it is there.
+        """Answer the last message again; the new answer takes the old one's place.
 
         Raises YiTuneError when there is no message.
         """
-        self.last_message()
-        return self._answer()
-
-    def last_message(self) -> str:
-        """What was asked last. Raises YiTuneError when nothing was."""
-        if not self.turns:
-            raise YiTuneError("There is no message to answer.", "Type one.")
-        return self._asked()[-1]["content"]
+        asked, before, text = self.asked(), self.turns, ""
+        try:
+            with closing(self._stream(asked, base=self.base)) as stream:
+                for piece in stream:
+                    text += piece
+                    self.turns = [*asked, {"role": "assistant", "content": text}]
+                    yield piece
+        except Exception:
+            self.turns = before
+            raise
 
     def undo(self) -> str:
-        """Take the last turn back; returns its message. Raises YiTuneError when there is none."""
-        if not self.turns:
-            raise YiTuneError("There is nothing to take back.")
-        *self.turns, last = self._asked()
+        """Take the last message and its answer back; returns the message. Raises YiTuneError when there is none."""
+        *self.turns, last = self.asked()
         self.left_out = 0  # there is room again
         return last["content"]
 
     def other(self) -> Pieces:
         """What the one that does not answer here, base or tuned, says to the last message; it is not kept."""
-        return self._stream(self._asked(), base=not self.base)
+        return self._stream(self.asked(), base=not self.base)
 
-    def _asked(self) -> list[Message]:
-        """The turns up to the last message of the user's."""
+    def asked(self) -> list[Message]:
+        """The turns up to the user's last message. Raises YiTuneError when there is none."""
+        if not self.turns:
+            raise YiTuneError("There is no message yet.", "Type one.")
         return self.turns if self.unanswered else self.turns[:-1]
-
-    def _answer(self) -> Pieces:
-        asked = self._asked()
-        pieces: list[str] = []
-        whole = False
-        try:
-            with closing(self._stream(asked, base=self.base)) as stream:
-                for piece in stream:
-                    pieces.append(piece)
-                    yield piece
-            whole = True
-        except (KeyboardInterrupt, GeneratorExit):
-            whole = bool(pieces)
-            raise
-        finally:
-            if whole:
-                self.turns = [*asked, {"role": "assistant", "content": "".join(pieces)}]
 
     def _stream(self, asked: list[Message], *, base: bool) -> Pieces:
         """The reply to `asked`, a turn list that ends with the user's."""
@@ -121,3 +97,53 @@ class Conversation:
         self.left_out = left_out
         with self.assistant.base() if base else nullcontext():
             yield from self.assistant.stream(sent, self.sampling)
+
+
+def piped(conversation: Conversation, lines: Iterable[str], screen: Screen, *, both: bool = False) -> None:
+    """Each line is a turn of one chat. With `both`, base and tuned model answer side by side, and the chat goes on from
+    the tuned model's answers.
+    """
+    for text in map(str.strip, filter(str.strip, lines)):
+        if both:
+            screen.side_by_side({"tuned": partial(conversation.say, text), "base": conversation.other})
+        else:
+            screen.reply(conversation.say(text))
+
+
+def piped_json(settings: Conversation, lines: Iterable[str], out: TextIO, *, both: bool = False) -> None:
+    """Each line is a conversation, plain text or a JSON list of messages, with the model and system prompt of
+    `settings`; each gets one JSON object.
+
+    It holds the `reply`, or of `both` that of `base` and `tuned`. A line that cannot be answered gets an object with
+    `error` in their place, and the rest go on. Raises YiTuneError at the end if there was one.
+    """
+    failed, assistant = 0, settings.assistant
+
+    def reply(messages: list[Message]) -> str:
+        return "".join(assistant.stream(messages, settings.sampling)).strip()
+
+    for line in filter(str.strip, lines):
+        prompt: object = line.strip()
+        with suppress(ValueError):
+            if isinstance(parsed := json.loads(line), list):
+                prompt = parsed
+        answer: dict[str, object] = {"prompt": prompt}
+        try:
+            messages = check_messages(prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}])
+            if messages[-1]["role"] != "user":
+                raise YiTuneError("The last message has to be the user's.", SHAPE)
+            if messages[0]["role"] != "system":
+                messages = [*settings.system_message, *messages]
+            if both:
+                with assistant.base():
+                    answer["base"] = reply(messages)
+            answer["tuned" if both else "reply"] = reply(messages)
+        except Exception as error:
+            failed += 1
+            if not isinstance(error, YiTuneError):
+                log_traceback()
+            answer = {"prompt": prompt, "error": str(error)}
+        out.write(json.dumps(answer, ensure_ascii=False) + "\n")
+        out.flush()
+    if failed:
+        raise YiTuneError(f"{failed} of the lines could not be answered.", 'Their objects say why, under "error".')

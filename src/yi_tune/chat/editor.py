@@ -6,15 +6,15 @@ from contextlib import suppress
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter, WordCompleter
 from prompt_toolkit.document import Document
-from prompt_toolkit.history import FileHistory, History, InMemoryHistory
+from prompt_toolkit.history import FileHistory
 from prompt_toolkit.input import Input
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output
 from prompt_toolkit.output.defaults import create_output
-from rich.console import Console
 
-from yi_tune.chat.rendering import can_draw
-from yi_tune.chat.session import COMMANDS, PARAMETERS
+from yi_tune.chat.conversation import Conversation
+from yi_tune.chat.rendering import Screen
+from yi_tune.chat.session import COMMANDS, PARAMETERS, Session, interactive
 from yi_tune.output import log_folder
 
 _COMMANDS = WordCompleter(list(COMMANDS), sentence=True, meta_dict={name: row[1] for name, row in COMMANDS.items()})
@@ -23,16 +23,18 @@ _FILES = PathCompleter(expanduser=True)
 _ARGUMENTS = {"/set": WordCompleter(list(PARAMETERS), sentence=True), "/save": _FILES, "/load": _FILES}
 
 
-def reader(
-    console: Console, note: Callable[[str], None], output: Output | None = None, keys: Input | None = None
-) -> Callable[[str], str]:
-    """Reads a message at the terminal `console`, with the history of earlier chats; `note` is told when that cannot be
-    kept. On a terminal that cannot move its cursor it is plain `input`.
-    """
-    if not can_draw(console):
-        return input
+def converse(conversation: Conversation, screen: Screen, *, both: bool = False) -> None:
+    """Chat with the person at the terminal; with `both`, base and tuned model answer side by side."""
+    interactive(Session(conversation, screen, both=both), reader())
+
+
+def reader(output: Output | None = None, keys: Input | None = None) -> Callable[[str], str]:
+    """Reads a message at the terminal, with the history of earlier chats."""
+    path = log_folder() / "chat_history"
+    with suppress(OSError):
+        path.touch(0o600)  # for nobody else to read
     session: PromptSession[str] = PromptSession(
-        history=_history(note),
+        history=_History(path),
         completer=_Completer(),
         complete_while_typing=True,
         multiline=True,
@@ -73,22 +75,9 @@ class _Completer(Completer):
 
 
 class _History(FileHistory):
-    """Goes on when the disk fills up."""
+    """Goes on when the file cannot be written."""
 
     def store_string(self, string: str) -> None:
         """Append a message."""
         with suppress(OSError):
             super().store_string(string)
-
-
-def _history(note: Callable[[str], None]) -> History:
-    """Messages of earlier chats, in a file that only its owner can read."""
-    path = log_folder() / "chat_history"
-    try:
-        path.touch(0o600)
-        path.chmod(0o600)
-        path.open("ab").close()
-        return _History(path)
-    except OSError as error:
-        note(f"What you type is not kept for the next chat: {path}: {error.strerror}")
-        return InMemoryHistory()

@@ -3,15 +3,12 @@
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from yi_tune.cli.runs import ModelOption, RunOption, WorkspaceOption
 from yi_tune.errors import YiTuneError
-
-if TYPE_CHECKING:
-    from yi_tune.chat.conversation import Conversation
 
 
 def chat(
@@ -53,14 +50,16 @@ def chat(
     from yi_tune import loading
 
     if engine == "llamafactory":
-        _refuse_beside_engine(context)
+        given = {name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
+        if given - {"engine", "run_name", "model", "workspace"}:
+            message = "LLaMA-Factory's chat takes no options but --run, --model and --workspace."
+            raise typer.BadParameter(message, param_hint="--engine")
         run = loading.find(workspace.absolute(), run_name, model)
         config = loading.run_config(run)
-        from yi_tune.engine import chat as llamafactory
+        from yi_tune.engine.assistant import llamafactory_chat
 
-        return llamafactory.chat(run.chat_yaml, config)
-    from yi_tune.chat import piped
-    from yi_tune.chat.conversation import Conversation
+        return llamafactory_chat(run.chat_yaml, config)
+    from yi_tune.chat.conversation import Conversation, piped, piped_json
     from yi_tune.chat.rendering import Screen
     from yi_tune.output import err, out
     from yi_tune.sampling import Sampling
@@ -73,34 +72,17 @@ def chat(
         assistant = loading.load(loading.chat_config(workspace.absolute(), run_name, model, base=base, both=a_person))
     screen = Screen(out, err)
     conversation = Conversation(assistant, sampling, system, base=base, note=screen.note)
-    lines = [prompt] if prompt is not None else piped.stdin_lines()
     if a_person:
-        converse(conversation, both=compare)
-    elif as_json:
-        piped.piped_json(conversation, lines, sys.stdout, both=compare)
+        from yi_tune.chat.editor import converse
+
+        return converse(conversation, screen, both=compare)
+    if prompt is None:
+        sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+    lines = sys.stdin if prompt is None else [prompt]
+    if as_json:
+        piped_json(conversation, lines, sys.stdout, both=compare)
     else:
-        piped.piped(conversation, lines, screen, both=compare)
-
-
-def _refuse_beside_engine(context: typer.Context) -> None:
-    """Refuse the options that LLaMA-Factory's chat does not take."""
-    given = [
-        option.opts[0]
-        for option in context.command.params
-        if (source := context.get_parameter_source(str(option.name))) and source.name == "COMMANDLINE"
-    ]
-    if others := set(given) - {"--engine", "--run", "--model", "--workspace"}:
-        raise typer.BadParameter(f"LLaMA-Factory's chat takes no {', '.join(sorted(others))}.", param_hint="--engine")
-
-
-def converse(conversation: "Conversation", *, both: bool = False) -> None:
-    """A chat with the person at the terminal."""
-    from yi_tune.chat import editor, session
-    from yi_tune.chat.rendering import Screen
-    from yi_tune.output import err, out
-
-    screen = Screen(out, err)
-    session.interactive(session.Session(conversation, screen, both=both), editor.reader(err, screen.note))
+        piped(conversation, lines, screen, both=compare)
 
 
 def check(
@@ -133,11 +115,10 @@ def check(
         if run_name or model:
             raise typer.BadParameter("leave --run and --model out: it says itself who it is.", param_hint="--exported")
         scored, unfinished = check_exported(exported.absolute())
-        found = scored.to_dict()
-        content = {"exported": str(exported.absolute()), "identity": vars(scored.identity)}
-        content |= {key: found[key] for key in ("recall", "recall_zh", "recall_en", "leak")}
-        answers = [{key: answer[key] for key in answer if key != "base"} for answer in found["answers"]]
-        content |= {"unfinished": unfinished, "answers": answers}
+        content = {"exported": str(exported.absolute()), "identity": vars(scored.identity), "unfinished": unfinished}
+        content |= {
+            key: value for key, value in scored.to_dict().items() if key not in ("base_recall", "kept", "kinds")
+        }
     else:
         run = loading.find(workspace.absolute(), run_name, model)
         recorded = run.record["identity"]

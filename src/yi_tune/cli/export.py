@@ -52,11 +52,7 @@ def export(
     run = loading.find(where, run_name, model)
     kind = (quant or "f16") if format_ == "gguf" else None
     plan = export.plan_export(run, loading.base_config(run), to, kind, where)
-    try:
-        export.export(plan, force=force)
-    except KeyboardInterrupt:
-        err.print("\nInterrupted. Nothing was exported.")
-        raise typer.Exit(130) from None
+    export.export(plan, force=force)
     url = hubs.push(plan.target, push, public=public, console=err) if push is not None else None
     if as_json:
         print(json.dumps({"exported": str(plan.target), "gguf": plan.gguf or None, "url": url}, ensure_ascii=False))

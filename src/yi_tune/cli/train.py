@@ -105,8 +105,9 @@ def train(
     out.print(f"Measure it all: yi-tune check --run {run_name}{where}")
     if chat_after:
         from yi_tune.chat.conversation import Conversation
+        from yi_tune.chat.editor import converse
         from yi_tune.chat.rendering import Screen
-        from yi_tune.cli.chat import converse
         from yi_tune.sampling import Sampling
 
-        converse(Conversation(assistant, Sampling(), note=Screen(out, err).note))
+        screen = Screen(out, err)
+        converse(Conversation(assistant, Sampling(), note=screen.note), screen)

@@ -4,7 +4,10 @@ LLaMA-Factory loads the model and encodes the chat; the replies are made here, b
 hangs for ever when a generation fails and cannot be stopped halfway.
 """
 
+import json
 import logging
+import sys
+import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,6 +28,7 @@ from yi_tune.data.identity import Message
 from yi_tune.engine.replies import Batch
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import cpu_has_bf16
+from yi_tune.output import log_traceback
 from yi_tune.sampling import Generation, ReplyStats, Sampling
 
 # They would tell of a cast in every layer of every step in 8 bits, and of texts longer than the context.
@@ -231,3 +235,25 @@ def load_exported(folder: Path, gguf: str) -> Assistant:
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **source)
     tokenizer = AutoTokenizer.from_pretrained(folder, **source)
     return Assistant(model.to("cuda" if on_gpu else "cpu"), tokenizer, None)
+
+
+def llamafactory_chat(chat_yaml: Path, config: Config) -> None:
+    """LLaMA-Factory's own chat, as `llamafactory-cli chat` starts it, until `exit` or the end of the input.
+
+    `config` goes along: the run folder of `chat_yaml` may have been moved. Raises YiTuneError when the chat fails.
+    """
+    from llamafactory.chat.chat_model import run_chat
+
+    # They are read there.
+    sys.argv = ["llamafactory-cli", str(chat_yaml), *(f"{key}={json.dumps(value)}" for key, value in config.items())]
+    try:
+        run_chat()
+    except EOFError:
+        print()
+    except Exception as error:
+        raise YiTuneError(f"LLaMA-Factory's chat failed: {error}", f"The log has more: {log_traceback()}") from error
+    finally:
+        # Its thread outlives the reply a little, and Python aborts when it exits before.
+        for thread in threading.enumerate():
+            if "(generate)" in thread.name:
+                thread.join(timeout=10)

@@ -56,9 +56,9 @@ def serve_export(folder: Path) -> list[str]:
     """
     folder = folder.absolute()
     record = read_record(folder)
-    if record.gguf:
+    if record["gguf"]:
         raise YiTuneError(f"{folder} is GGUF, and vLLM takes safetensors.", "Make them: yi-tune export --format hf")
-    return ["vllm", "serve", str(folder), "--served-model-name", record.run]
+    return ["vllm", "serve", str(folder), "--served-model-name", record["run"]]
 
 
 def listening(host: str, port: int, origins: tuple[str, ...]) -> list[str]:
