@@ -342,7 +342,7 @@ def test_base_that_is_not_downloaded(yi_tune: Cli) -> None:
 
 
 def test_bad_sampling_is_refused_before_anything_is_looked_for(yi_tune: Cli) -> None:
-    said = yi_tune.complaint("chat", "temperature", "-1")
+    said = yi_tune.complaint("chat", "--temperature", "-1")
     assert "temperature -1.0 (takes 0 (greedy) to 10)" in said
     assert "seed -1 (" in yi_tune.complaint("chat", "--seed", "-1")
 
