@@ -38,23 +38,15 @@ def test_catalogue() -> None:
     assert DEFAULT_MODEL in CATALOGUE
 
 
-# Counted from the models' config.json.
-@pytest.mark.parametrize(
-    ("name", "parameters", "gibibytes"),
-    [("yi-1.5-6b-chat", 6.061, 11.29), ("yi-1.5-9b-chat", 8.829, 16.45), ("yi-1.5-34b-chat-16k", 34.389, 64.05)],
-)
-def test_size_of_yi(name: str, parameters: float, gibibytes: float) -> None:
-    shape = CATALOGUE[name].shape
-    assert shape
-    assert round(shape.parameters / 1e9, 3) == parameters
-    assert round(shape.weight_bytes / 2**30, 2) == gibibytes
-
-
-def test_size_by_hand_and_by_the_file() -> None:
+def test_sizes() -> None:
+    # Counted from the models' config.json.
+    for name, parameters in (("yi-1.5-6b-chat", 6.061), ("yi-1.5-9b-chat", 8.829), ("yi-1.5-34b-chat-16k", 34.389)):
+        shape = CATALOGUE[name].shape
+        assert shape
+        assert round(shape.parameters / 1e9, 3) == parameters
     # One layer, 64 wide: 4 x 64 x 64 + 3 x 64 x 128 linear parameters; three norms; embeddings and head 2 x 100 x 64.
     shape = Shape(hidden=64, layers=1, heads=1, kv_heads=1, ffn=128, vocab=100)
-    assert shape.linear_parameters == 4 * 64 * 64 + 3 * 64 * 128
-    assert shape.parameters == shape.linear_parameters + 3 * 64 + 2 * 100 * 64
+    assert shape.parameters == 4 * 64 * 64 + 3 * 64 * 128 + 3 * 64 + 2 * 100 * 64
     assert 0.95 < read_shape(DATA / "nano").weight_bytes / (DATA / "nano" / "model.safetensors").stat().st_size <= 1
 
 
@@ -131,8 +123,7 @@ def test_whole_model(local: LocalModel) -> None:
 
 def test_not_downloaded(tmp_path: Path) -> None:
     said = refused(find_model("yi-1.5-6b-chat", tmp_path))
-    assert "yi-1.5-6b-chat is not downloaded" in said
-    assert str(tmp_path / "models" / "Yi-1.5-6B-Chat") in said
+    assert f"is not downloaded (looked in {tmp_path / 'models' / 'Yi-1.5-6B-Chat'})" in said
     assert "yi-tune download yi-1.5-6b-chat" in said
 
 

@@ -10,6 +10,9 @@ import typer
 from yi_tune.cli.runs import WorkspaceOption
 from yi_tune.models import CATALOGUE, DEFAULT_MODEL, LocalModel, Model, Origin, find_model, read_origin
 
+# The keys of a model in `models --json`, beside its name; None where they are not known.
+_FIGURES = ("parameters", "weight_bytes", "qlora_bytes_estimated", "path", "source", "commit")
+
 
 def download(
     model: Annotated[str, typer.Argument(help="A catalogue name (yi-tune models) or a hub id.")] = DEFAULT_MODEL,
@@ -71,8 +74,7 @@ def models(
     for place, model in (known | others).items():
         here = LocalModel(model, place).downloaded
         path, origin = (place, read_origin(place) or shipped) if here else cached(model) or (None, None)
-        row: dict[str, Any] = dict.fromkeys(("name", "parameters", "weight_bytes", "qlora_bytes_estimated"))
-        row |= {"name": model.name, "path": None, "source": None, "commit": None}
+        row: dict[str, Any] = {"name": model.name} | dict.fromkeys(_FIGURES)
         sizes, where = ["", "", ""], "no"
         if shape := LocalModel(model, path or place).shape:
             # In the smallest steps, on rows as short as the identity's.
@@ -94,7 +96,7 @@ def models(
 def doctor(
     *,
     model: Annotated[str, typer.Option(help="The model that is to be trained.")] = DEFAULT_MODEL,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; sizes in bytes.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     workspace: WorkspaceOption = Path(),
 ) -> None:
     """Can this machine train the model? What is here, what is wrong, and what to do about it.
