@@ -86,7 +86,7 @@ def test_loss_is_the_mean_of_the_last_ten() -> None:
     assert shown[1::3] == [["8/40", "loss", "4.5000"], ["20/40", "loss", "15.5000"], ["32/40", "loss", "27.5000"]]
 
 
-@pytest.mark.parametrize("width", [40, 80, 100, 120])
+@pytest.mark.parametrize("width", [40, 80, 120])
 def test_line_on_a_terminal_never_wraps(width: int) -> None:
     file = io.StringIO()
     console = TextConsole(file=file, width=width, force_terminal=True, color_system=None)

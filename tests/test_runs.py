@@ -347,14 +347,6 @@ def test_remove(finished: Run, tmp_path: Path) -> None:
     assert beside.is_dir()
 
 
-def test_remove_of_a_folder_that_is_a_link(finished: Run) -> None:
-    link = Run(finished.folder.with_name("link"))
-    link.folder.symlink_to(finished.folder)
-    remove(link)
-    assert not link.folder.exists()
-    assert list(finished.folder.iterdir()) == []
-
-
 # Names and places
 
 

@@ -172,7 +172,7 @@ def remove(run: Run) -> None:
     with run.lock():
         _delete(path for path in run.folder.iterdir() if path.name != ".lock")
         (run.folder / ".lock").unlink(missing_ok=True)
-    run.folder.unlink() if run.folder.is_symlink() else run.folder.rmdir()
+    run.folder.rmdir()
 
 
 def all_runs(workspace: Path) -> list[Run]:

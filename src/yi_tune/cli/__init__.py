@@ -47,24 +47,20 @@ def _root(
 
 def main() -> None:
     """The entry point, and the one place where errors become messages."""
-    debug = os.environ.get("YI_TUNE_DEBUG", "") not in ("", "0")
     for stream in (sys.stdout, sys.stderr):
         # What the terminal's encoding lacks is written as an escape, which in JSON is as good.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         app()
     except Exception as error:
-        if debug:
+        if os.environ.get("YI_TUNE_DEBUG", "0") not in ("", "0"):
             raise
         from yi_tune.output import err, log_traceback
 
-        if isinstance(error, YiTuneError):
-            said, remedy = error.message, error.hint
-        elif isinstance(error, OSError):
-            said, remedy = str(error), f"The system refused that. The traceback is in {log_traceback()}"
-        else:
-            said = f"{type(error).__name__}: {error}"
-            remedy = f"That is a fault of yi-tune's. The traceback is in {log_traceback()}"
+        if not isinstance(error, YiTuneError):
+            fault = "The system refused that." if isinstance(error, OSError) else "That is a fault of yi-tune's."
+            hint = f"{fault} The traceback is in {log_traceback()}"
+            error = YiTuneError(f"{type(error).__name__}: {error}", hint)
         err.print("Error: ", style="bold red", end="")
-        err.print(f"{said}\n{remedy}".rstrip())
+        err.print(f"{error.message}\n{error.hint}".rstrip())
         sys.exit(1)
