@@ -29,14 +29,6 @@ def make(workspace: Path, name: str, *, model: str = "nano", created: int = 1, *
     return run
 
 
-def log(run: Run, best: int | None = None, **evaluations: float) -> None:
-    """As many losses as there are steps, four, and some evaluations."""
-    losses = [{"step": step, "loss": 4.0 / step} for step in range(1, 5)]
-    evals = [{"step": int(step[1:]), "eval_loss": loss} for step, loss in evaluations.items()]
-    history = {"log_history": [*losses, *evals], "best_global_step": best}
-    run.write("trainer_state.json", json.dumps({"global_step": 4, "max_steps": 8} | history))
-
-
 def listed(workspace: Path) -> dict[str, dict[str, Any]]:
     """The rows of the list by the run's name."""
     return {row["run"]: row for row in list_runs(all_runs(workspace))}
@@ -61,14 +53,6 @@ def test_states(tmp_path: Path) -> None:
     assert rows["interrupted"]["recall"] is None
 
 
-def test_figures(tmp_path: Path) -> None:
-    log(make(tmp_path, "last"), s2=0.5, s4=0.75)
-    log(make(tmp_path, "best"), best=2, s2=0.5, s4=0.75)
-    rows = listed(tmp_path)
-    assert (rows["last"]["step"], rows["last"]["steps"], rows["last"]["eval_loss"]) == (4, 8, 0.75)
-    assert rows["best"]["eval_loss"] == 0.5
-
-
 def test_newest_is_last(tmp_path: Path) -> None:
     assert list_runs(all_runs(tmp_path)) == []
     for name, created in (("a", 3), ("b", 1), ("c", 2)):
@@ -85,14 +69,14 @@ def test_keys_are_stable(tmp_path: Path) -> None:
 
 
 def test_printed(tmp_path: Path) -> None:
-    log(make(tmp_path, "identity"), s4=0.75)
+    write_log(make(tmp_path, "identity").folder)
     ada = IDENTITY | {"name": "[bold]Ada"}
     make(tmp_path, "b", model="Yi-1.5-6B-Chat", created=2, identity=ada).record_failure("The disk is full.")
     file = io.StringIO()
     print_runs(list_runs(all_runs(tmp_path)), TextConsole(file=file, width=40))
     header, first, second, why = file.getvalue().splitlines()
     assert header.split() == ["run", "model", "name", "state", "step", "loss", "eval_loss", "recall", "when"]
-    assert first.split()[:7] == ["identity", "nano", "小易", "interrupted", "4/8", "2.0833", "0.7500"]
+    assert first.split()[:7] == ["identity", "nano", "小易", "interrupted", "2/4", "2.5000", "2.5000"]
     assert second.split()[:5] == ["b", "Yi-1.5-6B-Chat", "[bold]Ada", "failed", "-"]
     assert why == "b: The disk is full."
 

@@ -55,7 +55,6 @@ def test_advice(console: TextConsole) -> None:
     ("config", "epochs", "rate"),
     [
         (CONFIG, 16.0, 9e-3),
-        ({"num_train_epochs": 3, "learning_rate": 1e-4}, 6.0, 3e-4),
         ({"num_train_epochs": 0.5, "learning_rate": 5e-6}, 1.0, 1.5e-5),
         ({}, 6.0, 1.5e-4),  # twice and thrice LLaMA-Factory's own
     ],
