@@ -27,8 +27,7 @@ class Hardware:
     def settings(self) -> dict[str, tuple[Any, str]]:
         """The keys of LLaMA-Factory's config that are the machine's: values, and why.
 
-        A CPU without bf16 multiplies 4-bit weights faster in float32 than it emulates bf16. LLaMA-Factory leaves the
-        attention in bf16, where SDPA's backward pass is the slow part (docs/bench-cpu.md).
+        A CPU without bf16 is faster in float32, and without SDPA, than it emulates bf16 (docs/bench-cpu.md).
         """
         slow = not self.bf16 and self.gpu is None
         values = {"bf16": self.bf16, "fp16": not self.bf16 and not slow, "flash_attn": "disabled" if slow else "auto"}

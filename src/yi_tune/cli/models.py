@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from yi_tune.cli.runs import WorkspaceOption
-from yi_tune.models import CATALOGUE, DEFAULT_MODEL, LocalModel, Model, Origin, find_model, read_origin
+from yi_tune.models import CATALOGUE, DEFAULT_MODEL, Origin, find_model, read_origin
 
 # The keys of a model in `models --json`, beside its name; None where they are not known.
 _FIGURES = ("parameters", "weight_bytes", "qlora_bytes_estimated", "path", "source", "commit")
@@ -62,30 +62,26 @@ def models(
     from yi_tune.output import out, print_table
     from yi_tune.plan.memory import MICRO, estimate
 
-    known = {model.path(workspace.absolute()): model for model in CATALOGUE.values()}
-    others = {
-        file.parent: Model(origin.repository, file.parent.name, origin.repository, origin.repository)
-        for file in sorted((workspace.absolute() / "models").glob("*/download.json"))
-        if file.parent not in known and (origin := read_origin(file.parent))
-    }
-    shipped = Origin("shipped with yi-tune", "", None, None)
+    place, shipped = workspace.absolute(), Origin("shipped with yi-tune", "", None, None)
+    records = (read_origin(file.parent) for file in sorted((place / "models").glob("*/download.json")))
+    names = [*CATALOGUE, *(record.repository for record in records if record)]
     listed: list[dict[str, Any]] = []
     rows: list[tuple[str, ...]] = [("model", "parameters", "on disk", "QLoRA memory*", "on this machine")]
-    for place, model in (known | others).items():
-        here = LocalModel(model, place).downloaded
-        path, origin = (place, read_origin(place) or shipped) if here else cached(model) or (None, None)
-        row: dict[str, Any] = {"name": model.name} | dict.fromkeys(_FIGURES)
+    for local in {local.path: local for local in (find_model(name, place) for name in names)}.values():
+        found = (local.path, read_origin(local.path) or shipped) if local.downloaded else cached(local.model)
+        row: dict[str, Any] = {"name": local.model.name} | dict.fromkeys(_FIGURES)
         sizes, where = ["", "", ""], "no"
-        if shape := LocalModel(model, path or place).shape:
+        if shape := local.shape:
             # In the smallest steps, on rows as short as the identity's.
             least = estimate(shape, {"quantization_bit": 4, MICRO: 1}, 128, "cuda").total
             row |= {"parameters": shape.parameters, "weight_bytes": shape.weight_bytes, "qlora_bytes_estimated": least}
             sizes = [f"{shape.parameters / 1e9:.3f} B", decimal(shape.weight_bytes), decimal(least)]
-        if path and origin:
+        if found:
+            path, origin = found
             row |= {"path": str(path), "source": origin.source, "commit": origin.commit}
             where = f"{path} ({origin.source})"
         listed.append(row)
-        rows.append((model.name, *sizes, where))
+        rows.append((local.model.name, *sizes, where))
     if as_json:
         print(json.dumps(listed))
         return
