@@ -11,12 +11,9 @@ from yi_tune.models import CATALOGUE
 from yi_tune.sampling import Generation, Piece, Sampling
 
 
-def test_default_is_greedy() -> None:
+def test_within_range() -> None:
     assert Sampling().greedy
     assert not Sampling(temperature=0.1).greedy
-
-
-def test_within_range() -> None:
     Sampling(temperature=10, top_p=1, repetition_penalty=10, max_new_tokens=1, seed=2**63 - 1)
     Sampling(temperature=0, top_p=0.01, repetition_penalty=0.1, seed=0)
 

@@ -212,27 +212,18 @@ def test_refused(client: TestClient, engine: FakeEngine) -> None:
     for param, fields in [*cases, *(("messages", fields) for fields in NO_CONVERSATION)]:
         assert error(client.post("/v1/chat/completions", json={**HELLO, **fields}), 400)["param"] == param, fields
     assert not engine.asked
+    said = error(client.post("/v1/chat/completions", json={**HELLO, "max_tokens": 96}), 400)
+    assert (said["code"], "context length is 100 tokens" in said["message"]) == ("context_length_exceeded", True)
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
+def test_taken(client: TestClient) -> None:
+    for fields in (
         {"presence_penalty": 0, "frequency_penalty": 0.0, "temperature": 0, "seed": -1, "stop": None, "n": 1},
         {"max_completion_tokens": 95, "tools": [], "logprobs": False, "response_format": {"type": "text"}},
         {"user": "u", "metadata": {"a": "b"}, "store": True, "parallel_tool_calls": True, "of next year": 1},
-        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]},
-    ],
-)
-def test_taken(fields: dict[str, Any], client: TestClient) -> None:
-    assert client.post("/v1/chat/completions", json={**HELLO, **fields}).status_code == 200
-
-
-def test_context(client: TestClient) -> None:
-    said = error(client.post("/v1/chat/completions", json={**HELLO, "max_tokens": 96}), 400)
-    assert said["code"] == "context_length_exceeded"
-    assert "maximum context length is 100 tokens" in said["message"]
-    long = {**HELLO, "messages": [{"role": "user", "content": "x" * 100}]}
-    assert error(client.post("/v1/chat/completions", json=long), 400)["code"] == "context_length_exceeded"
+        says("user", [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]),
+    ):
+        assert client.post("/v1/chat/completions", json={**HELLO, **fields}).status_code == 200
 
 
 def test_conversation_as_the_template_has_it(client: TestClient, engine: FakeEngine) -> None:
@@ -260,12 +251,8 @@ def test_conversation_as_the_template_has_it(client: TestClient, engine: FakeEng
 )
 def test_bodies_that_are_none(content: bytes, client: TestClient) -> None:
     error(client.post("/v1/chat/completions", content=content, headers={"content-type": "application/json"}), 400)
-
-
-def test_body_that_is_not_called_json(client: TestClient) -> None:
-    content = json.dumps(HELLO).encode()
-    said = error(client.post("/v1/chat/completions", content=content, headers={"content-type": "text/plain"}), 400)
-    assert "application/json" in said["message"]
+    plain = client.post("/v1/chat/completions", content=json.dumps(HELLO), headers={"content-type": "text/plain"})
+    assert "application/json" in error(plain, 400)["message"]
 
 
 @pytest.mark.parametrize("content", [b"x" * (MAX_BODY + 1), (b"x" * 65536 for _ in range(40))])
@@ -367,6 +354,8 @@ def test_port_in_use() -> None:
     with server.listen("127.0.0.1", 0) as first:
         port = first.getsockname()[1]
         assert server.url(first) == f"http://127.0.0.1:{port}"
+        with socket.create_connection(first.getsockname()), first.accept()[0] as accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         with pytest.raises(
             YiTuneError, match=f"127.0.0.1:{port} cannot be listened on: Address already in use"
         ) as said:
@@ -377,15 +366,6 @@ def test_port_in_use() -> None:
     if socket.has_ipv6:
         with server.listen("::1", 0) as sixth:
             assert server.url(sixth).startswith("http://[::1]:")
-
-
-def test_what_is_sent_is_sent_at_once() -> None:
-    with (
-        server.listen("127.0.0.1", 0) as listening,
-        socket.create_connection(listening.getsockname()),
-        listening.accept()[0] as accepted,
-    ):
-        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # vLLM
@@ -407,16 +387,12 @@ def test_vllm_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
         *["--chat-template", str(CHAT_TEMPLATE), "--generation-config", str(ends)],
     ]
     assert shlex.split(vllm.shown(line, None)) == line
+    # It lets nobody in who was not named.
+    assert " ".join(vllm.listening("::", 80, ())) == "--host :: --port 80 --allowed-origins [] --disable-fastapi-docs"
+    assert '["https://a.org"]' in vllm.listening("127.0.0.1", 8000, ("https://a.org",))
     assert json.loads((ends / "generation_config.json").read_text())["eos_token_id"] == [2, 6, 7, 8]
     # Where chat answers in 4 bits, vLLM's answers are not quite the same.
     assert "chat in 4" in capsys.readouterr().err
-
-
-def test_vllm_lets_nobody_in_who_was_not_named() -> None:
-    assert vllm.listening("127.0.0.1", 8000, ()) == [
-        *["--host", "127.0.0.1", "--port", "8000", "--allowed-origins", "[]", "--disable-fastapi-docs"]
-    ]
-    assert '["https://a.org"]' in vllm.listening("127.0.0.1", 8000, ("https://a.org",))
 
 
 def test_vllm_serves_an_export(tmp_path: Path) -> None:
@@ -431,21 +407,17 @@ def test_vllm_serves_an_export(tmp_path: Path) -> None:
         vllm.serve_export(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (["--exported", "x"], "another engine"),
-        (["--dry-run"], "another engine"),
-        (["--engine", "vllm", "--exported", "x", "--run", "y"], "no --run"),
-        (["--engine", "vllm", "--max-batch", "4"], "its queue itself"),
-        (["--allow-origin", "https://example.org/"], "is no origin"),
-        (["--allow-origin", "example.org"], "is no origin"),
-    ],
-)
-def test_options_that_do_not_go_together(options: list[str], said: str) -> None:
-    result = CliRunner().invoke(app, ["serve", *options])
-    assert result.exit_code
-    assert said in (str(result.exception) + result.output)
+def test_options_that_do_not_go_together() -> None:
+    for options, said in {
+        "--exported x": "another engine",
+        "--dry-run": "another engine",
+        "--engine vllm --exported x --run y": "no --run",
+        "--engine vllm --max-batch 4": "its queue itself",
+        "--allow-origin https://example.org/": "is no origin",
+    }.items():
+        result = CliRunner().invoke(app, ["serve", *options.split()])
+        assert result.exit_code
+        assert said in (str(result.exception) + result.output)
 
 
 def test_vllm_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

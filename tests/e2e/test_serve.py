@@ -118,14 +118,8 @@ def test_parameters(client: openai.OpenAI) -> None:
     drawn = [ask(temperature=2, seed=seed, max_tokens=20).choices[0].message.content for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert ask(temperature=2, top_p=0).choices[0].message.content == whole
-
-
-def test_errors_are_what_the_client_knows(client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="does not exist"):
         client.chat.completions.create(model="gpt-4o", messages=WHO)
-    with pytest.raises(openai.BadRequestError) as said:
-        client.chat.completions.create(model="identity", messages=[{"role": "user", "content": "好" * 5000}])
-    assert said.value.code == "context_length_exceeded"
 
 
 def test_32_at_once(served: Server) -> None:
@@ -214,14 +208,6 @@ def test_full_queue_and_sigterm(trained: Trained) -> None:
     out, err = server.process.communicate(timeout=30)
     assert (server.process.returncode, out) == (0, "")
     assert "Traceback" not in err
-
-
-def test_port_in_use(served: Server, trained: Trained) -> None:
-    port = served.url.rpartition(":")[2].removesuffix("/v1")
-    done = trained.yi_tune("serve", "--port", port)
-    assert done.status == 1
-    assert f"127.0.0.1:{port} cannot be listened on: Address already in use." in done.err
-    assert "Traceback" not in done.err
 
 
 def test_vllm(trained: Trained) -> None:

@@ -84,12 +84,12 @@ class Assistant:
     @contextmanager
     def base(self) -> Iterator[None]:
         """Within this context the base answers."""
-        self._base = True
-        try:
-            with self.model.disable_adapter() if self.switches else nullcontext():
+        with self.model.disable_adapter() if self.switches else nullcontext():
+            self._base = True
+            try:
                 yield
-        finally:
-            self._base = False
+            finally:
+                self._base = False
 
     def encode(self, messages: list[Message]) -> list[int]:
         """Token ids of the conversation up to where the assistant's reply begins."""
@@ -226,12 +226,9 @@ def load_exported(folder: Path, gguf: str) -> Assistant:
     """Load the model in `folder`, from the GGUF file named `gguf` unless that is "", as any program does."""
     source: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
     on_gpu = torch.cuda.is_available()
-    # As `chat` computes: hardware without bf16 would emulate it, slowly. GGUF says nothing of the precision, and
-    # transformers would take 32 bits.
-    if torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_has_bf16():
-        dtype: Any = torch.bfloat16 if gguf else "auto"
-    else:
-        dtype = torch.float16 if on_gpu else torch.float32
+    # As `chat` computes: hardware without bf16 would emulate it, slowly. "auto" would be 32 bits for GGUF.
+    bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_has_bf16()
+    dtype: Any = (torch.bfloat16 if gguf else "auto") if bf16 else torch.float16 if on_gpu else torch.float32
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **source)
     tokenizer = AutoTokenizer.from_pretrained(folder, **source)
     return Assistant(model.to("cuda" if on_gpu else "cpu"), tokenizer, None)

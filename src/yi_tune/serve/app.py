@@ -95,11 +95,16 @@ def create_app(
     async def chat(request: Request, body: ChatRequest) -> Response:
         card(body.model)
         prompt = await asyncio.to_thread(worker.encode, conversation(body.messages))
+        asked = body.max_completion_tokens or body.max_tokens
+        if (wanted := len(prompt) + (asked or 1)) > worker.context:
+            message = f"This model's maximum context length is {worker.context} tokens. You asked for {wanted}: "
+            message += f"{len(prompt)} in the prompt, {asked or 1} in the completion."
+            raise ApiError(400, message, code="context_length_exceeded", param="messages")
         sampling = Sampling(
             temperature=body.temperature or 0.0,
             # At 0 the likeliest token is drawn, as it is at next to 0.
             top_p=1.0 if body.top_p is None else body.top_p or 1e-6,
-            max_new_tokens=_room(worker.context, len(prompt), body.max_completion_tokens or body.max_tokens),
+            max_new_tokens=min(asked or _TOKENS, worker.context - len(prompt)),
             seed=None if body.seed is None else body.seed % 2**63,
         )
         pieces: asyncio.Queue[Piece] = asyncio.Queue()
@@ -136,16 +141,6 @@ def create_app(
     if page:
         app.mount("/", StaticFiles(directory=Path(__file__).parent / "page", html=True))
     return app
-
-
-def _room(context: int, prompt: int, asked: int | None) -> int:
-    """How many tokens a reply may have. Raises ApiError when the prompt and what is asked for exceed the context."""
-    wanted = prompt + (asked or 1)
-    if wanted > context:
-        message = f"This model's maximum context length is {context} tokens. You asked for {wanted}: {prompt} "
-        message += f"in the prompt, {asked or 1} in the completion."
-        raise ApiError(400, message, code="context_length_exceeded", param="messages")
-    return min(asked or _TOKENS, context - prompt)
 
 
 class _Stream(StreamingResponse):
