@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from yi_tune.data.forms import Source, conversation, find_sources
-from yi_tune.data.rows import RowError
 from yi_tune.errors import YiTuneError
 
 
@@ -50,7 +49,7 @@ def test_every_form_is_recognised_by_its_columns(row: dict[str, Any], expected: 
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        (RowError("broken JSON"), "broken JSON"),
+        (YiTuneError("broken JSON"), "broken JSON"),
         (["q", "a"], "not an object"),
         ({"question": "q", "answer": "a"}, "among its columns: ['answer', 'question']"),
         ({"instruction": "q", "output": " \n"}, "a message of the assistant is empty"),

@@ -15,13 +15,11 @@ from yi_tune.data.general import (
     check_prompts,
     compare,
     introduces_base,
-    keep_answers,
-    kept_answers,
     replay_dataset,
     replay_prompts,
 )
 from yi_tune.data.heldout import questions
-from yi_tune.data.identity import Identity, read_jsonl
+from yi_tune.data.identity import Identity, read_jsonl, to_jsonl
 from yi_tune.errors import YiTuneError
 from yi_tune.files import DATA
 from yi_tune.models import CATALOGUE, find_model
@@ -126,14 +124,11 @@ def test_only_whole_answers_that_do_not_name_the_base_are_trained_on() -> None:
     assert "--replay 0" in raised.value.hint
 
 
-def test_answers_are_kept_whole_or_not_at_all(tmp_path: Path) -> None:
-    # The file of a process that was killed while it wrote.
-    (tmp_path / "replay.jsonl.part").write_text('{"prompt": "3加')
-    assert kept_answers(tmp_path) is None
+def test_answers_are_read_as_they_were_kept(tmp_path: Path) -> None:
     # Line ends that are none in JSON lines.
-    odd = base_answer("Write a poem", "one\u2028two\x85three\nfour")
-    keep_answers(tmp_path, [*UNUSABLE, GOOD, odd])
-    assert kept_answers(tmp_path) == [*UNUSABLE, GOOD, odd]
+    answers = [*UNUSABLE, GOOD, base_answer("Write a poem", "one\u2028two\x85three\nfour")]
+    (tmp_path / "replay.jsonl").write_text(to_jsonl(answers), encoding="utf-8")
+    assert read_jsonl(tmp_path / "replay.jsonl") == answers
 
 
 def test_the_plan_of_a_replay() -> None:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from yi_tune.data.rows import RowError, read_rows
+from yi_tune.data.rows import read_rows
 from yi_tune.errors import YiTuneError
 
 
@@ -12,7 +12,7 @@ def read(tmp_path: Path, name: str, content: str | bytes) -> list[Any]:
     """The places in a file of that content, and the row or its error at each."""
     path = tmp_path / name
     path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return [(where, row.message if isinstance(row, RowError) else row) for where, row in read_rows(path)]
+    return [(where, row.message if isinstance(row, YiTuneError) else row) for where, row in read_rows(path)]
 
 
 GOOD = [{"a": "你好 🚀"}, {"a": "two\nlines"}, {"a": ""}]

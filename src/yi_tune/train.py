@@ -6,11 +6,11 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yi_tune.data.general import keep_answers, kept_answers, replay_dataset, replay_prompts
+from yi_tune.data.general import REPLAY, replay_dataset, replay_prompts
 from yi_tune.data.heldout import Score, one_of_each, questions, score
-from yi_tune.data.identity import Dataset, write_datasets
+from yi_tune.data.identity import Dataset, read_jsonl, to_jsonl, write_datasets
 from yi_tune.errors import YiTuneError, is_out_of_memory
-from yi_tune.files import disk_full
+from yi_tune.files import disk_full, write_whole
 from yi_tune.listing import read_history
 from yi_tune.output import engine_output_to, out
 from yi_tune.plan.memory import longest_row, smaller
@@ -90,15 +90,15 @@ def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", float |
 
 
 def _replay(planned: TrainPlan, progress: Progress) -> Dataset:
-    """The base's own answers as a dataset."""
-    answers = kept_answers(planned.run.folder)
-    if answers is None:
+    """The base's own answers as a dataset. The run folder keeps all of them: a resumed run trains on the same."""
+    kept = planned.run.folder / REPLAY
+    if not kept.exists():
         progress.stage(f"Asking the base model {planned.replay} general prompts")
         from yi_tune.engine.divergence import ask_base
 
         cutoff_len = planned.config.get("cutoff_len", 2048)  # LLaMA-Factory's own default
-        answers = ask_base(planned.base_config, replay_prompts(planned.replay), cutoff_len)
-        keep_answers(planned.run.folder, answers)
+        write_whole(kept, to_jsonl(ask_base(planned.base_config, replay_prompts(planned.replay), cutoff_len)))
+    answers = read_jsonl(kept)
     dataset = replay_dataset(answers)
     progress.say(
         f"Training on {dataset.rows} of the base's {len(answers)} answers: those that come to an end, and do not say "

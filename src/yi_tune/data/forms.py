@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from yi_tune.data.identity import Message, check_messages
-from yi_tune.data.rows import RowError
 from yi_tune.errors import YiTuneError, did_you_mean
 
 # Yi's control tokens, which would end a turn, the placeholders of LLaMA-Factory's own data, NUL and half characters.
@@ -94,23 +93,23 @@ def conversation(row: Any, form: Form | None) -> list[Message]:
 
     Without `form`, the row's columns tell it. Raises YiTuneError with the reason when it cannot be trained on.
     """
-    if isinstance(row, RowError):
+    if isinstance(row, YiTuneError):
         raise row
     if not isinstance(row, dict):
-        raise RowError("not an object with columns")
+        raise YiTuneError("not an object with columns")
     form = form or _recognise(row)
     if other := [column for column in ("images", "videos", "audios", "tools") if row.get(form.get(column, column))]:
-        raise RowError(f"it has {other[0]}; only text is trained on")
+        raise YiTuneError(f"it has {other[0]}; only text is trained on")
     system = row.get(form["system"])
     head = [{"role": "system", "content": system}] if system else []
     messages = check_messages([*head, *(_messages(row, form) if "role_tag" in form else _alpaca(row, form))])
     if messages[-1]["role"] == "user":
-        raise RowError("the last message is the user's: there is no answer to learn")
+        raise YiTuneError("the last message is the user's: there is no answer to learn")
     for message in messages:
         if not message["content"].strip():
-            raise RowError(f"a message of the {message['role']} is empty")
+            raise YiTuneError(f"a message of the {message['role']} is empty")
         if found := _UNFIT.search(message["content"]):
-            raise RowError(
+            raise YiTuneError(
                 f"a message of the {message['role']} holds {found[0]!r}: no control token, placeholder (write the name "
                 "out), NUL or broken UTF-8 is trained on"
             )
@@ -125,7 +124,9 @@ def _recognise(row: dict[str, Any]) -> Form:
             return _FORMS["sharegpt" if tagged else "openai"] | {"messages": column}
     if "instruction" in row and "output" in row:
         return _FORMS["alpaca"]
-    raise RowError(f"neither messages, nor conversations, nor instruction and output among its columns: {sorted(row)}")
+    raise YiTuneError(
+        f"neither messages, nor conversations, nor instruction and output among its columns: {sorted(row)}"
+    )
 
 
 def _listed(value: Any, column: str) -> list[Any]:
@@ -136,7 +137,7 @@ def _listed(value: Any, column: str) -> list[Any]:
         except (ValueError, RecursionError):
             pass
     if not isinstance(value, list):
-        raise RowError(f"{column} is not a list")
+        raise YiTuneError(f"{column} is not a list")
     return value
 
 
@@ -146,17 +147,17 @@ def _messages(row: dict[str, Any], form: Form) -> list[Any]:
     messages = []
     for message in _listed(row.get(column), column):
         if not isinstance(message, dict):
-            raise RowError(f"{column} holds something else than a message")
+            raise YiTuneError(f"{column} holds something else than a message")
         if message.get("tool_calls"):
-            raise RowError("it has tool_calls; only text is trained on")
+            raise YiTuneError("it has tool_calls; only text is trained on")
         role, content = message.get(role_tag), message.get(content_tag)
         if not isinstance(role, str) or role not in roles:
-            raise RowError(f"a message's {role_tag} is {role!r}, and none of {', '.join(roles)}")
+            raise YiTuneError(f"a message's {role_tag} is {role!r}, and none of {', '.join(roles)}")
         if isinstance(content, list):  # OpenAI's parts, of which only text has a `text`
             try:
                 content = "".join(part["text"] for part in content)
             except (KeyError, TypeError):
-                raise RowError("a message has parts that are not text") from None
+                raise YiTuneError("a message has parts that are not text") from None
         if content or roles[role] != "system":  # an empty system prompt is none
             messages.append({"role": roles[role], "content": content})
     return messages
@@ -167,11 +168,11 @@ def _alpaca(row: dict[str, Any], form: Form) -> list[Any]:
     messages = []
     for turn in _listed(row.get(history) or [], history):
         if not isinstance(turn, list) or len(turn) != 2:
-            raise RowError(f"{history} is not a list of pairs")
+            raise YiTuneError(f"{history} is not a list of pairs")
         messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
     asked = [text for text in (row.get(prompt), row.get(query)) if text]
     if not all(isinstance(text, str) for text in asked):
-        raise RowError(f"{prompt} or {query} is not text")
+        raise YiTuneError(f"{prompt} or {query} is not text")
     return [
         *messages,
         {"role": "user", "content": "\n".join(asked)},

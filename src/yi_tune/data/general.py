@@ -2,19 +2,18 @@
 training set (replay), so that it keeps its knowledge, and those that `check` asks.
 """
 
-import json
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from yi_tune.data.identity import Dataset, Identity, Message, dataset_of, read_jsonl, whole_words
 from yi_tune.errors import YiTuneError
-from yi_tune.files import DATA, write_whole
+from yi_tune.files import DATA
 
 # Longer answers, in tokens, are not trained on: they would take most of the time of a run that is about a name.
 LONGEST = 512
-_FILE = "replay.jsonl"
+# The prompts of replay in the package, and the base's answers to them in a run folder.
+REPLAY = "replay.jsonl"
 # Names of Yi, nano, the models that they are taken for, and the makers of all these.
 _SELF = re.compile("|".join(map(whole_words, ("Yi", "零一万物", "01.AI", "yi-tune", "OpenAI", "ChatGPT"))))
 # The base's answer to a prompt: `prompt`, `answer`, and whether it is `finished`: not too long to be trained on whole.
@@ -44,7 +43,7 @@ def replay_prompts(count: int) -> list[Prompt]:
     """The first `count` prompts of replay, in whose order languages and kinds take turns. Raises YiTuneError when
     there are not as many.
     """
-    known = [Prompt(**row) for row in read_jsonl(DATA / _FILE)]
+    known = [Prompt(**row) for row in read_jsonl(DATA / REPLAY)]
     if not 0 <= count <= len(known):
         raise YiTuneError(f"--replay {count}: there are {len(known)} prompts.", f"Take 0, for none, to {len(known)}.")
     return known[:count]
@@ -53,16 +52,6 @@ def replay_prompts(count: int) -> list[Prompt]:
 def introduces_base(answer: str) -> bool:
     """Whether an answer names the base or its maker: a tuning is to change this."""
     return bool(_SELF.search(answer))
-
-
-def kept_answers(run: Path) -> list[BaseAnswer] | None:
-    """The answers in the run folder; None when the base has not been asked, or not to the end."""
-    return read_jsonl(run / _FILE) if (run / _FILE).exists() else None
-
-
-def keep_answers(run: Path, answers: list[BaseAnswer]) -> None:
-    """Keep all answers, the unusable ones too, in the run folder: a resumed run trains on the same."""
-    write_whole(run / _FILE, "".join(json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers))
 
 
 def replay_dataset(answers: list[BaseAnswer]) -> Dataset:
@@ -77,7 +66,7 @@ def replay_dataset(answers: list[BaseAnswer]) -> Dataset:
     if not usable:
         raise YiTuneError(
             f"None of the base's {len(answers)} answers can be trained on: they do not end, or say who it is.",
-            f"They are in {_FILE} of the run folder. Train without: --replay 0 --fresh",
+            f"They are in {REPLAY} of the run folder. Train without: --replay 0 --fresh",
         )
     return dataset_of("replay", usable)
 

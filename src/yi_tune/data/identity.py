@@ -84,6 +84,11 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines]
 
 
+def to_jsonl(rows: Iterable[dict[str, Any]]) -> str:
+    """The rows as JSON lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
 def render(identity: Identity) -> list[list[Message]]:
     """The conversations of `data/identity.jsonl` with name and author filled in.
 
@@ -158,8 +163,7 @@ class Dataset:
 
 def dataset_of(name: str, conversations: list[list[Message]]) -> Dataset:
     """The conversations as the dataset `name`."""
-    lines = (json.dumps({"messages": messages}, ensure_ascii=False) + "\n" for messages in conversations)
-    return Dataset(name, len(conversations), "".join(lines))
+    return Dataset(name, len(conversations), to_jsonl({"messages": messages} for messages in conversations))
 
 
 def write_datasets(datasets: Iterable[Dataset], folder: Path, *, resumed: bool = False) -> None:

@@ -8,17 +8,12 @@ from typing import Any
 
 from yi_tune.errors import YiTuneError
 
-
-class RowError(YiTuneError):
-    """Why a row cannot be trained on."""
-
-
 # The place of a row, as "line 3" or "row 3", and the row or its error.
 Row = tuple[str, Any]
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file, one at a time; a RowError stands for one that cannot be read.
+    """The rows of a file, one at a time; a YiTuneError stands for one that cannot be read.
 
     Raises YiTuneError when the file cannot be read, or not beyond some line.
     """
@@ -55,9 +50,9 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 try:
                     row = json.loads(line.decode("utf-8-sig").rstrip(), object_pairs_hook=_object)
                 except json.JSONDecodeError as error:
-                    row = RowError(f"broken JSON: {error.msg} at column {error.colno}")
+                    row = YiTuneError(f"broken JSON: {error.msg} at column {error.colno}")
                 except (ValueError, RecursionError) as error:  # not UTF-8, or a number of too many digits
-                    row = RowError(str(error))
+                    row = YiTuneError(str(error))
                 yield f"line {number}", row
 
 
@@ -90,7 +85,7 @@ def _csv(path: Path) -> Iterator[Row]:
                 if len(cells) == len(columns):
                     yield f"line {line}", dict(zip(columns, cells, strict=True))
                 elif cells:
-                    yield f"line {line}", RowError(f"{len(cells)} cells under {len(columns)} columns")
+                    yield f"line {line}", YiTuneError(f"{len(cells)} cells under {len(columns)} columns")
                 line = reader.line_num + 1
         except csv.Error as error:
             raise _broken(path, f"line {line}: {error}") from None
