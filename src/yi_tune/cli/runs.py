@@ -54,7 +54,7 @@ def runs_rm(
     *,
     model: ModelOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    workspace: WorkspaceOption = Path(),
+    workspace: Annotated[Path | None, typer.Option(help="Where saves/ is.", show_default="that of runs")] = None,
 ) -> None:
     """Delete a run: its adapter, checkpoints, data and log.
 
@@ -63,8 +63,7 @@ def runs_rm(
     from yi_tune.models import find_model
     from yi_tune.runs import find_one, remove
 
-    # `runs --workspace DIR rm NAME` means that folder too.
-    place = (context.obj if workspace == Path() else workspace).absolute()
+    place = (workspace or context.obj).absolute()
     run = find_one(place, name, find_model(model, place) if model else None)
     if not yes:
         typer.confirm(f"Delete {run.folder}?", abort=True, err=True)
