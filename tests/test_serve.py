@@ -28,7 +28,7 @@ from yi_tune.sampling import Generation, Piece, Sampling
 from yi_tune.serve import server, vllm
 from yi_tune.serve.app import Names, create_app
 from yi_tune.serve.server import MAX_BODY
-from yi_tune.serve.worker import QueueFullError, Worker
+from yi_tune.serve.worker import Worker
 
 ROOT = Path(__file__).parents[1]
 NAMES = Names("mine", "nano")
@@ -55,15 +55,16 @@ class FakeEngine(Worker):
         self.chats.append(messages)
         return [1] * sum(len(message["content"]) for message in messages)
 
-    def submit(self, generation: Generation) -> None:
+    def submit(self, generation: Generation) -> bool:
         if self.full:
-            raise QueueFullError
+            return False
         self.asked.append(generation)
         if generation.stream:
             for piece in self.pieces:
                 generation.emit(piece)
         elif self.pieces[-1].finish:
             generation.emit(Piece("".join(piece.text for piece in self.pieces), *self.pieces[-1][1:]))
+        return True
 
 
 @pytest.fixture

@@ -32,10 +32,11 @@ class Endless(FakeEngine):
         super().__init__()
         self.context = 4096
 
-    def submit(self, generation: Generation) -> None:
-        super().submit(generation)
+    def submit(self, generation: Generation) -> bool:
+        taken = super().submit(generation)
         if not self.pieces:
             threading.Thread(target=self._talk, args=(generation,), daemon=True).start()
+        return taken
 
     def _talk(self, generation: Generation) -> None:
         said = 0

@@ -22,7 +22,7 @@ from yi_tune.runs import Run
 from yi_tune.sampling import Generation, Piece, Sampling
 from yi_tune.serve.schema import ApiError, ChatRequest, completion, conversation, invalid, usage
 from yi_tune.serve.server import Guard
-from yi_tune.serve.worker import QueueFullError, Worker
+from yi_tune.serve.worker import Worker
 
 # The longest reply where a client names no limit, as in `yi-tune chat`.
 _TOKENS = 1024
@@ -116,11 +116,9 @@ def create_app(
 
         base = body.model != names.tuned
         reply = Generation(prompt, sampling, emit, base=base, stream=bool(body.stream), stop=body.stop or ())
-        try:
-            worker.submit(reply)
-        except QueueFullError:
+        if not worker.submit(reply):
             message = "The server has as many requests as it takes. Ask again later."
-            raise ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": "1"}) from None
+            raise ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": "1"})
         answer = partial(completion, f"chatcmpl-{uuid.uuid4().hex}", body.model)
         if body.stream:
             with_usage = body.stream_options is not None and body.stream_options.get("include_usage")

@@ -11,10 +11,6 @@ if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
 
 
-class QueueFullError(Exception):
-    """As many replies are made and wait as the server takes."""
-
-
 class Worker:
     """Makes up to `max_batch` replies at once, the tuned model's and the base's; up to `max_waiting` more wait."""
 
@@ -38,14 +34,14 @@ class Worker:
         begun = [one.begun for one in self._wanted()]
         return sum(begun), len(begun) - sum(begun)
 
-    def submit(self, generation: Generation) -> None:
-        """Begin it as soon as there is room. Raises QueueFullError when there will not be."""
+    def submit(self, generation: Generation) -> bool:
+        """Begin it as soon as there is room. Returns False when as many are made and wait as the server takes."""
         with self._changed:
             self._asked = self._wanted()
-            if self._closing or len(self._asked) >= self._capacity:
-                raise QueueFullError
-            self._asked.append(generation)
-            self._changed.notify()
+            if taken := not self._closing and len(self._asked) < self._capacity:
+                self._asked.append(generation)
+                self._changed.notify()
+            return taken
 
     def close(self) -> None:
         """End what is running. The model goes when this object does."""
