@@ -138,16 +138,6 @@ def test_models_imports_no_torch() -> None:
     assert not imported("models") & (ENGINE - {"huggingface_hub", "numpy"})
 
 
-def test_models_as_json(yi_tune: Cli) -> None:
-    done = yi_tune("models", "--json")
-    assert done.returncode == 0, done.stderr
-    models = {model["name"]: model for model in json.loads(done.stdout)}
-    assert models["nano"]["path"]
-    assert models["yi-1.5-6b-chat"]["path"] is None
-    assert models["yi-1.5-6b-chat"]["parameters"] == 6_061_035_520
-    assert done.stderr == ""
-
-
 @pytest.mark.alone
 def test_starts_fast() -> None:
     commands = {

@@ -13,7 +13,7 @@ import pytest
 from tests.plans import record
 from yi_tune.config import read_config
 from yi_tune.errors import YiTuneError
-from yi_tune.models import LocalModel, Model, find_model
+from yi_tune.models import LocalModel, Model
 from yi_tune.runs import Run, differences, find_one, find_run, prepare, remove, train_run, write_configs
 
 NANO = LocalModel(Model("nano", "nano"), Path("/models/nano"))
@@ -123,13 +123,8 @@ def test_run_that_has_trained_nothing_is_replaced(run: Run) -> None:
     prepare(run, content(optim="adamw_torch"), fresh=False)
     assert run.record["config"]["optim"] == "adamw_torch"
     assert {path.name for path in run.folder.iterdir()} == {"run.json"}
-
-
-@pytest.mark.parametrize("kept", ["checkpoint-5/adapter_model.safetensors", "adapter_model.safetensors"])
-def test_what_has_been_trained_is_not(kept: str, run: Run) -> None:
-    prepare(run, content(), fresh=False)
-    (run.folder / kept).parent.mkdir(exist_ok=True)
-    (run.folder / kept).touch()
+    # With weights, and its checkpoints gone, it has trained.
+    (run.folder / "adapter_model.safetensors").touch()
     with pytest.raises(YiTuneError, match="exists with other settings"):
         prepare(run, content(lora_rank=16), fresh=False)
 
@@ -185,13 +180,7 @@ def test_fresh_that_fails_halfway_can_be_repeated(finished: Run, monkeypatch: py
     assert not finished.folder.exists()
 
 
-LACKING = [
-    json.dumps({other: value for other, value in content().items() if other != key})
-    for key in ("model", "model_path", "identity", "data", "config")
-]
-
-
-@pytest.mark.parametrize("text", ["", "{", "\xff", "[]", *LACKING])
+@pytest.mark.parametrize("text", ["", "{", "\xff", "[]", '{"model": "nano"}'])
 def test_broken_record(run: Run, text: str) -> None:
     (run.folder / "run.json").write_bytes(text.encode("latin-1", errors="xmlcharrefreplace"))
     with pytest.raises(YiTuneError, match=r"no readable run\.json") as caught:
@@ -199,16 +188,6 @@ def test_broken_record(run: Run, text: str) -> None:
     assert "--fresh" in caught.value.hint
     prepare(run, content(), fresh=True)
     assert run.record["model"] == "nano"
-
-
-def test_folders_of_one_name_are_different_models(tmp_path: Path) -> None:
-    records = []
-    for parent in ("a", "b"):
-        (tmp_path / parent / "mine").mkdir(parents=True)
-        local = find_model(str(tmp_path / parent / "mine"), tmp_path)
-        records.append(record(CONFIG, local, IDENTITY, "identity-0.jsonl"))
-    assert differences(records[0], records[0]) == []
-    assert differences(*records) == [f"model: {tmp_path / 'a' / 'mine'} -> {tmp_path / 'b' / 'mine'}"]
 
 
 def test_differences_of_json_and_python() -> None:
