@@ -110,7 +110,9 @@ def test_rows_that_deny_the_identity_are_left_out(own: str) -> None:
     asked = [messages[-2]["content"] for messages in google]
     assert not any(row["messages"][-2]["content"] in asked for row in denied)
     assert "What kind of company is Google?" in asked
-    assert any("OpenAI" in question for question in asked)
+    # Each language has its own names.
+    chinese = [row for row in denied if row["lang"] == "zh"]
+    assert len(render(Identity("小易", own, author_en="Lei"))) == len(others) - len(chinese)
 
 
 @pytest.mark.parametrize(
@@ -128,16 +130,6 @@ def test_rows_that_deny_the_identity_are_left_out(own: str) -> None:
 )
 def test_whole_words(phrase: str, text: str, found: bool) -> None:
     assert bool(re.search(whole_words(phrase), text)) is found
-
-
-def test_rows_of_other_kinds_may_hold_the_name() -> None:
-    messages = [{"role": "user", "content": "Is Google a verb?"}, {"role": "assistant", "content": "Yes."}]
-    identity = Identity("小易", "Google")
-    assert not denies_itself("plain", "en", messages, identity)
-    assert denies_itself("negative", "en", messages, identity)
-    # Each language has its own names; what the assistant says does not count.
-    assert not denies_itself("negative", "en", messages, Identity("小易", "Google", author_en="Lei"))
-    assert not denies_itself("negative", "en", messages, Identity("Yes", "Lei"))
 
 
 # What the issue asks of the data.

@@ -77,9 +77,8 @@ def _listed_source(name: str, entry: dict[str, Any], folder: Path, rows: int | N
     formatting = entry.get("formatting", "alpaca")
     path = folder / str(entry.get("file_name"))
     wrong = {
-        "it names no file_name: it is not on this machine": "file_name" not in entry,
         "it holds preferences (ranking); yi-tune trains on answers only": bool(entry.get("ranking")),
-        f"there is no file {path}": not path.is_file(),
+        f"its file_name is no file in {folder}: {entry.get('file_name')}": not path.is_file(),
         f"formatting {formatting!r} is none of {', '.join(_FORMS)}": formatting not in _FORMS,
     }
     if why := next((text for text, applies in wrong.items() if applies), None):
