@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from yi_tune.errors import YiTuneError, did_you_mean
 # Yi's control tokens, which would end a turn, the placeholders of LLaMA-Factory's own data, NUL and half characters.
 _UNFIT = re.compile(
     r"<\|(?:startoftext|endoftext|im_start|im_end|im_sep|Human|Assistant|System)\|>"
-    "|(?i:\\{\\{\\s*(?:name|author)\\s*\\}\\})|[\0\ud800-\udfff]"
+    r"|(?i:\{\{\s*(?:name|author)\s*\}\})|[\0\ud800-\udfff]"
 )
 # The names of a row's columns and of its messages' tags: those that a dataset_info.json need not say.
 Form = dict[str, str]
@@ -26,8 +27,8 @@ _FORMS: dict[str, Form] = {
     "openai": _SHAREGPT | _OPENAI,
 }
 # Roles by names that are in use beside those of the form.
-_ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user"}
-_ROLES |= {"assistant": "assistant", "gpt": "assistant"}
+_ROLES = {"developer": "system", "human": "user", "gpt": "assistant"}
+_ROLES |= {role: role for role in ("system", "user", "assistant")}
 
 
 @dataclass(frozen=True)
@@ -131,10 +132,8 @@ def _recognise(row: dict[str, Any]) -> Form:
 def _listed(value: Any, column: str) -> list[Any]:
     """A list, which in a CSV file is written as JSON."""
     if isinstance(value, str):
-        try:
+        with suppress(ValueError, RecursionError):
             value = json.loads(value) if value.strip() else []
-        except (ValueError, RecursionError):
-            pass
     if not isinstance(value, list):
         raise YiTuneError(f"{column} is not a list")
     return value
