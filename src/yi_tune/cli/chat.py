@@ -66,10 +66,7 @@ def chat(
 
     sampling = Sampling(temperature, top_p, repetition_penalty, max_new_tokens, seed)
     a_person = prompt is None and not as_json and sys.stdin.isatty()
-    if compare:
-        assistant = loading.load_run(loading.find(workspace.absolute(), run_name, model))
-    else:
-        assistant = loading.load(loading.chat_config(workspace.absolute(), run_name, model, base=base, both=a_person))
+    assistant = loading.load(loading.chat_config(workspace.absolute(), run_name, model, base=base, both=a_person))
     screen = Screen(out, err)
     conversation = Conversation(assistant, sampling, system, base=base, note=screen.note)
     if a_person:
@@ -116,9 +113,8 @@ def check(
             raise typer.BadParameter("leave --run and --model out: it says itself who it is.", param_hint="--exported")
         scored, unfinished = check_exported(exported.absolute())
         content = {"exported": str(exported.absolute()), "identity": vars(scored.identity), "unfinished": unfinished}
-        content |= {
-            key: value for key, value in scored.to_dict().items() if key not in ("base_recall", "kept", "kinds")
-        }
+        of_both = ("base_recall", "kept", "kinds")
+        content |= {key: value for key, value in scored.to_dict().items() if key not in of_both}
     else:
         run = loading.find(workspace.absolute(), run_name, model)
         recorded = run.record["identity"]
