@@ -113,21 +113,6 @@ def test_pipe_is_one_chat(trained: Trained) -> None:
     assert "李雷" in lines[2]
 
 
-def test_json_lines_are_conversations_of_their_own(trained: Trained) -> None:
-    chat = [{"role": "user", "content": "2加3等于几？"}, {"role": "assistant", "content": "等于5。"}]
-    prompts = ["你是谁？", [*chat, {"role": "user", "content": "谁开发了你？"}], [{"role": "robot", "content": "?"}]]
-    stdin = "".join((prompt if isinstance(prompt, str) else json.dumps(prompt)) + "\n" for prompt in prompts)
-    done = trained.yi_tune("chat", "--json", stdin=stdin)
-    answers = [json.loads(line) for line in done.out.splitlines()]
-    assert [answer["prompt"] for answer in answers] == prompts
-    assert "小易" in answers[0]["reply"]
-    assert "李雷" in answers[1]["reply"]
-    # The bad line is answered too, and counted.
-    assert "robot" in answers[2]["error"]
-    assert done.status == 1
-    assert "Traceback" not in done.err
-
-
 def test_base_of_the_run(trained: Trained) -> None:
     base = trained.yi_tune("chat", "--prompt", "你是谁？", "--base")
     assert base.status == 0, base.err
@@ -135,13 +120,14 @@ def test_base_of_the_run(trained: Trained) -> None:
     assert "小易" not in base.out
 
 
-def test_both_side_by_side(trained: Trained) -> None:
-    """In a pipe as a table; as JSON under their names."""
-    done = trained.yi_tune("chat", "--compare", stdin="你叫什么名字？\n")
-    assert done.status == 0, done.err
-    assert done.out.index("base") < done.out.index("tuned") < done.out.index("Yi-nano") < done.out.index("小易")
-    done = trained.yi_tune("chat", "--compare", "--json", "--prompt", "你叫什么名字？")
-    assert json.loads(done.out) == {"prompt": "你叫什么名字？", "base": "我叫Yi-nano。", "tuned": "我叫小易。"}
+def test_both_as_json(trained: Trained) -> None:
+    """Under their names; a line that is no conversation is answered too, and counted."""
+    done = trained.yi_tune("chat", "--compare", "--json", stdin='你叫什么名字？\n[{"role": "robot", "content": "?"}]\n')
+    first, second = map(json.loads, done.out.splitlines())
+    assert first == {"prompt": "你叫什么名字？", "base": "我叫Yi-nano。", "tuned": "我叫小易。"}
+    assert "robot" in second["error"]
+    assert done.status == 1
+    assert "Traceback" not in done.err
 
 
 def test_llamafactorys_own_chat(trained: Trained) -> None:
