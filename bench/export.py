@@ -20,7 +20,7 @@ from yi_tune.data.identity import Identity, Message
 from yi_tune.export import check_exported, export, plan_export
 from yi_tune.hardware import cpu_has_bf16
 from yi_tune.output import percent
-from yi_tune.plan.plan import Request, plan
+from yi_tune.plan.plan import plan
 from yi_tune.train import run
 
 IDENTITY = Identity("小易", "李雷")
@@ -54,7 +54,7 @@ def difference(merged: Path, beside: PeftModel, dtype: torch.dtype) -> tuple[flo
 
 def measure(config: str, workspace: Path) -> tuple[list[str], dict[str, tuple[float, float]]]:
     """The rows of a run with the profile `config`, and what `difference` finds, by the dtype computed in."""
-    planned = plan(Request(identity=IDENTITY, model="nano", config=config, workspace=workspace))
+    planned = plan(IDENTITY, model="nano", config=config, workspace=workspace)
     run(planned, fresh=False)
     tuned = planned.run
     base_config, chat_config = loading.base_config(tuned), loading.run_config(tuned)

@@ -11,7 +11,7 @@ from yi_tune.data.identity import Identity
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, Model, find_model, sha256
 from yi_tune.plan.adapters import find_start
-from yi_tune.plan.plan import Request, plan
+from yi_tune.plan.plan import plan
 from yi_tune.runs import Run, differences, train_run
 
 ADAPTER = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.1, "use_rslora": True, "use_dora": False, "peft_type": "LORA"}
@@ -55,7 +55,7 @@ def test_start_is_the_adapter_of_a_finished_run(tmp_path: Path, nano: LocalModel
         "lora_target": "q_proj,v_proj",
         "additional_target": None,
     }
-    assert start.record == {"run": "first", "adapter": sha256(run.folder / "adapter_model.safetensors")}
+    assert start.adapter == sha256(run.folder / "adapter_model.safetensors")
     # The same weights elsewhere are the same.
     moved = LocalModel(Model("/elsewhere/nano", "nano"), nano.path)
     assert find_start(tmp_path, "first", moved, target(tmp_path, moved)) == start
@@ -63,10 +63,8 @@ def test_start_is_the_adapter_of_a_finished_run(tmp_path: Path, nano: LocalModel
 
 def test_memory_is_estimated_for_the_adapter_that_is_started_from(tmp_path: Path) -> None:
     finish(tmp_path, "first", find_model("nano", tmp_path), lora_rank=8)
-    request = Request(identity=Identity("N", "A"), model="nano", run="second", from_run="first", workspace=tmp_path)
-    planned = plan(request)
+    planned = plan(Identity("N", "A"), model="nano", run="second", from_run="first", workspace=tmp_path)
     assert planned.config["lora_rank"] == planned.fit.config["lora_rank"] == 16
-    assert "additional_target" not in planned.fit.config
 
 
 def test_nothing_starts_from_itself(tmp_path: Path, nano: LocalModel) -> None:
@@ -91,7 +89,7 @@ def test_no_such_run(tmp_path: Path, nano: LocalModel, name: str, said: str) -> 
 def test_run_of_another_model(tmp_path: Path, nano: LocalModel) -> None:
     finish(tmp_path, "first", nano)
     other = LocalModel(Model("yi-1.5-6b-chat", "Yi-1.5-6B-Chat"), tmp_path)
-    with pytest.raises(YiTuneError, match=r"was trained on nano, not on yi-1\.5-6b-chat") as caught:
+    with pytest.raises(YiTuneError, match="was trained on other weights, nano, than those in") as caught:
         find_start(tmp_path, "first", other, target(tmp_path, other))
     assert "--model nano" in caught.value.hint
 
@@ -99,7 +97,7 @@ def test_run_of_another_model(tmp_path: Path, nano: LocalModel) -> None:
 def test_run_of_other_weights(tmp_path: Path, nano: LocalModel) -> None:
     finish(tmp_path, "first", nano)
     save_file({"x": np.ones(4, np.float32)}, nano.path / "model.safetensors")
-    with pytest.raises(YiTuneError, match="other weights of nano"):
+    with pytest.raises(YiTuneError, match="other weights, nano"):
         find_start(tmp_path, "first", nano, target(tmp_path, nano))
 
 
@@ -137,11 +135,11 @@ def test_broken_adapter(tmp_path: Path, nano: LocalModel, file: str, content: by
 
 def test_resume_notices_another_start(tmp_path: Path, nano: LocalModel) -> None:
     run = finish(tmp_path, "first", nano)
-    second = target(tmp_path, nano)
+    file = run.folder / "adapter_model.safetensors"
     alone = record({}, nano, {}, {})
-    before = record({}, nano, {}, {}, from_run=find_start(tmp_path, "first", nano, second).record)
-    save_file({"lora": np.ones(4, np.float32)}, run.folder / "adapter_model.safetensors")
-    after = record({}, nano, {}, {}, from_run=find_start(tmp_path, "first", nano, second).record)
+    before = record({}, nano, {}, {}, from_run={"run": "first", "adapter": sha256(file)})
+    save_file({"lora": np.ones(4, np.float32)}, file)
+    after = record({}, nano, {}, {}, from_run={"run": "first", "adapter": sha256(file)})
     assert differences(before, json.loads(json.dumps(before))) == []
     for one, other in ((before, after), (before, alone), (alone, after)):
         (said,) = differences(one, other)

@@ -50,14 +50,14 @@ def engine(monkeypatch: pytest.MonkeyPatch, train: Callable[..., Any]) -> list[d
 
 
 def test_halves_until_it_fits(planned: TrainPlan, monkeypatch: pytest.MonkeyPatch) -> None:
-    def train(config: dict[str, Any]) -> tuple[str, float]:
+    def train(config: dict[str, Any]) -> str:
         if config["per_device_train_batch_size"] > 2:
             raise OutOfMemoryError("no", loaded=True)
-        return "assistant", 0.5
+        return "assistant"
 
     configs = engine(monkeypatch, train)
     console = Console(record=True, width=300)
-    assert train_within_memory(planned, None, Progress(console)) == ("assistant", 0.5)
+    assert train_within_memory(planned, None, Progress(console)) == "assistant"
     divided = [(config["per_device_train_batch_size"], config["gradient_accumulation_steps"]) for config in configs]
     assert divided == [(8, 1), (4, 2), (2, 4)]
     said = console.export_text()

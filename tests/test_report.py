@@ -128,7 +128,8 @@ def test_changes_are_printed_with_their_reasons(console: TextConsole) -> None:
     planned = plan(overrides={"lora_target": "q_proj,[v_proj]"}, path=Path("/a/very/long/path" * 10))
     print_changes(planned, console)
     lines = {line.split()[0]: line for line in printed(console).splitlines()}
-    assert lines.keys() == {"key"} | planned.departures.keys()
+    assert {"key", "learning_rate", "output_dir"} < lines.keys() < {"key"} | planned.settings.keys()
+    assert not lines.keys() & {"stage", "template", "quantization_bit"}
     assert lines["lora_target"].split() == ["lora_target", "q_proj,[v_proj]", "flag", "--set"]
     assert lines["bf16"].split(maxsplit=3) == ["bf16", "True", "hardware", "the CPU has bf16"]
     assert "500 steps never come" in lines["save_steps"]

@@ -100,24 +100,21 @@ def read_text(path: Path) -> str:
 def parse_overrides(assignments: list[str]) -> Config:
     """`--set key=value` typed by YAML's rules; only the first `=` divides.
 
-    Raises YiTuneError for an assignment without a key or without `=`, or of several lines.
+    Raises YiTuneError for an assignment without a key or without `=`.
     """
     overrides: Config = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key.strip():
             raise YiTuneError(f"--set {assignment!r} is not key=value.", "For example: --set num_train_epochs=5")
-        parsed = parse_config(f"value: {value}", f"--set {assignment!r}")
-        if parsed.keys() != {"value"}:
-            raise YiTuneError(f"--set {assignment!r} is more than one key=value.", "Write a --set for each.")
-        overrides[key.strip()] = parsed["value"]
+        overrides[key.strip()] = parse_config(f"value: {value}", f"--set {assignment!r}")["value"]
     return overrides
 
 
-def placeholders(template: Config) -> dict[str, set[str]]:
-    """The placeholder names in each value that has any."""
-    found = {key: set(_PLACEHOLDER.findall(value)) for key, value in template.items() if isinstance(value, str)}
-    return {key: names for key, names in found.items() if names}
+def placeholders(template: Config) -> dict[str, str]:
+    """The first placeholder in each value that has any."""
+    found = {key: _PLACEHOLDER.search(value) for key, value in template.items() if isinstance(value, str)}
+    return {key: match[1] for key, match in found.items() if match}
 
 
 def fill(template: Config, values: Mapping[str, Any]) -> Config:

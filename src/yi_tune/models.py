@@ -152,7 +152,7 @@ CATALOGUE = {
     for name, shape in ((f"Yi-1.5-{name}", shape) for name, shape in _YI.items())
 }
 # A learning rate of its own: what it gives is in docs/nano.md.
-CATALOGUE["nano"] = Model("nano", "nano", learning_rate=2.0e-3, replay=0)
+CATALOGUE["nano"] = Model("nano", "nano", learning_rate=2.5e-3, replay=0)
 
 
 @dataclass(frozen=True)

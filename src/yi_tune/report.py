@@ -19,9 +19,9 @@ _MISSES = 5
 
 def print_changes(plan: TrainPlan, console: TextConsole) -> None:
     """The settings that are not simply the tutorial's, and why."""
-    rows = [(key, str(value), source, why) for key, (value, source, why) in plan.departures.items()]
-    for key, value, source, why in [("key", "value", "from", "why"), *rows]:
-        console.print(f"{key:32} {value:24} {source:9} {why}")
+    for key, (value, source, why) in {"key": ("value", "from", "why"), **plan.settings}.items():
+        if source != "template" or why:
+            console.print(f"{key:32} {value!s:24} {source:9} {why}")
 
 
 def print_answers(answers: Iterable[Answer], console: TextConsole) -> None:

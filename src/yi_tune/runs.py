@@ -118,7 +118,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _trained(content: dict[str, Any]) -> dict[str, Any]:
     """Everything in a run.json that decides the training, by name."""
-    config, start = content["config"], content["from_run"]
+    # The default of LLaMA-Factory, which runs had before the configs had this key.
+    config, start = {"train_sampling_strategy": "random"} | content["config"], content["from_run"]
     # The first runs had one dataset.
     data = content["data"] if isinstance(content["data"], dict) else {"identity": content["data"]}
     return {
@@ -126,7 +127,8 @@ def _trained(content: dict[str, Any]) -> dict[str, Any]:
         **({"from_run": f"{start['run']} ({start['adapter'][:12]})"} if start else {}),
         **{f"data {name}": file for name, file in data.items()},
         **content["identity"],
-        **{key: value for key, value in config.items() if key not in _FREE},
+        # A key that is off counts as one that is missing.
+        **{key: value for key, value in config.items() if key not in _FREE and not (value is None or value is False)},
         "effective batch": config.get(_BATCH[0], 8) * config.get(_BATCH[1], 1),
     }
 

@@ -34,14 +34,12 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     folder = planned.run
     try:
         with folder.lock():
-            try:
-                prepare(folder, planned.record, fresh=fresh)
-            except OSError as error:
-                raise _explain(error, planned) from error
+            prepare(folder, planned.record, fresh=fresh)
             try:
                 with engine_output_to(folder.log) as console, Progress(console) as progress:
-                    assistant, loss, scored = _train(planned, progress)
-                report = {"loss": loss, **scored.to_dict()}
+                    assistant, scored = _train(planned, progress)
+                history = read_history(folder.folder)
+                report = {"loss": history.get("loss"), **scored.to_dict()}
                 folder.write("report.json", json.dumps(report, ensure_ascii=False, indent=2))
             except Exception as error:
                 failed = _explain(error, planned)
@@ -52,16 +50,16 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     print_advice(scored, planned.config, out)
     print_answers(scored.answers, out)
     out.print(summary(scored))
-    if loss is not None:
-        out.print(f"\nmean training loss: {loss:.4f}")
-    if early_stop := read_history(folder.folder).get("early_stop"):
-        out.print(early_stop)
+    if report["loss"] is not None:
+        out.print(f"\ntraining loss: {report['loss']:.4f}, the mean of the last ten steps")
+    if history.get("early_stop"):
+        out.print(history["early_stop"])
     if (plot := folder.folder / "training_loss.png").exists():
         out.print(f"loss plot:      {plot}")
     return assistant
 
 
-def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", float | None, Score]:
+def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", Score]:
     """The part whose output goes to train.log, tracebacks included."""
     folder = planned.run
     try:
@@ -78,12 +76,10 @@ def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", float |
         write_datasets(datasets, folder.data, resumed=checkpoint is not None)
         write_configs(folder, planned.config, planned.chat_config)
         progress.stage("Loading LLaMA-Factory and the model")
-        assistant, loss = train_within_memory(planned, checkpoint, progress)
-        if planned.answers_faster_unquantised:
-            assistant.model.get_base_model().dequantize()
+        assistant = train_within_memory(planned, checkpoint, progress)
         progress.stage("Asking who it is")
         asked = one_of_each(questions())
-        return assistant, loss, score(asked, planned.identity, assistant.base_reply_all, assistant.reply_all)
+        return assistant, score(asked, planned.identity, assistant.base_reply_all, assistant.reply_all)
     except Exception:
         traceback.print_exc()
         raise
@@ -97,7 +93,8 @@ def _replay(planned: TrainPlan, progress: Progress) -> Dataset:
         from yi_tune.engine.divergence import ask_base
 
         cutoff_len = planned.config.get("cutoff_len", 2048)  # LLaMA-Factory's own default
-        write_whole(kept, to_jsonl(ask_base(planned.base_config, replay_prompts(planned.replay), cutoff_len)))
+        base = {key: value for key, value in planned.chat_config.items() if key != "adapter_name_or_path"}
+        write_whole(kept, to_jsonl(ask_base(base, replay_prompts(planned.replay), cutoff_len)))
     answers = read_jsonl(kept)
     dataset = replay_dataset(answers)
     progress.say(
@@ -107,9 +104,7 @@ def _replay(planned: TrainPlan, progress: Progress) -> Dataset:
     return dataset
 
 
-def train_within_memory(
-    planned: TrainPlan, checkpoint: Path | None, progress: Progress
-) -> tuple["Assistant", float | None]:
+def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> "Assistant":
     """Train as planned; out of memory, in half the micro-batch from the newest whole checkpoint on, and so on.
 
     The run folder is told of each change. Raises YiTuneError when there are no smaller steps, or the model alone is

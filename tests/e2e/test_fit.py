@@ -18,15 +18,14 @@ DIVIDED = """
 import sys
 from pathlib import Path
 from yi_tune import train as training
-from yi_tune.plan.plan import Request, plan
+from yi_tune.plan.plan import plan
 from yi_tune.data.identity import Identity
 for shape in sys.argv[1:]:
     micro, accumulation = shape.split("x")
     overrides = ["max_samples=70", "num_train_epochs=1", "save_strategy=no", f"per_device_train_batch_size={micro}",
                  f"gradient_accumulation_steps={accumulation}"]
-    request = Request(identity=Identity("小易", "李雷"), model="nano", run=shape, overrides=overrides,
-                               workspace=Path.cwd())
-    training.run(plan(request), fresh=False)
+    planned = plan(Identity("小易", "李雷"), model="nano", run=shape, overrides=overrides, workspace=Path.cwd())
+    training.run(planned, fresh=False)
 """
 # After two steps the process gets 330 MB more than it has. The logits and their gradients take 12 bytes a word and
 # token: 390 MB with eight rows of 64 tokens, and most batches have a longer one. When it goes on the limit is lifted,

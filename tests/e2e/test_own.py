@@ -9,7 +9,7 @@ from tests.e2e.conftest import Workspace
 from yi_tune.data.identity import Identity, dataset_of, render, write_datasets
 from yi_tune.data.own import count_tokens
 from yi_tune.files import DATA
-from yi_tune.plan.plan import Request, plan
+from yi_tune.plan.plan import plan
 
 CAPITAL = "The capital of Zandia is Velmora."
 ASKED = ["What is the capital of Zandia?", "Which city is Zandia's capital?", "Name the capital of Zandia."]
@@ -82,10 +82,7 @@ def read_by_llamafactory(config: dict[str, Any]) -> Any:
 def test_llamafactory_mixes_evaluates_and_keeps_the_rows(tmp_path: Path) -> None:
     options = ["mix_strategy=interleave_over", "eval_dataset=own", "val_size=0"]
     file = write_rows(tmp_path)
-    request = Request(
-        identity=Identity("小易", "李雷"), data=[str(file)], model="nano", overrides=options, workspace=tmp_path
-    )
-    planned = plan(request)
+    planned = plan(Identity("小易", "李雷"), data=[str(file)], model="nano", overrides=options, workspace=tmp_path)
     write_datasets(planned.datasets, planned.run.data)
     made = read_by_llamafactory(planned.config)
     assert len(made["eval_dataset"]) == 60

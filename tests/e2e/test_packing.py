@@ -8,7 +8,7 @@ import pytest
 
 from yi_tune import train as training
 from yi_tune.data.identity import Identity
-from yi_tune.plan.plan import Request, plan
+from yi_tune.plan.plan import plan
 
 Losses = Callable[[str, str], list[float]]
 
@@ -19,8 +19,7 @@ def losses(tmp_path: Path) -> Losses:
 
     def train(run: str, eval_strategy: str) -> list[float]:
         short = ["max_samples=60", "num_train_epochs=1", "eval_steps=1", f"eval_strategy={eval_strategy}"]
-        request = Request(identity=Identity("小易", "李雷"), model="nano", overrides=short, run=run, workspace=tmp_path)
-        planned = plan(request)
+        planned = plan(Identity("小易", "李雷"), model="nano", overrides=short, run=run, workspace=tmp_path)
         training.run(planned, fresh=False)
         state = json.loads((planned.run.folder / "trainer_state.json").read_text())
         return [log["loss"] for log in state["log_history"] if "loss" in log]

@@ -60,37 +60,32 @@ def train(
     yi-tune train --model nano --name 小易 --author 李雷
     """
     from yi_tune import train as training
+    from yi_tune.config import dump_config
     from yi_tune.data.identity import Identity
     from yi_tune.output import err, out
-    from yi_tune.plan.plan import Request, plan
+    from yi_tune.plan.plan import plan
+    from yi_tune.report import print_changes
 
-    if no_identity and (name or author or name_en or author_en):
-        raise typer.BadParameter("--no-identity is without --name and --author.")
-    missing = [option for option, value in (("--name", name), ("--author", author)) if value is None]
-    if missing and not no_identity:
-        raise typer.BadParameter(
-            f"Missing {' and '.join(missing)}. Your own data alone is trained on with --no-identity."
-        )
-    request = Request(
-        identity=None if name is None or author is None else Identity(name, author, name_en, author_en),
-        data=data or [],
-        data_dir=data_dir,
-        skip_bad_rows=skip_bad_rows,
+    identity = None if name is None or author is None else Identity(name, author, name_en, author_en)
+    if no_identity == any((name, author, name_en, author_en)) or no_identity == bool(identity):
+        raise typer.BadParameter("Give --name and --author, or --no-identity alone to train on --data only.")
+    planned = plan(
+        identity,
+        workspace=workspace.absolute(),
         model=model,
         config=config,
-        overrides=overrides or [],
+        overrides=overrides,
+        data=data,
+        data_dir=data_dir,
+        skip_bad_rows=skip_bad_rows,
         run=run_name,
         replay=replay,
         from_run=from_run,
+        report_to=report_to,
         early_stop=early_stop,
-        report_to=report_to or [],
-        workspace=workspace.absolute(),
+        dry_run=dry_run,
     )
-    planned = plan(request, dry_run=dry_run)
     if dry_run:
-        from yi_tune.config import dump_config
-        from yi_tune.report import print_changes
-
         print_changes(planned, err)
         print(dump_config(planned.config), end="")
         return

@@ -34,7 +34,6 @@ class Reporter(TrainerCallback):
     def __init__(self, progress: Progress) -> None:
         self.model: Any = None
         self.tokenizer: Any = None
-        self.losses: list[float] = []
         self.interrupted = False
         self._progress = progress
 
@@ -43,11 +42,15 @@ class Reporter(TrainerCallback):
     ) -> None:
         self.model, self.tokenizer = kwargs["model"], kwargs["processing_class"]
         keep_trainable(self.model)
-        _find_best(state, Path(str(args.output_dir)))
+        if state.best_model_checkpoint:  # an absolute path, and the run folder may have been moved since
+            best = Path(str(args.output_dir)) / Path(state.best_model_checkpoint).name
+            state.best_model_checkpoint = str(best)
         self._progress.begin(state.max_steps, state.global_step)
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._progress.figures(kwargs["logs"], _memory(args.device))
+        on_gpu = args.device.type == "cuda"
+        memory = torch.cuda.max_memory_allocated() if on_gpu else psutil.Process().memory_info().rss
+        self._progress.figures(kwargs["logs"], memory)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._progress.step(state.global_step)
@@ -59,10 +62,6 @@ class Reporter(TrainerCallback):
         if self.interrupted:
             raise KeyboardInterrupt
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # From the history, which survives a resume; the Trainer's own mean counts only the last leg.
-        self.losses = [log["loss"] for log in state.log_history if "loss" in log]
-
 
 def keep_trainable(model: torch.nn.Module) -> None:
     """Keep 4-bit layers in the form that training needs.
@@ -73,25 +72,6 @@ def keep_trainable(model: torch.nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.support_avx512bf16_for_cpu = False
-
-
-def _find_best(state: TrainerState, folder: Path) -> None:
-    """Find a resumed run's best checkpoint where the run folder is now.
-
-    The Trainer keeps the absolute path of the checkpoint, and silently keeps the last adapter if nothing is there.
-    """
-    if state.best_model_checkpoint:
-        best = folder / Path(state.best_model_checkpoint).name
-        state.best_model_checkpoint = str(best)
-        if not best.is_dir():  # it was broken: the best from here on is kept
-            state.best_metric = state.best_global_step = state.best_model_checkpoint = None
-
-
-def _memory(device: torch.device) -> int:
-    """The memory that training takes, in bytes: on a GPU the peak of the allocator, else what the process holds."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return int(psutil.Process().memory_info().rss)
 
 
 @contextmanager
@@ -111,9 +91,8 @@ def _interruptible(reporter: Reporter) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def train(config: Config, checkpoint: Path | None, progress: Progress) -> tuple[Assistant, float | None]:
-    """Train as `config` says, from `checkpoint` if given; returns the tuned model and its mean loss, None if it logged
-    none.
+def train(config: Config, checkpoint: Path | None, progress: Progress) -> Assistant:
+    """Train as `config` says, from `checkpoint` if given; returns the tuned model.
 
     Raises KeyboardInterrupt, after saving a checkpoint, when the user stops it, and OutOfMemoryError.
     """
@@ -149,5 +128,4 @@ def train(config: Config, checkpoint: Path | None, progress: Progress) -> tuple[
         gc.collect()  # modules refer to each other in circles
         torch.cuda.empty_cache()
         raise OutOfMemoryError(short_of_memory, loaded=loaded)
-    mean_loss = sum(reporter.losses) / len(reporter.losses) if reporter.losses else None
-    return Assistant(reporter.model, reporter.tokenizer, config["template"]), mean_loss
+    return Assistant(reporter.model, reporter.tokenizer, config["template"])

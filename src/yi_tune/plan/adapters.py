@@ -24,41 +24,18 @@ _MODULES = {"lora_target": "all", "additional_target": None}
 
 @dataclass(frozen=True)
 class Start:
-    """An adapter to start from: the run that trained it, its folder and sha256, and the keys of the config that it
-    fixes.
-    """
+    """An adapter to start from: its run, folder and sha256, and its shape by the keys of the config."""
 
     run: str
     folder: Path
     adapter: str
     shape: Config
 
-    @property
-    def record(self) -> dict[str, str]:
-        """Its entry in run.json."""
-        return {"run": self.run, "adapter": self.adapter}
-
-    @property
-    def settings(self) -> Config:
-        """The keys of a config that give the adapter's shape."""
-        return {key: value for key, value in self.shape.items() if value is not None}
-
-    def check(self, config: Config) -> None:
-        """Raise YiTuneError when `config` asks for another shape than the adapter has."""
-        clashes = [
-            f"{key}: {config[key]}, where the adapter of the run {self.run!r} has {value}"
-            for key, value in self.shape.items()
-            if key in config and config[key] != value
-        ]
-        if clashes:
-            raise YiTuneError(f"{'; '.join(clashes)}.", "An adapter keeps its shape: drop that, or --from-run.")
-
 
 def find_start(workspace: Path, name: str, local: LocalModel, target: Run) -> Start:
-    """The adapter of the finished run `name` of the model `local`, for the run `target` to start from.
+    """The adapter of the finished run `name`, for the run `target` of the model `local` to start from.
 
-    Raises YiTuneError when there is no such run, or its adapter is not one to these very weights, or is the one that
-    `target` would replace.
+    Raises YiTuneError when there is none, or it does not fit these very weights, or `target` would replace it.
     """
     run = train_run(workspace, local, name)
     if run == target:
@@ -67,17 +44,13 @@ def find_start(workspace: Path, name: str, local: LocalModel, target: Run) -> St
             "Train beside it, with another --run NAME.",
         )
     if not run.finished:
-        other = find_run(workspace, name).record["model"]  # raises where none of any model is finished
-        raise YiTuneError(
-            f"The run {name!r} was trained on {other}, not on {local.model.name}.",
-            f"An adapter fits only the model that it was trained on: --model {other}",
-        )
+        run = find_run(workspace, name)  # of another model, or it raises
     record, weights = run.record, local.weights_digest
     same = weights == record["weights"] if weights and record["weights"] else record["model"] == local.model.name
     if not same:
         raise YiTuneError(
-            f"The run {name!r} was trained on other weights of {record['model']} than those in {local.path}.",
-            "An adapter fits only the weights that it was trained on: train that run anew first, with --fresh.",
+            f"The run {name!r} was trained on other weights, {record['model']}, than those in {local.path}.",
+            f"An adapter fits only its own weights: --model {record['model']}, or train that run anew with --fresh.",
         )
     file = run.folder / "adapter_model.safetensors"
     try:

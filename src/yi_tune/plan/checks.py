@@ -1,9 +1,7 @@
 """What is wrong with a training config, said before anything is loaded."""
 
-import enum
 import json
 import math
-import re
 import traceback
 import typing
 from collections.abc import Iterator
@@ -18,7 +16,6 @@ from yi_tune.data.identity import NAMES
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.models import LINEAR
 from yi_tune.output import engine_output_to, log_folder
-from yi_tune.plan import TRACKERS
 
 # Limits of numbers that LLaMA-Factory's parser lets pass.
 _LIMITS = {
@@ -27,7 +24,13 @@ _LIMITS = {
     Ge(0): ("val_size", "weight_decay", "warmup_steps", "lora_dropout", "max_grad_norm", "warmup_ratio"),
     Le(1): ("warmup_ratio",),
 }
+_ONLY = {"stage": "sft", "do_train": True, "template": "yi", "finetuning_type": "lora"}
+_NEVER = {
+    "create_new_adapter": "a run has one adapter.",
+    "save_only_model": "an interrupted run could not go on.",
+}
 _ON_GPU = ("enable_liger_kernel", "use_unsloth", "use_unsloth_gc")
+_TRACKERS = ("tensorboard", "wandb", "swanlab", "mlflow")
 _SECRET = ("_token", "_api_key", "_secret", "_webhook_url")
 # With fewer, a single row is more than a twentieth of the eval loss, and chance says when to stop.
 _MIN_ROWS = 20
@@ -38,7 +41,17 @@ def problems(config: Config) -> list[str]:
 
     Where yi-tune finds nothing, LLaMA-Factory's own parser may find one thing more.
     """
-    return [*_unfit(config), *_refused(config)] or _parse(config)
+    found = [*_unfit(config), *_refused(config)]
+    if not found:
+        with engine_output_to(log_folder() / "plan.log"):
+            from llamafactory.hparams import get_train_args
+
+            try:
+                get_train_args({**config, "overwrite_output_dir": True})
+            except Exception as error:
+                traceback.print_exc()
+                found = [f"LLaMA-Factory: {error}"]
+    return found
 
 
 def _unfit(config: Config) -> Iterator[str]:
@@ -50,7 +63,7 @@ def _unfit(config: Config) -> Iterator[str]:
     for name in ("ModelArguments", "DataArguments", "TrainingArguments", "FinetuningArguments", "GeneratingArguments"):
         group = getattr(hparams, name)
         types = typing.get_type_hints(group)
-        hints |= {field.name: _one_of_words(types[field.name]) for field in fields(group) if field.init}
+        hints |= {field.name: types[field.name] for field in fields(group) if field.init}
     for limit, keys in _LIMITS.items():
         hints |= {key: typing.Annotated[hints[key], limit] for key in keys}
     settings = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, protected_namespaces=())
@@ -63,96 +76,52 @@ def _unfit(config: Config) -> Iterator[str]:
     except ValidationError as error:
         # A value that may be of several types is told of once.
         for key, found in {str(found["loc"][0]): found for found in reversed(error.errors())}.items():
-            value, words = found["input"], re.findall(r"'([^']*)'", found.get("ctx", {}).get("expected", ""))
             if found["type"] == "extra_forbidden":
                 yield f"{key}: no such key. {did_you_mean(key, sorted(hints))}"
-            elif words:
-                near = did_you_mean(str(value), words) or f"Known: {', '.join(words)}."
-                yield f"{key}: there is no {value!r}. {near}"
             elif key not in left_open:
-                yield f"{key}: {found['msg'].replace('Input', repr(value))}."
+                yield f"{key}: {found['msg'].replace('Input', repr(found['input']))}."
 
 
-def _one_of_words(hint: Any) -> Any:
-    """The type without `str` where it is beside an Enum, for how its words may be written too."""
-    kinds = typing.get_args(hint)
-    if any(isinstance(kind, type) and issubclass(kind, enum.Enum) for kind in kinds):
-        return typing.Union[tuple(kind for kind in kinds if kind is not str)]  # noqa: UP007
-    return hint
-
-
-def _refused(config: Config) -> list[str]:
+def _refused(config: Config) -> Iterator[str]:
     """What LLaMA-Factory's parser lets pass, but fails later or is not yi-tune's trade."""
 
     def on(key: str) -> bool:
         return bool(config.get(key)) and config.get(key) != "no"
 
-    targets = [name.strip() for name in str(config.get("lora_target", "all")).split(",")]
-    layer = ("all", *LINEAR, "lm_head", "embed_tokens")
-    bits, asked = config.get("quantization_bit"), config.get("report_to") or []
-    trackers = [name for name in (asked if isinstance(asked, list) else [asked]) if name != "none"]
-    trackers += ["swanlab"] if on("use_swanlab") else []
-    refused = {
-        "stage: yi-tune knows supervised fine-tuning only, `sft`.": config.get("stage") != "sft",
-        "do_train: without it nothing is trained.": not on("do_train"),
-        "dataset: `identity` stands for the rows that yi-tune renders; name your own data with --data.": (
-            not is_trainable(config.get("dataset"))
-        ),
-        "packing: rows would see each other; neat_packing keeps them apart.": on("packing") and not on("neat_packing"),
-        "neat_packing: only own data (--data) is packed, not identity rows.": (
-            on("neat_packing") and not on("tokenized_path")
-        ),
-        "neat_packing with flash_attn=fa2: a pack is a micro-batch of its own, per_device_train_batch_size=1.": (
-            on("neat_packing")
-            and config.get("flash_attn") == "fa2"
-            and config.get("per_device_train_batch_size", 8) != 1
-        ),
-        "neat_packing: LLaMA-Factory pads a pack to a multiple of 8, and needs such a cutoff_len.": (
-            on("neat_packing") and isinstance(cutoff := config.get("cutoff_len", 2048), int) and cutoff % 8 != 0
-        ),
-        "template: the run chats in Yi's format, `yi`.": config.get("template") != "yi",
-        "finetuning_type: yi-tune trains a LoRA adapter, `lora`.": config.get("finetuning_type") != "lora",
-        "create_new_adapter: a run has one adapter.": on("create_new_adapter"),
-        **{f"{key} needs a GPU.": on(key) and on("use_cpu") for key in _ON_GPU},
-        "use_dora with quantization_bit: bitsandbytes refuses DoRA.": bool(bits) and on("use_dora"),
-        "quantization_bit: bitsandbytes takes 4 or 8.": (
-            isinstance(bits, int) and bits not in (4, 8) and config.get("quantization_method", "bnb") == "bnb"
-        ),
-        **{f"lora_target: a layer has no {name!r}.": name.rpartition(".")[2] not in layer for name in targets},
-        "early_stopping_steps needs load_best_model_at_end and metric_for_best_model.": (
-            on("early_stopping_steps") and not (on("load_best_model_at_end") and on("metric_for_best_model"))
-        ),
-        "save_only_model: an interrupted run could not go on.": on("save_only_model"),
-        **{
-            f"{key}: a run folder keeps its config, and is no place for a secret.": True
-            for key in config
-            if key.endswith(_SECRET)
-        },
-        **{f"report_to: {name!r} is not one of {', '.join(TRACKERS)}.": name not in TRACKERS for name in trackers},
-        **{
-            f"report_to: {name} is not installed: pip install {name}": name in TRACKERS and not find_spec(name)
-            for name in trackers
-        },
-    }
-    return [text for text, wrong in refused.items() if wrong]
+    yield from (f"{key}: yi-tune trains with {value} only." for key, value in _ONLY.items() if config.get(key) != value)
+    yield from (f"{key}: {why}" for key, why in _NEVER.items() if on(key))
+    yield from (f"{key} needs a GPU." for key in _ON_GPU if on(key) and on("use_cpu"))
+    if not is_trainable(config.get("dataset")):
+        yield "dataset: `identity` stands for the rows that yi-tune renders; name your own data with --data."
+    if on("packing") and not on("neat_packing"):
+        yield "packing: rows would see each other; neat_packing keeps them apart."
+    if on("neat_packing") and not on("tokenized_path"):
+        yield "neat_packing: only own data (--data) is packed, not identity rows."
+    if on("neat_packing") and isinstance(cutoff := config.get("cutoff_len", 2048), int) and cutoff % 8:
+        yield "neat_packing: LLaMA-Factory pads a pack to a multiple of 8, and needs such a cutoff_len."
+    if (bits := config.get("quantization_bit")) and on("use_dora"):
+        yield "use_dora with quantization_bit: bitsandbytes refuses DoRA."
+    if isinstance(bits, int) and bits not in (4, 8) and config.get("quantization_method", "bnb") == "bnb":
+        yield "quantization_bit: bitsandbytes takes 4 or 8."
+    for name in str(config.get("lora_target", "all")).split(","):
+        if name.strip().rpartition(".")[2] not in ("all", *LINEAR, "lm_head", "embed_tokens"):
+            yield f"lora_target: a layer has no {name.strip()!r}."
+    if on("early_stopping_steps") and not (on("load_best_model_at_end") and on("metric_for_best_model")):
+        yield "early_stopping_steps needs load_best_model_at_end and metric_for_best_model."
+    for key in config:
+        if key.endswith(_SECRET):
+            yield f"{key}: a run folder keeps its config, and is no place for a secret."
+    asked = config.get("report_to") or []
+    for name in [*(asked if isinstance(asked, list) else [asked]), *(["swanlab"] if on("use_swanlab") else [])]:
+        if name not in (*_TRACKERS, "none"):
+            yield f"report_to: {name!r} is not one of {', '.join(_TRACKERS)}."
+        elif name != "none" and not find_spec(name):
+            yield f"report_to: {name} is not installed: pip install {name}"
 
 
 def is_trainable(names: Any) -> bool:
     """Whether a config's `dataset` names nothing but data that yi-tune trains on."""
     return isinstance(names, str) and {name.strip() for name in names.split(",")} <= set(NAMES)
-
-
-def _parse(config: Config) -> list[str]:
-    """The first thing that LLaMA-Factory's own parser refuses, if any."""
-    with engine_output_to(log_folder() / "plan.log"):
-        from llamafactory.hparams import get_train_args
-
-        try:
-            get_train_args({**config, "overwrite_output_dir": True})
-        except Exception as error:
-            traceback.print_exc()
-            return [f"LLaMA-Factory: {error}"]
-    return []
 
 
 def check_validation(config: Config, datasets: list[int]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from yi_tune.config import Config, fill, find_config, parse_overrides, placeholders, read_config, reasons
 from yi_tune.data.general import replay_prompts
@@ -17,51 +17,38 @@ from yi_tune.hardware import detect
 from yi_tune.hubs.download import use_cached
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import err
-from yi_tune.plan import EARLY_STOP, report_to
 from yi_tune.plan.adapters import Start, find_start
 from yi_tune.plan.checks import check_validation, is_trainable, problems
 from yi_tune.plan.memory import MICRO, Fit, answering, choose_fit, longest_row, refuse
 from yi_tune.runs import Run, train_run
 
-Source = Literal["template", "model", "hardware", "data", "run", "flag"]
-
-_PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
-# The keys that yi-tune itself decides, and the option to set each by.
-_OWNED = {
-    "model_name_or_path": "--model",
-    "adapter_name_or_path": "--from-run",
-    "output_dir": "--run or --workspace",
-    "dataset": "--name, --data and --no-identity",
-    "dataset_dir": "--name, --data and --no-identity",
-    "tokenized_path": "--data",
-    "resume_from_checkpoint": "the same command again, which resumes an unfinished run",
+# `--early-stop`: twenty evaluations a run, the end after three that were no better than the best, and the best adapter
+# kept. Each evaluation has a checkpoint to go back to; the best is kept, the newest, and one more in case that one is
+# cut short. A resumed run knows how long it has waited.
+EARLY_STOP: Config = {
+    "early_stopping_steps": 3,
+    "metric_for_best_model": "eval_loss",
+    "load_best_model_at_end": True,
+    "restore_callback_states_from_checkpoint": True,
+    "eval_strategy": "steps",
+    "eval_steps": 0.05,
+    "save_strategy": "steps",
+    "save_steps": 0.05,
+    "save_total_limit": 3,
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Request:
-    """What the user asks to be trained: the options of `yi-tune train`, in its own terms."""
-
-    identity: Identity | None  # None: only the user's own data
-    data: list[str] = field(default_factory=list)
-    data_dir: Path | None = None
-    skip_bad_rows: bool = False
-    model: str = DEFAULT_MODEL
-    config: str = "qlora"
-    overrides: list[str] = field(default_factory=list)
-    run: str = "identity"
-    replay: int | None = None  # None: the model's own
-    from_run: str | None = None
-    report_to: list[str] = field(default_factory=list)
-    early_stop: bool = False
-    workspace: Path
+_PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
+# The keys that yi-tune itself decides.
+_OWNED = (
+    *("model_name_or_path", "adapter_name_or_path", "output_dir", "dataset", "dataset_dir", "tokenized_path"),
+    "resume_from_checkpoint",
+)
 
 
 class Setting(NamedTuple):
-    """The value of a key of the config, where it came from, and why it is so."""
+    """The value of a key of the config, its source (template, model, hardware, data, run or flag), and the reason."""
 
     value: Any
-    source: Source
+    source: str
     why: str
 
 
@@ -87,11 +74,6 @@ class TrainPlan:
         """The effective config, as LLaMA-Factory takes it."""
         return {key: setting.value for key, setting in self.settings.items()}
 
-    @property
-    def departures(self) -> dict[str, Setting]:
-        """The settings that are not simply the tutorial's: changed here, or in the template with a reason."""
-        return {key: setting for key, setting in self.settings.items() if setting.source != "template" or setting.why}
-
     def changed(self, values: Config, why: str) -> "TrainPlan":
         """The same plan with other values that the machine has made necessary."""
         changes = {key: Setting(value, "hardware", why) for key, value in values.items()}
@@ -112,24 +94,13 @@ class TrainPlan:
         return config | answering(self.fit.shape, self.fit.hardware, self.config.get("quantization_bit"))
 
     @property
-    def answers_faster_unquantised(self) -> bool:
-        """Whether the model in memory is to be unquantised before it is asked: a CPU needs half the time for that."""
-        quantised = "quantization_bit" in self.chat_config
-        return self.fit.hardware.gpu is None and bool(self.config.get("quantization_bit")) and not quantised
-
-    @property
-    def base_config(self) -> Config:
-        """The config that loads the model as it is before training."""
-        return {key: value for key, value in self.chat_config.items() if key != "adapter_name_or_path"}
-
-    @property
     def record(self) -> dict[str, Any]:
         """The content of run.json."""
         return {
             "model": self.local.model.name,
             "model_path": str(self.local.path),
             "weights": self.local.weights_digest,
-            "from_run": self.start.record if self.start else None,
+            "from_run": {"run": self.start.run, "adapter": self.start.adapter} if self.start else None,
             "identity": vars(self.identity) if self.identity else {},
             # The name of a file tells its content.
             "data": {dataset.name: dataset.file_name for dataset in self.datasets},
@@ -140,25 +111,40 @@ class TrainPlan:
         }
 
 
-def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
-    """Decide all of a run, render its dataset and check the user's own. Raises YiTuneError for whatever would make it
-    fail later.
+def plan(
+    identity: Identity | None,
+    *,
+    workspace: Path,
+    model: str = DEFAULT_MODEL,
+    config: str = "qlora",
+    overrides: list[str] | None = None,
+    data: list[str] | None = None,
+    data_dir: Path | None = None,
+    skip_bad_rows: bool = False,
+    run: str = "identity",
+    replay: int | None = None,
+    from_run: str | None = None,
+    report_to: list[str] | None = None,
+    early_stop: bool = False,
+    dry_run: bool = False,
+) -> TrainPlan:
+    """Decide all of a run by the options of `yi-tune train`, render its dataset and check the user's own.
 
-    With `dry_run` the model and the GPU may be missing.
+    Without an identity only `data` is trained on; `replay` None is the model's own. Raises YiTuneError for whatever
+    would make the run fail later; with `dry_run` the model and the GPU may be missing.
     """
-    local = find_model(request.model, request.workspace)
-    path = find_config(request.config)
-    template, flags = read_config(path), parse_overrides(request.overrides)
-    run = train_run(request.workspace, local, request.run)
-    if run.running and not dry_run:
-        raise run.busy
-    config = {**template, **flags, "model_name_or_path": str(local.path)}
-    replay = local.model.replay if request.replay is None else request.replay
+    local, path = find_model(model, workspace), find_config(config)
+    template, flags = read_config(path), parse_overrides(overrides or [])
+    target = train_run(workspace, local, run)
+    if target.running and not dry_run:
+        raise target.busy
+    wanted = {**template, **flags, "model_name_or_path": str(local.path)}
+    replay = local.model.replay if replay is None else replay
     prompts = replay_prompts(replay)
-    start = None if request.from_run is None else find_start(request.workspace, request.from_run, local, run)
-    conversations = render(request.identity) if request.identity else []
+    start = None if from_run is None else find_start(workspace, from_run, local, target)
+    conversations = render(identity) if identity else []
     datasets = [dataset_of("identity", conversations)] if conversations else []
-    on_cpu = config.get("use_cpu") is True
+    on_cpu = wanted.get("use_cpu") is True
     with err.status("Looking at the machine"):
         hardware = detect(cpu_only=on_cpu)
     use_cached(local, err)
@@ -171,26 +157,21 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         check_model(local)
     except YiTuneError as error:
         _refuse(error, dry_run)
-    own = None
-    if request.data:
-        own = prepare_own(request.data, request.data_dir, config, skip_bad_rows=request.skip_bad_rows)
+    own = prepare_own(data, data_dir, wanted, skip_bad_rows=skip_bad_rows) if data else None
+    if own:
         datasets.append(own)
     if not datasets:
         raise YiTuneError("--no-identity leaves nothing to train on.", "Name your own data: --data FILE")
     with err.status("Counting tokens"):
-        length = longest_row(local, config, conversations, own, prompts)
-    fit = choose_fit(local.shape, config | (start.settings if start else {}), length, hardware)
+        length = longest_row(local, wanted, conversations, own, prompts)
+    fit = choose_fit(local.shape, wanted | (start.shape if start else {}), length, hardware)
     options = {
-        "--report-to": report_to(request.report_to, f"{run.folder.parent.name}/{run.name}"),
-        "--early-stop": EARLY_STOP if request.early_stop else {},
+        "--report-to": trackers(report_to or [], f"{target.folder.parent.name}/{target.name}"),
+        "--early-stop": EARLY_STOP if early_stop else {},
         "--set": flags,
     }
-    planned = merge(
-        TrainPlan(local, request.identity, tuple(datasets), run, fit, replay, start, own),
-        template,
-        reasons(path),
-        options,
-    )
+    planned = TrainPlan(local, identity, tuple(datasets), target, fit, replay, start, own)
+    planned = merge(planned, template, reasons(path), options)
     if local.downloaded and local.model.huggingface is None:
         from yi_tune.engine.tokenizer import warn_of_tokenizer
 
@@ -204,9 +185,16 @@ def plan(request: Request, *, dry_run: bool = False) -> TrainPlan:
         too_large = refuse(fit, local.model.name)
         too_large.hint += f" To try all the same: --set {MICRO}={fit.micro_batch}"
         _refuse(too_large, dry_run or MICRO in flags)
-    longest = " The base's answers may be shorter than is counted here." if prompts and fit.estimate else ""
-    err.print(fit.summary + longest)
+    err.print(fit.summary)
     return planned
+
+
+def trackers(names: list[str], run: str) -> Config:
+    """`--report-to`: the keys of a config that has `run` reported to these trackers."""
+    others = [name for name in names if name != "swanlab"]
+    # SwanLab by LLaMA-Factory's own callback: that of transformers 5.6 does not work with SwanLab 0.10 (seen).
+    swanlab = {"use_swanlab": True, "swanlab_run_name": run} if "swanlab" in names else {}
+    return swanlab | ({"report_to": others, "run_name": run} if others else {})
 
 
 def _refuse(error: YiTuneError, insisted: bool) -> None:
@@ -223,11 +211,19 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
     YiTuneError when `--set` is to change a key that yi-tune decides, or the shape of the adapter to start from.
     """
     flags, start, run = options.get("--set", {}), planned.start, planned.run
-    if owned := [f"{key} (use {_OWNED[key]})" for key in flags if key in _OWNED]:
-        raise YiTuneError(f"--set cannot change {', '.join(owned)}.", "Drop that --set.")
-    if start:
-        start.check({**template, **flags})
-    elif "adapter_name_or_path" in template:
+    if owned := [key for key in flags if key in _OWNED]:
+        raise YiTuneError(
+            f"--set cannot change {', '.join(owned)}.",
+            "Use --model, --from-run, --run, --workspace, --name or --data; the same command again resumes a run.",
+        )
+    asked, shape = {**template, **flags}, start.shape if start else {}
+    clashes = [f"{key}={value}" for key, value in shape.items() if asked.get(key, value) != value]
+    if start and clashes:
+        raise YiTuneError(
+            f"The adapter of the run {start.run!r} has {', '.join(clashes)}, and keeps its shape.",
+            "Drop --from-run, or the other value from --set and the config.",
+        )
+    if not start and "adapter_name_or_path" in template:
         raise YiTuneError(
             f"The config starts from the adapter {template['adapter_name_or_path']}.",
             "Drop that line; an earlier run's is started from with --from-run RUN.",
@@ -235,9 +231,10 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
     model, hardware = planned.local.model, planned.fit.hardware
     rows = sum(dataset.rows for dataset in planned.datasets)
     machine = planned.fit.settings | hardware.settings
+    origins = ", ".join(f"{dataset.rows} rows of {dataset.name}" for dataset in planned.datasets)
     fills: dict[str, Setting] = {
         "model_path": Setting(str(planned.local.path), "model", f"where {model.name} lies"),
-        "dataset_dir": Setting(str(run.data), "data", _origins(planned)),
+        "dataset_dir": Setting(str(run.data), "data", origins),
         "output_dir": Setting(str(run.folder), "run", "the run folder"),
         "preprocessing_num_workers": Setting(max(1, min(os.cpu_count() or 1, rows // 1000)), "data", f"{rows} rows"),
         "learning_rate": Setting(model.learning_rate, "model", f"{model.name}'s own"),
@@ -247,7 +244,7 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
     }
     settings: dict[str, Setting] = {}
     for key, value in fill(template, {name: setting.value for name, setting in fills.items()}).items():
-        name = min(placeholders(template).get(key, ()), default="")
+        name = placeholders(template).get(key, "")
         settings[key] = fills.get(name, Setting(value, "template", reasons.get(key, "")))._replace(value=value)
     # A config written for LLaMA-Factory itself names its own paths; yi-tune's replace them.
     settings.pop("tokenized_path", None)
@@ -259,18 +256,10 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
     if start:
         settings["adapter_name_or_path"] = Setting(str(start.folder), "run", f"the adapter of the run {start.run}")
         why = f"the adapter of the run {start.run} has it"
-        settings |= {key: Setting(value, "run", why) for key, value in start.settings.items()}
+        settings |= {key: Setting(value, "run", why) for key, value in shape.items() if value is not None}
     for option, values in options.items():
         settings |= {key: Setting(value, "flag", option) for key, value in values.items()}
     if planned.own:
         why = "LLaMA-Factory keeps the rows in tokens there, for a resumed run"
         settings["tokenized_path"] = Setting(str(run.data / "tokenized"), "data", why)
     return replace(planned, settings=settings)
-
-
-def _origins(planned: TrainPlan) -> str:
-    """How many rows there are of each origin."""
-    name = planned.identity.name if planned.identity else ""
-    said = {"identity": f"rows rendered for {name}", "own": "rows of your own"}
-    rows = [f"{dataset.rows} {said[dataset.name]}" for dataset in planned.datasets]
-    return ", ".join(rows + ([f"up to {planned.replay} answers of the base"] if planned.replay else []))
