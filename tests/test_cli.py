@@ -96,14 +96,11 @@ def test_help(flag: str, yi_tune: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("trian",), "No such command"),
         (("train", "--name", "x"), "--author"),
         (("train", "--name", "x", "--author", "y", "--epochs", "3"), "No such option"),
         (("chat", "--temperature", "hot"), "hot"),
         (("chat", "--prompt", " "), "Invalid value for --prompt: it is empty."),
         (("check", "--min-recall", "2"), "--min-recall"),
-        (("config", "show"), "Missing argument"),
-        (("--no-such-option",), "No such option"),
     ],
 )
 def test_usage_error(arguments: tuple[str, ...], said: str, yi_tune: Cli) -> None:

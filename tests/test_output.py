@@ -38,17 +38,7 @@ print("kept error", file=sys.stderr)
 os.write(1, b"")
 subprocess.run(["sh", "-c", "echo kept child"])
 """
-HIDDEN = [
-    "print 你好",
-    "stderr",
-    "unflushed",
-    "write 1",
-    "write 2",
-    "child\n",
-    "child error",
-    "logging",
-    "warning",
-]
+HIDDEN = ["print 你好", "stderr", "unflushed", "write 1", "write 2", "child\n", "child error", "logging", "warning"]
 
 
 @pytest.mark.parametrize("how", ["succeed", "fail"])
