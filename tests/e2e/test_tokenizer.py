@@ -105,14 +105,6 @@ def test_folder_of_the_users_own_is_warned_of_and_left_alone(tmp_path: Path, con
     assert console.export_text() == ""
 
 
-def test_model_with_only_a_tokenizer_json_is_left_alone(tmp_path: Path, console: Console) -> None:
-    shutil.copytree(CATALOGUE["nano"].path(Path()), tmp_path / "nano")
-    origin = Origin("huggingface", "someone/nano", None, None)
-    before = sorted((tmp_path / "nano").iterdir())
-    assert correct_tokenizer(tmp_path / "nano", origin, console) is origin
-    assert sorted((tmp_path / "nano").iterdir()) == before
-
-
 def test_cache_is_not_modified(tmp_path: Path, console: Console) -> None:
     origin = yi_folder(tmp_path / "cache")
     before = {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()}

@@ -223,9 +223,6 @@ class Handler(BaseHTTPRequestHandler):
         stop = at if kind == "short" else len(content)
         wanted = self.headers["Range"] if ranges and kind != "whole" else None
         start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
-        if wanted and start >= stop:
-            self.reply(416, {"Content-Range": f"bytes */{stop}"})
-            return
         own = {"Content-Length": str(stop - start), "Content-Range": f"bytes {start}-{stop - 1}/{stop}"}
         self.entry.file, self.entry.start = name, start
         # Only the head: the body follows below, piece by piece.

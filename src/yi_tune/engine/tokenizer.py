@@ -21,6 +21,7 @@ _CONVERSATION = (
     "<|im_start|>user\n你是谁？ 1+1=2<|im_end|>\n"
     "<|im_start|>assistant\n我是Yi，由零一万物开发。\n\n I am Yi.<|im_end|>\n"
 )
+_WRONG = "transformers gives this tokenizer other ids than the model was trained on."
 _CONTROL = ("<|im_start|>", "<|im_end|>")
 # The class makes transformers build the tokenizer from the SentencePiece model, not from an old tokenizer.json.
 _CORRECTION = {"add_prefix_space": False, "tokenizer_class": "LlamaTokenizer"}
@@ -34,10 +35,7 @@ def correct_tokenizer(folder: Path, origin: Origin, console: Console) -> Origin:
     change = correction(folder, console)
     if not change:
         return origin
-    why = (
-        f"{CONFIG}: {json.dumps(change)}. As published, transformers puts a token for a stray space after every "
-        "control token, and takes other tokens than the model was trained on."
-    )
+    why = f"{CONFIG}: {json.dumps(change)}. As published, {_WRONG}"
     config = folder / CONFIG
     content = json.loads(config.read_text(encoding="utf-8")) | change
     config.replace(folder / ORIGINAL)
@@ -50,10 +48,7 @@ def correct_tokenizer(folder: Path, origin: Origin, console: Console) -> Origin:
 def warn_of_tokenizer(folder: Path, console: Console) -> None:
     """For a folder of the user's own, in which nothing is changed: say if its tokenizer ought to be corrected."""
     if change := correction(folder, console):
-        console.print(
-            "Warning: transformers gives this tokenizer other ids than the model was trained on. "
-            f"Put into {folder / CONFIG}: {json.dumps(change)}"
-        )
+        console.print(f"Warning: {_WRONG} Put into {folder / CONFIG}: {json.dumps(change)}")
 
 
 def correction(folder: Path, console: Console) -> dict[str, Any]:
@@ -69,10 +64,7 @@ def correction(folder: Path, console: Console) -> dict[str, Any]:
     if _loaded_ids(LlamaTokenizer, folder, add_prefix_space=False) == expected:
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         return {key: value for key, value in _CORRECTION.items() if config.get(key) != value}
-    console.print(
-        "Warning: transformers gives this tokenizer other ids than the model was trained on. "
-        "yi-tune knows no correction."
-    )
+    console.print(f"Warning: {_WRONG} yi-tune knows no correction.")
     return {}
 
 

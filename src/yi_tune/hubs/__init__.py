@@ -108,9 +108,8 @@ class HuggingFace(Hub):
         from huggingface_hub import HfApi
 
         # With a time limit: snapshot_download waits for ever on a hub that accepts a connection and never answers.
-        patience = float(os.environ.get("HF_HUB_ETAG_TIMEOUT", PATIENCE))
         api, repository, revision = HfApi(self.endpoint), self.origin.repository, self.origin.revision
-        info = api.model_info(repository, revision=revision, files_metadata=True, timeout=patience)
+        info = api.model_info(repository, revision=revision, files_metadata=True, timeout=PATIENCE)
         return info.sha, {
             file.rfilename: FileOrigin(
                 file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id and f"git {file.blob_id}"

@@ -28,7 +28,6 @@ from yi_tune.models import (
     check_path,
     needed_files,
     read_origin,
-    sha256,
 )
 from yi_tune.output import engine_output_to, log_folder
 
@@ -44,18 +43,16 @@ def download(
     check_path(local.path)
     if local.model.huggingface is None:  # nano, or a folder of the user's own
         return check_model(local)
-    if _here(local, revision) and not verify:
-        return None
     with _at_work(local, console) as terminal:
         if local.path.exists() and not local.owns(read_origin(local.path)):
             raise YiTuneError(
                 f"{local.path} exists, and is no download of {local.model.name}.",
                 f"Use it as it is, with --model {local.path}, or move it away.",
             )
-        if origin := _here(local, revision):
-            if not verify or _is_right(local.path, origin, terminal):
-                return None
-        elif _link(local, revision, terminal):
+        origin = _here(local, revision)
+        if origin and (not verify or _is_right(local.path, origin, terminal)):
+            return None
+        if not origin and _link(local, revision, terminal):
             return None
         hubs = hubs_of(local.model, revision)
         return from_hubs(local, [hub for hub in hubs if source in ("auto", hub.name)], terminal)
@@ -90,18 +87,17 @@ def _link(local: LocalModel, revision: str | None, console: Console) -> bool:
     if found is None:
         return False
     copy, origin = found
-    links = local.path.with_name(f"{local.path.name}.links")
-    shutil.rmtree(links, ignore_errors=True)
-    links.mkdir()
+    part = _part(local.path)
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir()
     files = {}
     for name in needed_files((path.name for path in copy.iterdir() if path.is_file()), origin.repository):
-        (links / name).symlink_to(copy / name)
+        (part / name).symlink_to(copy / name)
         # Hugging Face's cache names the content of a large file by its sha256; ModelScope's says nothing.
-        blob, small = (copy / name).resolve().name, not name.endswith(".safetensors")
-        digest = blob if re.fullmatch(r"[0-9a-f]{64}", blob) else sha256(copy / name) if small else None
-        files[name] = FileOrigin((copy / name).stat().st_size, digest)
+        blob = (copy / name).resolve().name
+        files[name] = FileOrigin((copy / name).stat().st_size, blob if re.fullmatch(r"[0-9a-f]{64}", blob) else None)
     console.print(f"Found in {origin.source}; it is used where it lies.")
-    _finish(links, local.path, replace(origin, files=files), console)
+    _finish(local, replace(origin, files=files), console)
     return True
 
 
@@ -142,7 +138,7 @@ def from_hubs(local: LocalModel, hubs: list[Hub], console: Console) -> None:
     failures: dict[str, HubError] = {}
     for hub in hubs:
         try:
-            return _finish(_part(local.path), local.path, _from_hub(hub, local, console), console)
+            return _finish(local, _from_hub(hub, local, console), console)
         except HubError as error:
             failures[hub.title] = error
             if hub is not hubs[-1]:
@@ -153,8 +149,6 @@ def from_hubs(local: LocalModel, hubs: list[Hub], console: Console) -> None:
             raise
     reasons = " ".join(f"{title}: {error.message}" for title, error in failures.items())
     hints = [error.hint for error in failures.values() if error.hint]
-    if len(hubs) == 1:
-        hints.append("Or try the other hub, by --source.")
     raise YiTuneError(f"{local.model.name} could not be downloaded. {reasons}", "\n".join(dict.fromkeys(hints)))
 
 
@@ -188,13 +182,13 @@ def _from_hub(hub: Hub, local: LocalModel, console: Console) -> Origin:
     return replace(listing, files=files)
 
 
-def _finish(folder: Path, target: Path, origin: Origin, console: Console) -> None:
-    """Correct the tokenizer, write the record, and put the folder in its place: there it is a model."""
-    if (folder / "tokenizer.model").is_file():
+def _finish(local: LocalModel, origin: Origin, console: Console) -> None:
+    """Correct the tokenizer in `.part`, write the record, and put the folder in its place: there it is a model."""
+    part = _part(local.path)
+    if (part / "tokenizer.model").is_file():
         console.print("Looking at the tokenizer ...")
         from yi_tune.engine.tokenizer import correct_tokenizer
 
-        origin = correct_tokenizer(folder, origin, console)
-    origin.write(folder)
-    put_in_place(folder, target)
-    shutil.rmtree(_part(target), ignore_errors=True)
+        origin = correct_tokenizer(part, origin, console)
+    origin.write(part)
+    put_in_place(part, local.path)

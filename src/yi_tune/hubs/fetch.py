@@ -30,9 +30,8 @@ class Fetcher:
         timeout = float(os.environ.get("HF_HUB_DOWNLOAD_TIMEOUT", 10))
         self._client = httpx.Client(follow_redirects=True, timeout=timeout)
         self._stop = threading.Event()
-        columns = (bars.BarColumn(bar_width=20), bars.DownloadColumn(), bars.TransferSpeedColumn())
-        left, live = bars.TimeRemainingColumn(compact=True), console.is_terminal
-        self._bar = bars.Progress(*columns, left, console=console, transient=True, disable=not live)
+        columns = (bars.BarColumn(20), bars.DownloadColumn(), bars.TransferSpeedColumn(), bars.TimeRemainingColumn())
+        self._bar = bars.Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         # What a call before had fetched says nothing about the speed of this one.
         self._task = self._bar.add_task("", completed=size_of(folder))
 
@@ -84,7 +83,7 @@ class Fetcher:
         failed = 0
         while (start := part.stat().st_size) < size:
             try:
-                return self._stream(name, size, part, start)
+                return self._stream(name, part, start)
             except httpx.HTTPError as error:
                 failed = 1 if part.stat().st_size > start else failed + 1
                 status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 500
@@ -92,13 +91,11 @@ class Fetcher:
                     raise self._hub.explain(error, f"{name} in {self._hub.wanted}") from error
             self._stop.wait(_PAUSES[failed - 1])
 
-    def _stream(self, name: str, size: int, part: Path, start: int) -> None:
+    def _stream(self, name: str, part: Path, start: int) -> None:
         """Receive what follows the first `start` bytes, by one request."""
         url, headers = self._hub.request(name, self._commit)
         headers |= {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
         with self._client.stream("GET", url, headers=headers) as response:
-            if response.status_code == 416:  # the hub's file ends before
-                return
             response.raise_for_status()
             # A server that knows no ranges sends all of it.
             with part.open("ab" if response.status_code == 206 else "wb") as out:
@@ -107,8 +104,6 @@ class Fetcher:
                         raise HubError("another file failed.")
                     out.write(block)
                     self._bar.update(self._task, completed=size_of(self._folder))
-                    if out.tell() > size:
-                        break
 
 
 def right(path: Path, file: FileOrigin) -> str:
