@@ -21,53 +21,32 @@ class HuggingFace(Hub):
         return {"main": COMMIT, COMMIT: COMMIT, "v1": OLDER, OLDER: OLDER}.get(name)
 
     def answer(self, request: Handler) -> None:
-        info = re.fullmatch(rf"/api/models/{re.escape(self.repository)}(?:/(revision|tree)/([^/]+))?", request.route)
-        resolve = re.fullmatch(rf"/{re.escape(self.repository)}/resolve/([^/]+)/(.+)", request.route)
-        if info is not None:
-            self._api(request, kind=info[1], revision=info[2] or "main")
-        elif resolve is not None:
-            self._resolve(request, revision=resolve[1], name=resolve[2])
-        elif request.route.startswith(("/api/models/", "/api/resolve-cache/")):
+        model = re.escape(self.repository)
+        info = re.fullmatch(rf"/api/models/{model}(?:/(?:revision|tree)/([^/]+))?", request.route)
+        resolve = re.fullmatch(rf"/{model}/resolve/([^/]+)/(.+)", request.route)
+        commit = self.revision((info and info[1]) or (resolve and resolve[1]) or "main")
+        if info is None and resolve is None:
             request.error(404, {"X-Error-Code": "RepoNotFound"})
-        elif request.route == "/api/agent-harnesses":
-            # Asked for by every process until it has an answer.
-            request.json({"standardEnvVars": [], "harnesses": {}})
-        else:
-            request.error(404)
-
-    def _api(self, request: Handler, *, kind: str | None, revision: str) -> None:
-        commit = self.revision(revision)
-        if commit is None:
+        elif commit is None:
             request.error(404, {"X-Error-Code": "RevisionNotFound"})
-        elif kind == "tree":
-            request.json([self._entry(name) for name in self.files])
+        elif resolve is not None:
+            self._resolve(request, commit, resolve[2])
+        elif "/tree/" in request.route:
+            request.json([self._sibling(name) for name in self.files])
         else:
-            siblings = [self._sibling(name, blobs="blobs" in request.query) for name in self.files]
-            model = {"id": self.repository, "modelId": self.repository, "sha": commit, "siblings": siblings}
-            request.json(model | {"private": False, "gated": False, "disabled": False, "tags": []})
+            request.json({"id": self.repository, "sha": commit, "siblings": list(map(self._sibling, self.files))})
 
-    def _sibling(self, name: str, *, blobs: bool) -> dict[str, Any]:
-        if not blobs:
-            return {"rfilename": name}
-        sibling = {"rfilename": name, "size": len(self.files[name]), "blobId": self.digest(name, "sha1")}
+    def _sibling(self, name: str) -> dict[str, Any]:
+        """A file as the model's page has it, and as the tree has it."""
+        size, oid, digest = len(self.files[name]), self.digest(name, "sha1"), self.digest(name)
+        sibling = {"rfilename": name, "size": size, "blobId": oid, "type": "file", "path": name, "oid": oid}
+        lfs = {"sha256": digest, "oid": digest, "size": size, "pointerSize": 135}
+        return sibling | ({"lfs": lfs} if self.large(name) else {})
+
+    def _resolve(self, request: Handler, commit: str, name: str) -> None:
+        headers = {"X-Repo-Commit": commit, "ETag": f'"{self.digest(name, "sha256" if self.large(name) else "sha1")}"'}
         if self.large(name):
-            sibling["lfs"] = {"sha256": self.digest(name), "size": len(self.files[name]), "pointerSize": 135}
-        return sibling
-
-    def _entry(self, name: str) -> dict[str, Any]:
-        entry = {"type": "file", "path": name, "size": len(self.files[name]), "oid": self.digest(name, "sha1")}
-        if self.large(name):
-            entry["lfs"] = {"oid": self.digest(name), "size": len(self.files[name]), "pointerSize": 135}
-        return entry
-
-    def _resolve(self, request: Handler, *, revision: str, name: str) -> None:
-        commit = self.revision(revision)
-        if commit is None:
-            request.error(404, {"X-Error-Code": "RevisionNotFound"})
-        elif name not in self.files:
-            request.error(404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
-        elif self.large(name):
-            linked = {"X-Linked-Size": str(len(self.files[name])), "X-Linked-ETag": f'"{self.digest(name)}"'}
-            request.redirect_to_cdn(name, {"X-Repo-Commit": commit, "ETag": f'"{self.digest(name)}"'} | linked)
+            linked = {"X-Linked-Size": str(len(self.files[name])), "X-Linked-ETag": headers["ETag"]}
+            request.redirect_to_cdn(name, headers | linked)
         else:
-            request.file(name, {"X-Repo-Commit": commit, "ETag": f'"{self.digest(name, "sha1")}"'})
+            request.file(name, headers)

@@ -23,8 +23,8 @@ CDN_HOST = "localhost"
 CHUNK = 1 << 16
 # Where a network that wants a login first sends everybody: a page, and no error.
 LOGIN = "/login"
-# What git-lfs keeps on a hub of models; the rest lies in git itself.
 NONE: Mapping[str, str] = {}
+# What git-lfs keeps on a hub of models; the rest lies in git itself.
 LARGE = (".safetensors", ".bin", ".pt", ".model")
 
 

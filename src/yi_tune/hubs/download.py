@@ -44,15 +44,16 @@ def download(
     if local.model.huggingface is None:  # nano, or a folder of the user's own
         return check_model(local)
     with _at_work(local, console) as terminal:
-        if local.path.exists() and not local.owns(read_origin(local.path)):
+        origin = read_origin(local.path)
+        if local.path.exists() and not local.owns(origin):
             raise YiTuneError(
                 f"{local.path} exists, and is no download of {local.model.name}.",
                 f"Use it as it is, with --model {local.path}, or move it away.",
             )
-        origin = _here(local, revision)
-        if origin and (not verify or _is_right(local.path, origin, terminal)):
-            return None
-        if not origin and _link(local, revision, terminal):
+        if origin and local.downloaded and revision in (None, origin.revision, origin.commit):
+            if not verify or _is_right(local.path, origin, terminal):
+                return None
+        elif _link(local, revision, terminal):
             return None
         hubs = hubs_of(local.model, revision)
         return from_hubs(local, [hub for hub in hubs if source in ("auto", hub.name)], terminal)
@@ -99,13 +100,6 @@ def _link(local: LocalModel, revision: str | None, console: Console) -> bool:
     console.print(f"Found in {origin.source}; it is used where it lies.")
     _finish(local, replace(origin, files=files), console)
     return True
-
-
-def _here(local: LocalModel, revision: str | None) -> Origin | None:
-    """The record of what is here, if that is the model, whole and at this revision."""
-    origin = read_origin(local.path)
-    wanted = origin is not None and revision in (None, origin.revision, origin.commit)
-    return origin if wanted and local.downloaded else None
 
 
 def _is_right(folder: Path, origin: Origin, console: Console) -> bool:
