@@ -63,7 +63,8 @@ def use_cached(local: LocalModel, console: Console) -> None:
     """For a command that only needs the model: link to a copy in a hub's cache if the model is not here."""
     if not local.path.exists() and cached(local.model):
         with _at_work(local, console) as terminal:
-            _link(local, None, terminal)
+            if not local.path.exists():  # another process may have made it meanwhile
+                _link(local, None, terminal)
 
 
 def cached(model: Model, revision: str | None = None) -> tuple[Path, Origin] | None:
