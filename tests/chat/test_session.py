@@ -1,7 +1,6 @@
 """A chat at a terminal, as a transcript."""
 
 import io
-import re
 
 import pytest
 
@@ -59,19 +58,13 @@ def test_leaving(leave: Typed) -> None:
 
 
 def test_ctrl_c_stops_the_answer_and_keeps_the_chat() -> None:
-    engine = FakeAssistant(["Once ", "upon", KeyboardInterrupt()])
-    transcript, _ = chat(engine, "A story?", "Go on.")
-    assert transcript == "Once upon\n[stopped]\n<Go on.>\n"
+    engine = FakeAssistant(["Once ", "upon", KeyboardInterrupt()], [KeyboardInterrupt()])
+    transcript, conversation = chat(engine, "A story?", "Go on.", "/retry")
+    assert transcript == "Once upon\n[stopped]\n\n[stopped]\n<Go on.>\n"
     # What was said stays said.
-    assert engine.asked[1] == [user("A story?"), assistant("Once upon"), user("Go on.")]
-
-
-def test_ctrl_c_before_the_first_word_leaves_nothing_behind() -> None:
-    engine = FakeAssistant(["a"], [KeyboardInterrupt()], ["b"])
-    transcript, conversation = chat(engine, "1", "2", "/retry")
-    assert re.findall(r"^\w$", transcript, re.MULTILINE) == ["a", "b"]
-    assert engine.asked[2] == [user("1"), assistant("a"), user("2")]
-    assert conversation.turns == [user("1"), assistant("a"), user("2"), assistant("b")]
+    story = [user("A story?"), assistant("Once upon"), user("Go on.")]
+    assert engine.asked[1:] == [story, story]
+    assert conversation.turns == [*story, assistant("<Go on.>")]
 
 
 def test_ctrl_c_while_the_answer_is_written_stops_the_engine() -> None:

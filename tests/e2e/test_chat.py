@@ -195,12 +195,6 @@ def test_same_seed_same_answer(assistant: "Assistant") -> None:
     assert one == same != other
 
 
-def test_batches_answer_as_single_questions_do(assistant: "Assistant") -> None:
-    asked = ["你好", "你叫什么名字？", "Who are you, and who made you? Tell me in one sentence, please.", "2+3=?"]
-    conversations = [[{"role": "user", "content": question}] for question in asked]
-    assert assistant.reply_all(conversations) == [answer(assistant, question).strip() for question in asked]
-
-
 TURNS = ["你好", "你叫什么名字？", "Who made you?", "2加3等于几？", "What is the capital of France?", "谢谢你"]
 TURNS += ["你是谁？", "What can you do?", "6加7得多少？", "Goodbye!"]
 
@@ -304,7 +298,7 @@ def test_memory_that_runs_out_makes_smaller_batches(assistant: "Assistant", monk
     from yi_tune.engine import replies
 
     questions: list[list[Message]] = [[{"role": "user", "content": f"{number}加2等于几？"}] for number in range(1, 8)]
-    expected = assistant.reply_all(questions)
+    expected = [answer(assistant, question[0]["content"]).strip() for question in questions]
     padded, sizes = replies.left_padded, []
 
     def short_of_memory(rows: list[list[int]], device: torch.device) -> Any:
