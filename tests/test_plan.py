@@ -124,11 +124,6 @@ def test_paths_of_a_config_written_for_llamafactory_are_replaced() -> None:
     assert provenance(planned, "model_name_or_path")[1] == "model"
 
 
-def test_placeholder_within_a_text() -> None:
-    planned = plan({"run_name": "lr-${learning_rate}"})
-    assert provenance(planned, "run_name") == ("lr-0.0025", "model", "nano's own")
-
-
 @pytest.mark.parametrize(
     ("hardware", "overrides", "added"),
     [

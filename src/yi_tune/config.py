@@ -1,10 +1,6 @@
-"""LLaMA-Factory configs as templates: YAML whose values may hold placeholders (`${model_path}`).
-
-A template is parsed first and filled value by value, so no path and no name can change its structure.
-"""
+"""LLaMA-Factory configs as templates: YAML, a value of which may be a placeholder (`${model_path}`)."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -111,26 +107,10 @@ def parse_overrides(assignments: list[str]) -> Config:
     return overrides
 
 
-def placeholders(template: Config) -> dict[str, str]:
-    """The first placeholder in each value that has any."""
-    found = {key: _PLACEHOLDER.search(value) for key, value in template.items() if isinstance(value, str)}
-    return {key: match[1] for key, match in found.items() if match}
-
-
-def fill(template: Config, values: Mapping[str, Any]) -> Config:
-    """The template with its placeholders replaced; those that `values` lacks stay.
-
-    A placeholder by itself gives its value the type; inside a longer string it is written as text.
-    """
-
-    def replace(value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        if whole := _PLACEHOLDER.fullmatch(value):
-            return values.get(whole[1], value)
-        return _PLACEHOLDER.sub(lambda match: str(values.get(match[1], match[0])), value)
-
-    return {key: replace(value) for key, value in template.items()}
+def placeholder(value: Any) -> str:
+    """The name of the placeholder that the value is; "" for any other."""
+    match = _PLACEHOLDER.fullmatch(value) if isinstance(value, str) else None
+    return match[1] if match else ""
 
 
 def dump_config(config: Config) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from yi_tune.config import Config, fill, find_config, read_config
+from yi_tune.config import Config, find_config, read_config
 from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.hardware import Hardware, detect
 from yi_tune.hubs.download import use_cached
@@ -58,7 +58,7 @@ def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bo
         found = find(workspace, run, model)
         return base_config(found) if base and not both else run_config(found)
     local = find_model(DEFAULT_MODEL if model is None else model, workspace)
-    config = fill(read_config(find_config("chat")), {"model_path": _checked(local)})
+    config = read_config(find_config("chat")) | {"model_name_or_path": _checked(local)}
     del config["adapter_name_or_path"]
     return config | answering(local.shape, _hardware(), bits=4)  # as a run of it would answer
 

@@ -71,8 +71,7 @@ def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", Score]:
             # Its answers are known now; they had counted as long as they might become.
             rows = [row for dataset in datasets if dataset.name != "own" for row in dataset.conversations()]
             planned = planned.fitted(longest_row(planned.local, planned.config, rows, planned.own, []))
-            if planned.fit.estimate:
-                progress.say(planned.fit.summary)
+            progress.say(planned.fit.summary)
         write_datasets(datasets, folder.data, resumed=checkpoint is not None)
         write_configs(folder, planned.config, planned.chat_config)
         progress.stage("Loading LLaMA-Factory and the model")

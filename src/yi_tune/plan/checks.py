@@ -11,7 +11,7 @@ from typing import Any
 
 from annotated_types import Ge, Gt, Le
 
-from yi_tune.config import Config, placeholders
+from yi_tune.config import Config
 from yi_tune.data.identity import NAMES
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.models import LINEAR
@@ -69,7 +69,7 @@ def _unfit(config: Config) -> Iterator[str]:
     settings = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True, protected_namespaces=())
     arguments: dict[str, Any] = {key: (hint, None) for key, hint in hints.items()}
     model = create_model("Arguments", __config__=settings, **arguments)
-    left_open = placeholders(config)
+    left_open = [key for key, value in config.items() if "${" in str(value)]
     yield from (f"{key}: nothing fills {config[key]}." for key in left_open)
     try:
         model.model_validate_json(json.dumps(config, default=str))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from yi_tune.config import Config, fill, find_config, parse_overrides, placeholders, read_config, reasons
+from yi_tune.config import Config, find_config, parse_overrides, placeholder, read_config, reasons
 from yi_tune.data.general import replay_prompts
 from yi_tune.data.identity import Dataset, Identity, dataset_of, render
 from yi_tune.data.own import OwnData, prepare_own
@@ -89,8 +89,8 @@ class TrainPlan:
     @property
     def chat_config(self) -> Config:
         """The config that loads what this plan trains: base and tuned model from one copy of the base."""
-        paths = {"model_path": str(self.local.path), "adapter_path": str(self.run.folder)}
-        config = fill(read_config(find_config("chat")), paths) | {"template": self.config["template"]}
+        paths = {"model_name_or_path": str(self.local.path), "adapter_name_or_path": str(self.run.folder)}
+        config = read_config(find_config("chat")) | paths | {"template": self.config["template"]}
         return config | answering(self.fit.shape, self.fit.hardware, self.config.get("quantization_bit"))
 
     @property
@@ -242,10 +242,10 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
         **{key: Setting(value, "hardware", why) for key, (value, why) in machine.items()},
         "use_cpu": Setting(hardware.gpu is None, "hardware", f"training is on {hardware.device}"),
     }
-    settings: dict[str, Setting] = {}
-    for key, value in fill(template, {name: setting.value for name, setting in fills.items()}).items():
-        name = placeholders(template).get(key, "")
-        settings[key] = fills.get(name, Setting(value, "template", reasons.get(key, "")))._replace(value=value)
+    settings = {
+        key: fills.get(placeholder(value)) or Setting(value, "template", reasons.get(key, ""))
+        for key, value in template.items()
+    }
     # A config written for LLaMA-Factory itself names its own paths; yi-tune's replace them.
     settings.pop("tokenized_path", None)
     settings["model_name_or_path"] = fills["model_path"]
