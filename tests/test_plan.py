@@ -78,8 +78,6 @@ def test_tutorial_is_unaltered_on_any_machine(hardware: Hardware, model: Model) 
 def test_precision_is_the_machines(hardware: Hardware, bf16: bool, fp16: bool, use_cpu: bool) -> None:
     config = plan(hardware=hardware).config
     assert (config["bf16"], config["fp16"], config["use_cpu"]) == (bf16, fp16, use_cpu)
-    assert hardware.device in provenance(plan(hardware=hardware), "use_cpu")[2]
-    assert ("has bf16" in provenance(plan(hardware=hardware), "bf16")[2]) == bf16
 
 
 def test_steps_are_divided_as_they_fit() -> None:
@@ -99,15 +97,8 @@ def test_values_that_the_machine_made_necessary() -> None:
     assert changed.config == planned.config | {"per_device_train_batch_size": 4, "extra": 1}
 
 
-def test_flag_wins_over_template_model_and_hardware() -> None:
-    flags = {"cutoff_len": 256, "learning_rate": 1e-5, "bf16": False, "run_name": None}
-    planned = plan(overrides=flags)
-    assert {key: planned.config[key] for key in flags} == flags
-    assert {provenance(planned, key)[1:] for key in flags} == {("flag", "--set")}
-
-
 def test_what_yi_tune_decides_cannot_be_set() -> None:
-    with pytest.raises(YiTuneError, match=r"--set cannot change dataset, resume_from_checkpoint\.$") as caught:
+    with pytest.raises(YiTuneError, match="itself decides dataset, resume_from_checkpoint: ") as caught:
         plan(overrides={"dataset": "x", "cutoff_len": 1, "resume_from_checkpoint": "x"})
     assert "--data" in caught.value.hint
 
@@ -186,16 +177,17 @@ def test_another_shape_than_the_adapters_is_refused() -> None:
 
 def test_adapter_that_a_config_names_itself_is_refused() -> None:
     config = {"adapter_name_or_path": "saves/old", "learning_rate": 5e-5}
-    with pytest.raises(YiTuneError, match="saves/old") as caught:
+    with pytest.raises(YiTuneError, match="itself decides adapter_name_or_path: ") as caught:
         plan(config)
     assert "--from-run" in caught.value.hint
     assert plan(config, start=START).config["adapter_name_or_path"] == str(START.folder)
 
 
-def test_options_come_before_overrides() -> None:
+def test_flag_wins_over_template_model_hardware_and_options() -> None:
     options: dict[str, Config] = {"--early-stop": EARLY_STOP, "--report-to": {"run_name": "a"}}
-    planned = plan(overrides={"eval_steps": 0.2}, options=options)
-    assert provenance(planned, "eval_steps") == (0.2, "flag", "--set")
+    flags = {"cutoff_len": 256, "learning_rate": 1e-5, "bf16": False, "eval_steps": 0.2}
+    planned = plan(overrides=flags, options=options)
+    assert {key: provenance(planned, key) for key in flags} == {key: (flags[key], "flag", "--set") for key in flags}
     assert provenance(planned, "save_steps") == (0.05, "flag", "--early-stop")
     assert provenance(planned, "run_name") == ("a", "flag", "--report-to")
 

@@ -1,15 +1,13 @@
 """The profiles beside the default, and a run that starts from another's adapter: for real, on nano."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.e2e.conftest import Done, Workspace
+from tests.e2e.conftest import Workspace
 
 # Two of nano's three epochs are enough to see that it learns.
 SHORT = ("--set", "num_train_epochs=2")
@@ -24,19 +22,6 @@ def report(workspace: Workspace, name: str) -> dict[str, Any]:
     """What a run's held-out questions came to, one of each kind."""
     content: dict[str, Any] = json.loads((run_folder(workspace, name) / "report.json").read_text(encoding="utf-8"))
     return content
-
-
-def llamafactory(command: str, config: Path, stdin: str = "") -> Done:
-    done = subprocess.run(
-        [Path(sys.executable).parent / "llamafactory-cli", command, config.name],
-        cwd=config.parent,
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def train(folder: Path, name: str, *arguments: str) -> Workspace:
@@ -106,16 +91,6 @@ def test_from_run_keeps_what_it_knew(lora: Workspace) -> None:
     train(lora.folder, "third", "--config", "lora", "--from-run", "first", *few)
     scored = report(lora, "third")
     assert min(scored["recall_zh"], scored["recall_en"]) >= 0.85
-    # LLaMA-Factory takes it as it is, and starts where the first run ended.
-    again = llamafactory("train", run_folder(lora, "third") / "train.yaml")
-    assert again.status == 0, again.err[-2000:]
+    # It starts where the first run ended.
     history = json.loads((run_folder(lora, "third") / "trainer_state.json").read_text())["log_history"]
     assert history[0]["loss"] < 0.5
-
-
-def test_start_that_has_changed_is_noticed(lora: Workspace) -> None:
-    before = (run_folder(lora, "second") / "report.json").stat().st_mtime_ns
-    done = lora.train("--run", "second", *SHORT, "--config", "qlora-8bit", "--name", "星河", "--author", "韩梅梅")
-    assert done.status == 1
-    assert "from_run: first (" in done.err
-    assert (run_folder(lora, "second") / "report.json").stat().st_mtime_ns == before

@@ -182,19 +182,17 @@ def test_stopped_run_saves_and_resumes(workspace: Workspace, unbroken: Workspace
     assert same_training(workspace, unbroken)
 
 
-def test_fresh_leaves_nothing_old(workspace: Workspace) -> None:
-    tiny = ("--set", "max_samples=16", "--set", "num_train_epochs=1")
-    stopped = workspace.train_until(6, signal.SIGINT, *SHORT)
-    assert stopped.status == 130
-    old = {path.name for path in workspace.run.glob("checkpoint-*")} | {
-        path.name for path in workspace.run.glob("data/*")
-    }
-    fresh = workspace.train(*tiny, "--author", "韩梅梅", "--fresh")
+def test_fresh_leaves_nothing_old_and_chat_goes_on_in_the_same_process(workspace: Workspace) -> None:
+    def files() -> set[str]:
+        return {path.name for pattern in ("checkpoint-*", "data/*") for path in workspace.run.glob(pattern)}
+
+    assert workspace.train_until(6, signal.SIGINT, *SHORT).status == 130
+    old = files()
+    tiny = ("--set", "max_samples=16", "--set", "num_train_epochs=1", "--author", "韩梅梅")
+    fresh = workspace.train(*tiny, "--fresh", "--chat", stdin="3加5等于几？\n/exit\n")
     assert fresh.status == 0, fresh.err
-    new = {path.name for path in workspace.run.glob("checkpoint-*")} | {
-        path.name for path in workspace.run.glob("data/*")
-    }
-    assert new & old <= {"dataset_info.json"}
+    assert files() & old <= {"dataset_info.json"}
+    assert "8" in fresh.out.split("Measure it all")[1]
 
 
 def test_two_at_once(workspace: Workspace) -> None:
@@ -212,13 +210,6 @@ def test_two_at_once(workspace: Workspace) -> None:
     assert "Another process" in refused.err
     _, err = first.communicate(timeout=120)
     assert first.returncode == 0, err
-
-
-def test_chat_goes_on_in_the_same_process(workspace: Workspace) -> None:
-    tiny = ("--set", "max_samples=16", "--set", "num_train_epochs=1", "--chat")
-    done = workspace.train(*tiny, stdin="3加5等于几？\n/exit\n")
-    assert done.status == 0, done.err
-    assert "8" in done.out.split("Measure it all")[1]
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounting a small disk takes root")

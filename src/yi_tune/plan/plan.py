@@ -211,9 +211,12 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
     YiTuneError when `--set` is to change a key that yi-tune decides, or the shape of the adapter to start from.
     """
     flags, start, run = options.get("--set", {}), planned.start, planned.run
-    if owned := [key for key in flags if key in _OWNED]:
+    owned = [key for key in flags if key in _OWNED]
+    if not start and "adapter_name_or_path" in template:
+        owned.append("adapter_name_or_path")
+    if owned:
         raise YiTuneError(
-            f"--set cannot change {', '.join(owned)}.",
+            f"yi-tune itself decides {', '.join(owned)}: drop that from --set and the config.",
             "Use --model, --from-run, --run, --workspace, --name or --data; the same command again resumes a run.",
         )
     asked, shape = {**template, **flags}, start.shape if start else {}
@@ -222,11 +225,6 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
         raise YiTuneError(
             f"The adapter of the run {start.run!r} has {', '.join(clashes)}, and keeps its shape.",
             "Drop --from-run, or the other value from --set and the config.",
-        )
-    if not start and "adapter_name_or_path" in template:
-        raise YiTuneError(
-            f"The config starts from the adapter {template['adapter_name_or_path']}.",
-            "Drop that line; an earlier run's is started from with --from-run RUN.",
         )
     model, hardware = planned.local.model, planned.fit.hardware
     rows = sum(dataset.rows for dataset in planned.datasets)
