@@ -107,12 +107,11 @@ class Assistant:
         turns can append to what is cached instead of each shifting all of it.
         """
         limit = self.context - min(max_new_tokens, self.context // 4)
-        if len(self.encode(messages)) <= limit:
-            return messages
         system = messages[:1] if messages[0]["role"] == "system" else []
         turns = messages[len(system) :]
-        while len(turns) > 1 and len(self.encode([*system, *turns])) > limit * 3 // 4:
-            turns = turns[2:]
+        if len(self.encode(messages)) > limit:
+            while len(turns) > 1 and len(self.encode([*system, *turns])) > limit * 3 // 4:
+                turns = turns[2:]
         return [*system, *turns]
 
     def batch(self) -> Batch:
