@@ -78,31 +78,24 @@ def test_nothing_is_wrong(config: Config) -> None:
         ({"zzzzzz": 1}, "zzzzzz: no such key."),
         ({"run_name": "${rate}", "cutoff_len": "${most}"}, "run_name: nothing fills ${rate}."),
         ({"learning_rate": "1e-3"}, "learning_rate: '1e-3' should be a valid number."),
-        ({"learning_rate": True}, "learning_rate: True should be"),
         ({"cutoff_len": 512.0}, "cutoff_len: 512.0 should be a valid integer."),
         ({"cutoff_len": None}, "cutoff_len: None should be"),
         ({"bf16": 1}, "bf16: 1 should be a valid boolean."),
-        ({"bf16": "yes"}, "bf16: 'yes' should be"),
-        ({"quantization_bit": "4"}, "quantization_bit: '4' should be"),
         ({"metric_for_best_model": 3}, "metric_for_best_model: 3 should be a valid string."),
         ({"optim": "adamw_troch"}, "LLaMA-Factory: adamw_troch is not a valid OptimizerNames"),
         ({"eval_strategy": False}, "eval_strategy: False should be 'no', 'steps' or 'epoch'."),
         ({"cutoff_len": 0}, "cutoff_len: 0 should be greater than or equal to 1."),
-        ({"lora_rank": 0}, "lora_rank: 0 should be"),
         ({"num_train_epochs": 0}, "num_train_epochs: 0 should be greater than 0."),
         ({"learning_rate": -1}, "learning_rate: -1 should be greater than 0."),
         ({"warmup_ratio": 7}, "warmup_ratio: 7 should be less than or equal to 1."),
-        ({"val_size": -1}, "val_size: -1 should be"),
         # What LLaMA-Factory would take.
         ({"stage": "dpo"}, "stage: "),
         ({"do_train": False}, "do_train: "),
         ({"dataset": "alpaca"}, "dataset: "),
         ({"template": "qwen"}, "template: "),
         ({"finetuning_type": "full"}, "finetuning_type: yi-tune trains with lora only."),
-        ({"finetuning_type": "freeze"}, "finetuning_type: "),
         ({"create_new_adapter": True}, "create_new_adapter: "),
         ({"use_unsloth_gc": True}, "use_unsloth_gc needs a GPU"),
-        ({"enable_liger_kernel": True}, "enable_liger_kernel needs a GPU"),
         ({"use_dora": True, "quantization_bit": 4}, "use_dora with quantization_bit"),
         ({"quantization_bit": 3}, "quantization_bit: bitsandbytes takes 4 or 8"),
         ({"early_stopping_steps": 3}, "early_stopping_steps needs"),
@@ -112,17 +105,12 @@ def test_nothing_is_wrong(config: Config) -> None:
         ({"report_to": ["tensorbord"]}, "report_to: 'tensorbord' is not one of tensorboard, wandb, swanlab, mlflow."),
         ({"hub_token": "hunter2"}, "hub_token: a run folder keeps its config, and is no place for a secret."),
         ({"swanlab_api_key": "hunter2"}, "swanlab_api_key: a run folder"),
-        ({"swanlab_lark_secret": "hunter2"}, "swanlab_lark_secret: a run folder"),
         # What it refuses itself.
         ({"bf16": True, "fp16": True}, "LLaMA-Factory: At most one of fp16 and bf16"),
         ({"pure_bf16": True}, "LLaMA-Factory: This device does not support `pure_bf16`."),
         ({"pissa_init": True, "quantization_bit": 8}, "LLaMA-Factory: Please use scripts/pissa_init.py"),
         ({"eval_strategy": "steps"}, "LLaMA-Factory: Please make sure eval_dataset be provided or val_size"),
         ({"load_best_model_at_end": True}, "LLaMA-Factory: --load_best_model_at_end requires"),
-        (
-            {"load_best_model_at_end": True, "save_steps": 0.3, "eval_steps": 0.2} | EVALUATED,
-            "LLaMA-Factory: --load_best",
-        ),
     ],
 )
 def test_something_is_wrong(config: Config, said: str) -> None:
@@ -139,14 +127,7 @@ def test_what_a_foreign_config_lacks_is_asked_for(key: str) -> None:
 
 
 def test_all_problems_at_once() -> None:
-    wrong = FINE | {
-        "stage": "dpo",
-        "learning_rat": 1,
-        "cutoff_len": "x",
-        "lora_rank": 0,
-        "optim": 1,
-        "bf16": "${x}",
-    }
+    wrong = FINE | {"stage": "dpo", "learning_rat": 1, "cutoff_len": "x", "lora_rank": 0, "optim": 1, "bf16": "${x}"}
     assert {text.split(":")[0] for text in problems(wrong)} == wrong.keys() - FINE.keys() | {"stage"}
 
 
@@ -189,8 +170,7 @@ def test_too_few_validation_rows(config: dict[str, Any], datasets: list[int], sa
     assert "--set val_size=20" in caught.value.hint
 
 
-@pytest.mark.parametrize("val_size", [1, 10, 100_000])
-def test_a_row_is_left_to_train_on(val_size: int) -> None:
+def test_a_row_is_left_to_train_on() -> None:
     with pytest.raises(YiTuneError, match="none is left"):
-        check_validation({"val_size": val_size}, [10])
+        check_validation({"val_size": 10}, [10])
     check_validation({"val_size": 9}, [10])
