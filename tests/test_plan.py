@@ -26,22 +26,6 @@ def provenance(planned: TrainPlan, key: str) -> tuple[Any, str, str]:
     return planned.settings[key]
 
 
-def test_shorter_rows_change_what_was_left_to_the_machine() -> None:
-    qlora = read_config(find_config("qlora"))
-    six = CATALOGUE["yi-1.5-6b-chat"].shape
-    fit = choose_fit(six, qlora, 1024, replace(T4, free=16_000_000_000))
-    planned = plan(fit=fit)
-    assert (planned.config["per_device_train_batch_size"], planned.config["gradient_accumulation_steps"]) == (4, 2)
-    shorter = planned.fitted(72)
-    assert provenance(shorter, "per_device_train_batch_size") == (8, "hardware", "the longest row has 72 tokens")
-    assert provenance(shorter, "gradient_accumulation_steps")[0] == 1
-    assert shorter.fit == choose_fit(six, qlora, 72, fit.hardware)
-    assert planned.fitted(1024).config == planned.config
-    # What the user, the tutorial's config or packing decided stays.
-    assert plan(overrides={"per_device_train_batch_size": 2}, fit=fit).fitted(72).config[MICRO] == 2
-    assert plan("tutorial", fit=fit).fitted(72).config[MICRO] == 1
-
-
 def test_every_value_knows_where_it_came_from() -> None:
     planned = plan(overrides={"lora_rank": 16})
     assert provenance(planned, "model_name_or_path") == ("/models/m", "model", "where nano lies")

@@ -13,7 +13,7 @@ from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.files import disk_full, write_whole
 from yi_tune.listing import read_history
 from yi_tune.output import engine_output_to, out
-from yi_tune.plan.memory import longest_row, smaller
+from yi_tune.plan.memory import smaller
 from yi_tune.plan.plan import TrainPlan
 from yi_tune.progress import Progress
 from yi_tune.report import print_advice, print_answers, summary
@@ -68,10 +68,6 @@ def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", Score]:
         datasets = planned.datasets
         if planned.replay:
             datasets = (*datasets, _replay(planned, progress))
-            # Its answers are known now; they had counted as long as they might become.
-            rows = [row for dataset in datasets if dataset.name != "own" for row in dataset.conversations()]
-            planned = planned.fitted(longest_row(planned.local, planned.config, rows, planned.own, []))
-            progress.say(planned.fit.summary)
         write_datasets(datasets, folder.data, resumed=checkpoint is not None)
         write_configs(folder, planned.config, planned.chat_config)
         progress.stage("Loading LLaMA-Factory and the model")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from yi_tune.config import Config, find_config, parse_overrides, placeholder, read_config, reasons
 from yi_tune.data.general import replay_prompts
 from yi_tune.data.identity import Dataset, Identity, dataset_of, render
-from yi_tune.data.own import OwnData, prepare_own
+from yi_tune.data.own import prepare_own
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import detect
 from yi_tune.hubs.download import use_cached
@@ -65,8 +65,6 @@ class TrainPlan:
     # How many general prompts the base answers first; its answers become a dataset of their own.
     replay: int = 0
     start: Start | None = None
-    # The rows of the dataset `own`.
-    own: OwnData | None = None
     settings: Mapping[str, Setting] = field(default_factory=dict)
 
     @property
@@ -78,13 +76,6 @@ class TrainPlan:
         """The same plan with other values that the machine has made necessary."""
         changes = {key: Setting(value, "hardware", why) for key, value in values.items()}
         return replace(self, settings={**self.settings, **changes})
-
-    def fitted(self, length: int) -> "TrainPlan":
-        """The same plan for rows of at most `length` tokens, once it is known how long they are."""
-        fit = choose_fit(self.fit.shape, self.fit.config, length, self.fit.hardware)
-        left_open = {key for key, setting in self.settings.items() if setting.source == "hardware"}
-        changes = {key: value for key, (value, _) in fit.settings.items() if key in left_open}
-        return replace(self.changed(changes, f"the longest row has {length} tokens"), fit=fit)
 
     @property
     def chat_config(self) -> Config:
@@ -170,7 +161,7 @@ def plan(
         "--early-stop": EARLY_STOP if early_stop else {},
         "--set": flags,
     }
-    planned = TrainPlan(local, identity, tuple(datasets), target, fit, replay, start, own)
+    planned = TrainPlan(local, identity, tuple(datasets), target, fit, replay, start)
     planned = merge(planned, template, reasons(path), options)
     if local.downloaded and local.model.huggingface is None:
         from yi_tune.engine.tokenizer import warn_of_tokenizer
@@ -257,7 +248,7 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
         settings |= {key: Setting(value, "run", why) for key, value in shape.items() if value is not None}
     for option, values in options.items():
         settings |= {key: Setting(value, "flag", option) for key, value in values.items()}
-    if planned.own:
+    if any(dataset.name == "own" for dataset in planned.datasets):
         why = "LLaMA-Factory keeps the rows in tokens there, for a resumed run"
         settings["tokenized_path"] = Setting(str(run.data / "tokenized"), "data", why)
     return replace(planned, settings=settings)
