@@ -64,11 +64,13 @@ class Worker:
                 for one in new:
                     one.begun = True
             for base, batch in batches.items():
+                joining = [one for one in new if one.base == base]
+                if not joining and not batch.rows:  # to turn an adapter off takes as long as some tokens
+                    continue
                 try:
                     with self._assistant.base() if base else nullcontext():
-                        for one in new:
-                            if one.base == base:
-                                batch.add([one])
+                        if joining:
+                            batch.add(joining)
                         batch.step()
                 except Exception:  # of memory, for one: whoever is in this batch is told, the server goes on
                     traceback.print_exc()
