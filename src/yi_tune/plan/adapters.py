@@ -11,13 +11,7 @@ from yi_tune.runs import Run, find_run, train_run
 
 # LLaMA-Factory's keys that give an adapter its shape, and PEFT's. When it goes on with an adapter, LLaMA-Factory
 # takes them from adapter_config.json, and ignores its own config.
-_SHAPE = {
-    "lora_rank": "r",
-    "lora_alpha": "lora_alpha",
-    "lora_dropout": "lora_dropout",
-    "use_rslora": "use_rslora",
-    "use_dora": "use_dora",
-}
+_SHAPE = {"lora_rank": "r"} | {key: key for key in ("lora_alpha", "lora_dropout", "use_rslora", "use_dora")}
 # adapter_config.json has these as the modules that they came to; here are their values where a config has none.
 _MODULES = {"lora_target": "all", "additional_target": None}
 
