@@ -239,6 +239,8 @@ def needed_files(names: Iterable[str], repository: str) -> list[str]:
             f"{repository} has no config.json, or no weights in safetensors.",
             "Weights in .bin or .pt are pickles, which can run code. Choose a repository with safetensors.",
         )
+    if "model.safetensors" in needed:  # transformers loads it, and none of the shards beside it
+        return [name for name in needed if not name.startswith("model-") and name != INDEX]
     return needed
 
 
