@@ -133,7 +133,6 @@ def test_answers_are_read_as_they_were_kept(tmp_path: Path) -> None:
 
 def test_the_plan_of_a_replay() -> None:
     planned = plan(datasets=(), replay=64)
-    assert "64 answers of the base" in planned.settings["dataset_dir"].why
     assert planned.config["dataset"] == "replay"
     # The base is asked as it will be trained.
     assert planned.base_config.items() < planned.chat_config.items()
