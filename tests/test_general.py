@@ -134,10 +134,6 @@ def test_answers_are_read_as_they_were_kept(tmp_path: Path) -> None:
 def test_the_plan_of_a_replay() -> None:
     planned = plan(datasets=(), replay=64)
     assert planned.config["dataset"] == "replay"
-    # The base is asked as it will be trained.
-    assert planned.base_config.items() < planned.chat_config.items()
-    assert "adapter_name_or_path" not in planned.base_config
-    assert planned.base_config["quantization_bit"] == 4
     # Another replay is another run.
     old, new = (plan(datasets=(), replay=n).record for n in (16, 64))
     assert differences(old, new) == ["replay: 16 -> 64"]
