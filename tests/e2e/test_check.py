@@ -2,7 +2,6 @@
 
 import gc
 import json
-import re
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,9 +70,6 @@ def test_replay(workspace: Workspace, checked: dict[str, Any], base_replies: lis
     stopped = workspace.train_until(3, signal.SIGINT, *REPLAY)
     assert stopped.status == 130, stopped.err
     assert "Asking the base model" in stopped.err
-    # Before it had answered, its answers were counted as long as may be.
-    before, after = (float(size) for size in re.findall(r"Memory: ([\d.]+) GB estimated", stopped.err))
-    assert 1.0 < after <= before - 0.25
     kept = (workspace.run / "replay.jsonl").read_bytes()
     done = workspace.train(*REPLAY)
     assert done.status == 0, done.err

@@ -13,6 +13,7 @@ import torch
 from bitsandbytes.nn.modules import Linear4bit
 from llamafactory.train.tuner import run_exp
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from yi_tune.config import Config
 from yi_tune.engine.assistant import Assistant
@@ -46,6 +47,14 @@ class Reporter(TrainerCallback):
             best = Path(str(args.output_dir)) / Path(state.best_model_checkpoint).name
             state.best_model_checkpoint = str(best)
         self._progress.begin(state.max_steps, state.global_step)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        sampler = kwargs["train_dataloader"].batch_sampler.sampler
+        if isinstance(sampler, LengthGroupedSampler):
+            # It would draw from the global generator, which an epoch that a resumed run is in finds in another state.
+            sampler.generator = torch.Generator().manual_seed(args.seed + int(state.epoch or 0))
 
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         on_gpu = args.device.type == "cuda"
