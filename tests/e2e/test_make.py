@@ -41,9 +41,10 @@ def test_nothing_is_built_a_second_time() -> None:
 @pytest.mark.alone
 def test_demo(tmp_path: Path, engine_seconds: float) -> None:
     """Also the bounds of time, of the main job within it too, and a second pair of names asked everything."""
-    identity = {"NAME": "O'Brien & Söhne 🚀", "AUTHOR": 'The "A" Team', "YI_TUNE_WORKSPACE": str(tmp_path)}
+    identity = {"NAME": "O'Brien & Söhne 🚀", "AUTHOR": 'The "A" Team'}
+    given = [f"{key}={value}" for key, value in identity.items()]
     began, told, starts = time.monotonic(), "", []
-    with start_make("demo", stderr=subprocess.PIPE, **identity) as demo:
+    with start_make("demo", *given, stderr=subprocess.PIPE, YI_TUNE_WORKSPACE=str(tmp_path)) as demo:
         for line in demo.stdout or ():
             told += line
             if line.startswith("$ yi-tune"):
