@@ -38,10 +38,7 @@ class FakeAssistant:
 
     def fit(self, messages: list[Message], max_new_tokens: int) -> list[Message]:
         system = [message for message in messages if message["role"] == "system"]
-        turns = messages[len(system) :]
-        while len(turns) + len(system) > self._context:
-            turns = turns[2:]
-        return [*system, *turns]
+        return [*system, *messages[len(system) :][len(system) - self._context :]]
 
     def stream(self, messages: list[Message], sampling: Sampling) -> Pieces:
         self.samplings.append(sampling)

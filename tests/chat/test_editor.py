@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from prompt_toolkit.completion import CompleteEvent
 from prompt_toolkit.document import Document
+from prompt_toolkit.history import FileHistory
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
@@ -70,7 +71,7 @@ def test_history_is_kept_for_the_next_chat(keys: PipeInput, history: Path) -> No
     first = ask(keys)
     first("> "), first("> ")
     assert history.stat().st_mode & 0o777 == 0o600
-    assert list(editor._History(history).load_history_strings()) == ["two\nlines 🚀", "one"]
+    assert list(FileHistory(history).load_history_strings()) == ["two\nlines 🚀", "one"]
 
 
 def completions(text: str) -> list[str]:
@@ -85,9 +86,3 @@ def test_completion(tmp_path: Path) -> None:
     assert completions(f"/load {tmp_path}/my c") == completions(f"/save -f {tmp_path}/my c") == ["hat.jsonl"]
     for text in ("", "hello", "hello /s", "a\n/s", "/s\n", "/system /s", "/x"):
         assert completions(text) == []
-
-
-def test_dumb_terminal_has_a_prompt_without_drawing(keys: PipeInput, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TERM", "dumb")
-    keys.send_text(f"你好{ENTER}")
-    assert ask(keys)("> ") == "你好"

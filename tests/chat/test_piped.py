@@ -2,36 +2,23 @@
 
 import io
 import json
-from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
-from rich.console import Console
 from typer.testing import CliRunner
 
-from tests.chat.fake import FakeAssistant, assistant, user
-from yi_tune.chat.conversation import Conversation, piped, piped_json
-from yi_tune.chat.rendering import Screen
+from tests.chat.fake import FakeAssistant, assistant, new_session, user
+from yi_tune.chat.conversation import piped_json
+from yi_tune.chat.session import piped
 from yi_tune.cli import app
 from yi_tune.errors import YiTuneError
 from yi_tune.output import log_folder
-from yi_tune.sampling import Sampling
-
-
-def conversation(engine: FakeAssistant, system: str | None = None) -> Conversation:
-    return Conversation(engine, Sampling(), system)
-
-
-# In a pipe
-
-
-def to(out: io.StringIO) -> Screen:
-    return Screen(Console(file=out, width=40), Console(file=io.StringIO()))
 
 
 def test_each_line_is_a_turn_of_one_chat() -> None:
     engine, out = FakeAssistant(), io.StringIO()
-    piped(conversation(engine, "Be brief."), ["a\n", "\n", "  \n", " b \n", "/exit\n", "d"], to(out))
+    piped(new_session(engine, out, system="Be brief."), ["a\n", "\n", "  \n", " b \n", "/exit\n", "d"])
     assert out.getvalue() == "<a>\n<b>\n</exit>\n<d>\n"
     assert [len(messages) for messages in engine.asked] == [2, 4, 6, 8]
     assert engine.asked[1] == [{"role": "system", "content": "Be brief."}, user("a"), assistant("<a>"), user("b")]
@@ -40,8 +27,17 @@ def test_each_line_is_a_turn_of_one_chat() -> None:
 def test_failing_answer_in_a_pipe_is_an_error() -> None:
     out = io.StringIO()
     with pytest.raises(YiTuneError, match="too long"):
-        piped(conversation(FakeAssistant(["a"], [YiTuneError("too long")])), ["1", "2", "3"], to(out))
+        piped(new_session(FakeAssistant(["a"], [YiTuneError("too long")]), out), ["1", "2", "3"])
     assert out.getvalue().startswith("a\n")
+
+
+def test_both_side_by_side_in_a_pipe() -> None:
+    engine, out = FakeAssistant(), io.StringIO()
+    piped(new_session(engine, out, both=True), ["a\n", "\n", "b"])
+    lines = [line.replace("│", " ").split() for line in out.getvalue().splitlines() if "<" in line]
+    assert lines == [["<base:", "a>", "<a>"], ["<base:", "b>", "<b>"]]
+    # The chat goes on from the tuned model's answers, and both are asked the same.
+    assert engine.asked[2] == engine.asked[3] == [user("a"), assistant("<a>"), user("b")]
 
 
 def test_standard_input_is_utf_8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,91 +48,63 @@ def test_standard_input_is_utf_8_whatever_the_locale(monkeypatch: pytest.MonkeyP
     assert [asked[-1]["content"] for asked in engine.asked] == ["你好", "a\ufffdb"]
 
 
-def test_both_side_by_side_in_a_pipe() -> None:
-    engine, out = FakeAssistant(), io.StringIO()
-    piped(conversation(engine), ["a\n", "\n", "b"], to(out), both=True)
-    lines = out.getvalue().splitlines()
-    assert lines[1].split() == ["┃", "base", "┃", "tuned", "┃"]
-    assert [line.split() for line in lines if "<" in line] == [
-        ["│", "<base:", "a>", "│", "<a>", "│"],
-        ["│", "<base:", "b>", "│", "<b>", "│"],
-    ]
-    # The chat goes on from the tuned model's answers, and both are asked the same.
-    assert engine.asked[2] == engine.asked[3] == [user("a"), assistant("<a>"), user("b")]
-
-
-# As JSON
-
-
-def answers(engine: FakeAssistant, lines: Iterable[str], system: str | None = None, *, both: bool = False) -> list[Any]:
-    """What is written, object by object."""
+def answers(
+    engine: FakeAssistant, *lines: str, system: str | None = None, both: bool = False, failing: int = 0
+) -> list[Any]:
+    """The JSON objects written for `lines`, of which so many cannot be answered."""
     out = io.StringIO()
-    piped_json(conversation(engine, system), lines, out, both=both)
+    failed = pytest.raises(YiTuneError, match=f"{failing} of the lines could not be answered")
+    with failed if failing else nullcontext():
+        piped_json(new_session(engine, out, system=system).conversation, lines, out, both=both)
     assert "\\u" not in out.getvalue()  # it is for people too
     return [json.loads(line) for line in out.getvalue().split("\n")[:-1]]
 
 
-def test_each_line_is_a_conversation_of_its_own() -> None:
+def test_each_line_of_json_is_a_conversation_of_its_own() -> None:
     engine = FakeAssistant([" I am\n", "“小易” 🚀 "])
-    messages = [user("a"), assistant("b"), user("c")]
-    lines = ["你是谁？\n", json.dumps(messages) + "\n", "\n", " ", "plain"]
-    assert answers(engine, lines) == [
+    own, turns = [{"role": "system", "content": "Mine."}, user("b")], [user("a"), assistant("b"), user("c")]
+    lines = ["你是谁？\n", json.dumps(own) + "\n", "\n", " ", json.dumps(turns)]
+    assert answers(engine, *lines, system="Ours.") == [
         {"prompt": "你是谁？", "reply": "I am\n“小易” 🚀"},
-        {"prompt": messages, "reply": "<c>"},
-        {"prompt": "plain", "reply": "<plain>"},
+        {"prompt": own, "reply": "<b>"},
+        {"prompt": turns, "reply": "<c>"},
     ]
-    assert engine.asked == [[user("你是谁？")], messages, [user("plain")]]
+    ours = {"role": "system", "content": "Ours."}
+    assert engine.asked == [[ours, user("你是谁？")], own, [ours, *turns]]
 
 
 def test_both_answers() -> None:
-    engine = FakeAssistant()
-    assert answers(engine, ["a", "b"], both=True) == [
+    assert answers(FakeAssistant(), "a", "b", both=True) == [
         {"prompt": text, "base": f"<base: {text}>", "tuned": f"<{text}>"} for text in "ab"
     ]
 
 
-def test_system_prompt_goes_before_each_but_those_with_their_own() -> None:
-    engine = FakeAssistant()
-    own = [{"role": "system", "content": "Mine."}, user("b")]
-    answers(engine, ["a", json.dumps(own), json.dumps([user("c")])], "Ours.")
-    ours = {"role": "system", "content": "Ours."}
-    assert engine.asked == [[ours, user("a")], own, [ours, user("c")]]
-
-
 def test_bad_lines_get_an_error_and_the_rest_an_answer() -> None:
-    engine, out = FakeAssistant(["half", RuntimeError("boom")]), io.StringIO()
-    lines = ["fails", '[{"role": "user"}]', "fine", "[]"]
-    with pytest.raises(YiTuneError, match="3 of the lines could not be answered"):
-        piped_json(conversation(engine), lines, out)
-    written = [json.loads(line) for line in out.getvalue().splitlines()]
-    assert [set(answer) - {"prompt"} for answer in written] == [{"error"}, {"error"}, {"reply"}, {"error"}]
-    assert [answer["prompt"] for answer in written] == ["fails", [{"role": "user"}], "fine", []]
-    assert written[0]["error"] == "boom"
+    engine = FakeAssistant(["half", RuntimeError("boom")])
+    failed, refused, fine = answers(engine, "fails", '[{"role": "user"}]', "fine", failing=2)
+    assert failed == {"prompt": "fails", "error": "boom"}
     assert "boom" in (log_folder() / "error.log").read_text()
-    assert "content" in written[1]["error"]
+    assert (refused["prompt"], refused["error"]) == ([{"role": "user"}], "A message's content is not text.")
+    assert fine == {"prompt": "fine", "reply": "<fine>"}
 
 
-@pytest.mark.parametrize("line", ["text", '"text"', "3", "null", '{"role": "user", "content": "x"}', "[not json", "{"])
+@pytest.mark.parametrize("line", ['"text"', "3", "null", '{"role": "user", "content": "x"}', "[not json"])
 def test_all_but_a_list_is_plain_text(line: str) -> None:
     engine = FakeAssistant()
-    answers(engine, [line])
+    answers(engine, line)
     assert engine.asked == [[user(line)]]
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("messages", "said"),
     [
-        ('["a"]', "no role"),
-        ('[{"role": 1, "content": "a"}]', "no role"),
-        ('[{"role": "user", "content": null}]', "not text"),
-        (json.dumps([user("a"), assistant("b")]), "has to be the user's"),
-        (json.dumps([user("a"), user("b"), user("c")]), "user, user, user"),
-        (json.dumps([{"role": "system", "content": "s"}]), "system"),
-        (json.dumps([user("a"), {"role": "system", "content": "s"}, user("b")]), "user, system, user"),
+        (["a"], "no role"),
+        ([{"role": 1, "content": "a"}], "no role"),
+        ([user("a"), assistant("b")], "has to be the user's"),
+        ([user("a"), user("b"), user("c")], "user, user, user"),
+        ([user("a"), {"role": "system", "content": "s"}, user("b")], "user, system, user"),
+        ([], "(none)"),
     ],
 )
-def test_lists_that_are_no_conversation(line: str, said: str) -> None:
-    out = io.StringIO()
-    with pytest.raises(YiTuneError):
-        piped_json(conversation(FakeAssistant()), [line], out)
-    assert said in json.loads(out.getvalue())["error"]
+def test_lists_that_are_no_conversation(messages: list[object], said: str) -> None:
+    assert said in answers(FakeAssistant(), json.dumps(messages), failing=1)[0]["error"]

@@ -5,12 +5,11 @@ import io
 import pytest
 
 from tests.chat.fake import FakeAssistant, Typed, assistant, chat, new_session, typed, user
-from yi_tune.chat.conversation import Conversation, piped, piped_json
-from yi_tune.chat.rendering import Pieces, Screen
-from yi_tune.chat.session import Session, interactive
+from yi_tune.chat.conversation import piped_json
+from yi_tune.chat.rendering import Pieces
+from yi_tune.chat.session import interactive, piped
 from yi_tune.data.identity import Message
 from yi_tune.errors import YiTuneError
-from yi_tune.output import TextConsole as Console
 from yi_tune.output import log_folder
 from yi_tune.sampling import Sampling
 
@@ -27,26 +26,19 @@ def test_chat_keeps_its_history() -> None:
 
 
 def test_pieces_are_shown_as_they_come() -> None:
-    screen = io.BytesIO()
-    seen: list[bytes] = []
+    shown, seen = io.BytesIO(), []
+    out = io.TextIOWrapper(shown)  # buffers, as standard output does in a pipe
 
     class Watched(FakeAssistant):
         def stream(self, messages: list[Message], sampling: Sampling) -> Pieces:
-            seen.append(screen.getvalue())
-            yield "one"
-            seen.append(screen.getvalue())
-            yield "two"
+            for piece in ("one", "two"):
+                seen.append(shown.getvalue())
+                yield piece
 
-    out = io.TextIOWrapper(screen)  # buffers, as standard output does in a pipe
-    notes = Console(file=io.StringIO())
-    conversation = Conversation(Watched(), Sampling())
-    interactive(Session(conversation, Screen(Console(file=out), notes)), typed("go"))
-    piped(Conversation(Watched(), Sampling()), ["go", "on"], Screen(Console(file=out), notes))
-    piped_json(Conversation(Watched(), Sampling()), ["go", "on"], out)
-    first = b"onetwo\n"
-    assert seen[1] == b"one"
-    assert seen[3] == first + b"one"
-    assert seen[4:6] == [first + b"onetwo\n", first + b"onetwo\none"]
+    session = new_session(Watched(), out)
+    piped(session, ["go"])
+    piped_json(session.conversation, ["go", "on"], out)
+    assert seen[:3] == [b"", b"one", b"onetwo\n"]
     assert seen[-1].endswith(b'"onetwo"}\n')
 
 
@@ -108,14 +100,7 @@ def test_oldest_turns_go_and_that_is_said_once() -> None:
     assert engine.asked[3] == [brief, user("3"), assistant("<3>"), user("4")]
     # They are left out of what is sent, not of what /save writes.
     assert len(conversation.turns) == 8
-    conversation.undo()
-    conversation.undo()
-    conversation.undo()
+    for _ in range(3):
+        conversation.undo()
     "".join(conversation.say("5"))
     assert engine.asked[4] == [brief, user("1"), assistant("<1>"), user("5")]
-
-
-def test_what_is_no_utf_8_is_replaced() -> None:
-    engine = FakeAssistant()
-    chat(engine, "a\udcffb")
-    assert engine.asked == [[user("a?b")]]

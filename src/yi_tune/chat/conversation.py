@@ -1,13 +1,12 @@
-"""A conversation with the model: what was said, who answers, and how replies are drawn; and those in a pipe."""
+"""A conversation with the model: what was said, who answers, and how replies are drawn; and those in JSON lines."""
 
 import json
 from collections.abc import Callable, Iterable
 from contextlib import closing, nullcontext, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
-from yi_tune.chat.rendering import Pieces, Screen
+from yi_tune.chat.rendering import Pieces
 from yi_tune.data.identity import SHAPE, Message, check_messages
 from yi_tune.errors import YiTuneError
 from yi_tune.output import log_traceback
@@ -60,7 +59,10 @@ class Conversation:
 
         Raises YiTuneError when there is no message.
         """
-        asked, before, text = self.asked(), self.turns, ""
+        return self._keep(self.asked())
+
+    def _keep(self, asked: list[Message]) -> Pieces:
+        before, text = self.turns, ""
         try:
             with closing(self._stream(asked, base=self.base)) as stream:
                 for piece in stream:
@@ -99,51 +101,39 @@ class Conversation:
             yield from self.assistant.stream(sent, self.sampling)
 
 
-def piped(conversation: Conversation, lines: Iterable[str], screen: Screen, *, both: bool = False) -> None:
-    """Each line is a turn of one chat. With `both`, base and tuned model answer side by side, and the chat goes on from
-    the tuned model's answers.
-    """
-    for text in map(str.strip, filter(str.strip, lines)):
-        if both:
-            screen.side_by_side({"tuned": partial(conversation.say, text), "base": conversation.other})
-        else:
-            screen.reply(conversation.say(text))
-
-
 def piped_json(settings: Conversation, lines: Iterable[str], out: TextIO, *, both: bool = False) -> None:
-    """Each line is a conversation, plain text or a JSON list of messages, with the model and system prompt of
-    `settings`; each gets one JSON object.
+    """Each line is a conversation, plain text or a JSON list of messages; each gets one JSON object.
 
-    It holds the `reply`, or of `both` that of `base` and `tuned`. A line that cannot be answered gets an object with
-    `error` in their place, and the rest go on. Raises YiTuneError at the end if there was one.
+    It holds the `reply`, or of `both` that of `base` and `tuned`, or the `error` of a line that cannot be answered.
+    Raises YiTuneError at the end if there was one.
     """
-    failed, assistant = 0, settings.assistant
-
-    def reply(messages: list[Message]) -> str:
-        return "".join(assistant.stream(messages, settings.sampling)).strip()
-
+    failed = 0
     for line in filter(str.strip, lines):
         prompt: object = line.strip()
         with suppress(ValueError):
             if isinstance(parsed := json.loads(line), list):
                 prompt = parsed
-        answer: dict[str, object] = {"prompt": prompt}
         try:
-            messages = check_messages(prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}])
-            if messages[-1]["role"] != "user":
-                raise YiTuneError("The last message has to be the user's.", SHAPE)
-            if messages[0]["role"] != "system":
-                messages = [*settings.system_message, *messages]
-            if both:
-                with assistant.base():
-                    answer["base"] = reply(messages)
-            answer["tuned" if both else "reply"] = reply(messages)
+            answer = _answer(settings, prompt, ("base", "tuned") if both else ("reply",))
         except Exception as error:
             failed += 1
             if not isinstance(error, YiTuneError):
                 log_traceback()
-            answer = {"prompt": prompt, "error": str(error)}
-        out.write(json.dumps(answer, ensure_ascii=False) + "\n")
-        out.flush()
+            answer = {"error": str(error)}
+        print(json.dumps({"prompt": prompt, **answer}, ensure_ascii=False), file=out, flush=True)
     if failed:
         raise YiTuneError(f"{failed} of the lines could not be answered.", 'Their objects say why, under "error".')
+
+
+def _answer(settings: Conversation, prompt: object, names: Iterable[str]) -> dict[str, str]:
+    """The replies to a prompt that has no system prompt of its own, or has one, by the names of those who reply."""
+    messages = check_messages(prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}])
+    if messages[-1]["role"] != "user":
+        raise YiTuneError("The last message has to be the user's.", SHAPE)
+    if messages[0]["role"] != "system":
+        messages = [*settings.system_message, *messages]
+    replies, assistant = {}, settings.assistant
+    for name in names:
+        with assistant.base() if name == "base" else nullcontext():
+            replies[name] = "".join(assistant.stream(messages, settings.sampling)).strip()
+    return replies

@@ -1,7 +1,10 @@
 """The line editor: history, completion, messages of several lines."""
 
+import sys
+import termios
+import tty
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import ExitStack
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter, WordCompleter
@@ -12,8 +15,6 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output
 from prompt_toolkit.output.defaults import create_output
 
-from yi_tune.chat.conversation import Conversation
-from yi_tune.chat.rendering import Screen
 from yi_tune.chat.session import COMMANDS, PARAMETERS, Session, interactive
 from yi_tune.output import log_folder
 
@@ -23,18 +24,21 @@ _FILES = PathCompleter(expanduser=True)
 _ARGUMENTS = {"/set": WordCompleter(list(PARAMETERS), sentence=True), "/save": _FILES, "/load": _FILES}
 
 
-def converse(conversation: Conversation, screen: Screen, *, both: bool = False) -> None:
-    """Chat with the person at the terminal; with `both`, base and tuned model answer side by side."""
-    interactive(Session(conversation, screen, both=both), reader())
+def converse(session: Session) -> None:
+    """Chat with the person at the terminal. Keys typed while a reply is drawn wait, unseen, for the next prompt."""
+    with ExitStack() as stack:
+        if sys.stdin.isatty():
+            stack.callback(termios.tcsetattr, sys.stdin, termios.TCSANOW, termios.tcgetattr(sys.stdin))
+            tty.setcbreak(sys.stdin, termios.TCSANOW)
+        interactive(session, reader())
 
 
 def reader(output: Output | None = None, keys: Input | None = None) -> Callable[[str], str]:
     """Reads a message at the terminal, with the history of earlier chats."""
     path = log_folder() / "chat_history"
-    with suppress(OSError):
-        path.touch(0o600)  # for nobody else to read
+    path.touch(0o600)  # for nobody else to read
     session: PromptSession[str] = PromptSession(
-        history=_History(path),
+        history=FileHistory(path),
         completer=_Completer(),
         complete_while_typing=True,
         multiline=True,
@@ -72,12 +76,3 @@ class _Completer(Completer):
         if completer and text.startswith("/") and "\n" not in text:
             typed = argument.removeprefix("-f ").lstrip() if space else command
             yield from completer.get_completions(Document(typed), complete_event)
-
-
-class _History(FileHistory):
-    """Goes on when the file cannot be written."""
-
-    def store_string(self, string: str) -> None:
-        """Append a message."""
-        with suppress(OSError):
-            super().store_string(string)

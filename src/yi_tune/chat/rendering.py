@@ -1,11 +1,8 @@
 """What a person sees of replies: Markdown that is drawn as it streams, two answers side by side, or plain text."""
 
-import sys
-import termios
 import time
-import tty
 from collections.abc import Callable, Generator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import closing
 from dataclasses import dataclass
 
 from markdown_it import MarkdownIt
@@ -20,9 +17,8 @@ Pieces = Generator[str]
 # Who answers, and how to ask.
 Answers = Mapping[str, Callable[[], Pieces]]
 
-# At most this share of the time goes into drawing, and no more than 20 times a second: the model needs the cores.
-_DRAWING_SHARE = 0.1
-_SHORTEST_PAUSE = 0.05
+# Between two drawings a reply goes on for so many times as long as the first one took: the model needs the cores.
+_PAUSE = 10
 # Control characters of a reply could move the cursor or rename the window.
 _CONTROL = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
@@ -60,7 +56,13 @@ class Screen:
     def side_by_side(self, answers: Answers) -> None:
         """Show what each of `answers` says, asked in their order, in columns under their names; raises as `reply`."""
         text = markdown if self._draws else Text
-        self._show(answers, lambda texts: _columns(texts, text))
+
+        def columns(texts: dict[str, str]) -> Table:
+            table = Table(*(Column(name, ratio=1, overflow="fold") for name in texts), expand=True)
+            table.add_row(*(text(said.strip()) for said in texts.values()))
+            return table
+
+        self._show(answers, columns)
 
     def _show(self, answers: Answers, render: Callable[[dict[str, str]], RenderableType]) -> None:
         texts = dict.fromkeys(sorted(answers), "")
@@ -68,19 +70,14 @@ class Screen:
         due = 0.0
         try:
             for name, answer in answers.items():
-                with ExitStack() as stack:
-                    if sys.stdin and sys.stdin.isatty():  # keys typed meanwhile are for the next prompt to show
-                        stack.callback(termios.tcsetattr, sys.stdin, termios.TCSANOW, termios.tcgetattr(sys.stdin))
-                        tty.setcbreak(sys.stdin, termios.TCSANOW)
-                    pieces = stack.enter_context(closing(answer()))
+                with closing(answer()) as pieces:
                     for piece in pieces:
                         texts[name] += piece
-                        began = time.monotonic()
-                        if self._draws and began >= due:
+                        if self._draws and (began := time.monotonic()) >= due:
                             live.start()
                             live.update(_End(render(texts)), refresh=True)
                             drawn = time.monotonic()
-                            due = drawn + max((drawn - began) / _DRAWING_SHARE, _SHORTEST_PAUSE)
+                            due = drawn + _PAUSE * (drawn - began)
         finally:
             if live.is_started:
                 live.update(render(texts))
@@ -105,15 +102,5 @@ def markdown(text: str) -> Markdown:
     """A reply as Markdown. Its line breaks stay line breaks, its HTML is text, its links show where they lead."""
     rendered = Markdown("", hyperlinks=False)
     parser = MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
-    rendered.parsed = parser.parse(text.translate(_CONTROL))
-    for block in rendered.parsed:
-        for token in block.children or []:
-            if token.type == "softbreak":
-                token.type = "hardbreak"
+    rendered.parsed = parser.parse(text.translate(_CONTROL).replace("\n", "  \n"))
     return rendered
-
-
-def _columns(texts: Mapping[str, str], render: Callable[[str], RenderableType]) -> Table:
-    table = Table(*(Column(name, ratio=1, overflow="fold") for name in texts), expand=True)
-    table.add_row(*(render(text.strip()) for text in texts.values()))
-    return table

@@ -1,15 +1,14 @@
-"""A chat at a terminal: the loop that reads what is typed, and the commands, which `/help` lists."""
+"""A chat at a terminal: the loop that reads what is typed, and the commands, which `/help` lists; and one in a pipe."""
 
-import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from yi_tune.chat.conversation import Conversation
 from yi_tune.chat.rendering import Pieces, Screen
-from yi_tune.data.identity import check_messages
+from yi_tune.data.identity import check_messages, read_jsonl, to_jsonl
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.files import write_whole
 from yi_tune.output import log_traceback, print_table
@@ -35,7 +34,7 @@ class Session:
         command = re.match(r"(/[A-Za-z0-9_-]*)(?:\s+(.*))?\Z", typed, re.DOTALL)
         if command is None:
             if typed:
-                self._show(self.conversation.say(typed), both=self.both)
+                self.say(typed)
             return
         name, argument = command[1], (command[2] or "").strip()
         if name not in COMMANDS:
@@ -45,6 +44,10 @@ class Session:
         if note := COMMANDS[name][2](self, argument):
             self.screen.note(note)
 
+    def say(self, text: str) -> None:
+        """Answer a message."""
+        self._show(self.conversation.say(text), both=self.both)
+
     def _show(self, answer: Pieces, *, both: bool) -> None:
         own, other = ("base", "tuned") if self.conversation.base else ("tuned", "base")
         if both:
@@ -53,11 +56,7 @@ class Session:
             self.screen.reply(answer)
 
     def _retry(self, _: str) -> None:
-        conversation, sampling = self.conversation, self.conversation.sampling
-        conversation.asked()  # nothing is said of the answer where there is no question
-        if not conversation.unanswered and (sampling.temperature == 0 or sampling.seed is not None):
-            self.screen.note("Without chance the answer stays the same: /set temperature 0.7 and /set seed none.")
-        self._show(conversation.retry(), both=self.both)
+        self._show(self.conversation.retry(), both=self.both)
 
     def _system(self, text: str) -> str:
         self.conversation.start(text or None)
@@ -91,15 +90,14 @@ class Session:
         if path.exists() and not (overwrite and path.is_file()):
             raise YiTuneError(f"{path} exists.", f"/save -f {path} overwrites a file.")
         messages = [*conversation.system_message, *conversation.turns]
-        write_whole(path, "".join(f"{json.dumps(message, ensure_ascii=False)}\n" for message in messages), mode=0o600)
+        write_whole(path, to_jsonl(messages), mode=0o600)
         return f"{len(messages)} messages are in {path}"
 
     def _load(self, argument: str) -> str:
         path = _file(argument)
         try:
-            lines = path.read_text("utf-8-sig").split("\n")
-            messages = check_messages([json.loads(line) for line in lines if line.strip()])
-        except (ValueError, RecursionError) as error:
+            messages = check_messages([*read_jsonl(path)])
+        except ValueError as error:
             raise YiTuneError(f"{path} is not JSON lines in UTF-8: {error}.", "It takes what /save writes.") from None
         system = messages.pop(0)["content"] if messages[0]["role"] == "system" else None
         self.conversation.start(system, messages)
@@ -146,7 +144,7 @@ def _file(typed: str) -> Path:
 
 # What a command takes, what it is for, and what it does; it returns what there is to say.
 COMMANDS: dict[str, tuple[str, str, Callable[[Session, str], str | None]]] = {
-    "/retry": ("", "answer the last message again", Session._retry),
+    "/retry": ("", "answer the last message again; greedy, as before", Session._retry),
     "/undo": ("", "take the last message and its answer back", lambda at, _: f"Taken back: {at.conversation.undo()}"),
     "/system": ("TEXT", "set the system prompt and start over; without TEXT, none", Session._system),
     "/set": ("KEY VALUE", f"change how replies are drawn: {', '.join(PARAMETERS)}", Session._set),
@@ -164,6 +162,12 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Session, str], str | None]]] = {
 KEYS = "Ctrl-C stops an answer, Ctrl-D leaves, Alt-Enter breaks the line, Tab completes, Up recalls"
 
 
+def piped(session: Session, lines: Iterable[str]) -> None:
+    """Each line is a message of one chat, and none a command."""
+    for text in map(str.strip, filter(str.strip, lines)):
+        session.say(text)
+
+
 def interactive(session: Session, ask: Callable[[str], str]) -> None:
     """Chat with a person until /exit or end of file; `ask` shows a prompt and reads a message, as `input` does.
 
@@ -176,8 +180,7 @@ def interactive(session: Session, ask: Callable[[str], str]) -> None:
         try:
             typed = ask("base> " if session.conversation.base else "> ").strip()
             stopped = "[stopped]"
-            # What a terminal sends that is not UTF-8 is no text for a tokenizer.
-            session.obey(typed.encode(errors="replace").decode())
+            session.obey(typed)
         except EOFError:
             return
         except KeyboardInterrupt:

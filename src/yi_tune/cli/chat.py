@@ -59,8 +59,9 @@ def chat(
         from yi_tune.engine.assistant import llamafactory_chat
 
         return llamafactory_chat(run.chat_yaml, config)
-    from yi_tune.chat.conversation import Conversation, piped, piped_json
+    from yi_tune.chat.conversation import Conversation, piped_json
     from yi_tune.chat.rendering import Screen
+    from yi_tune.chat.session import Session, piped
     from yi_tune.output import err, out
     from yi_tune.sampling import Sampling
 
@@ -68,18 +69,18 @@ def chat(
     a_person = prompt is None and not as_json and sys.stdin.isatty()
     assistant = loading.load(loading.chat_config(workspace.absolute(), run_name, model, base=base, both=a_person))
     screen = Screen(out, err)
-    conversation = Conversation(assistant, sampling, system, base=base, note=screen.note)
+    session = Session(Conversation(assistant, sampling, system, base=base, note=screen.note), screen, both=compare)
     if a_person:
         from yi_tune.chat.editor import converse
 
-        return converse(conversation, screen, both=compare)
+        return converse(session)
     if prompt is None:
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     lines = sys.stdin if prompt is None else [prompt]
     if as_json:
-        piped_json(conversation, lines, sys.stdout, both=compare)
+        piped_json(session.conversation, lines, sys.stdout, both=compare)
     else:
-        piped(conversation, lines, screen, both=compare)
+        piped(session, lines)
 
 
 def check(

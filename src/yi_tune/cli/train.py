@@ -102,7 +102,8 @@ def train(
         from yi_tune.chat.conversation import Conversation
         from yi_tune.chat.editor import converse
         from yi_tune.chat.rendering import Screen
+        from yi_tune.chat.session import Session
         from yi_tune.sampling import Sampling
 
         screen = Screen(out, err)
-        converse(Conversation(assistant, Sampling(), note=screen.note), screen)
+        converse(Session(Conversation(assistant, Sampling(), note=screen.note), screen))
