@@ -144,7 +144,7 @@ def _file(typed: str) -> Path:
 
 # What a command takes, what it is for, and what it does; it returns what there is to say.
 COMMANDS: dict[str, tuple[str, str, Callable[[Session, str], str | None]]] = {
-    "/retry": ("", "answer the last message again; greedy, as before", Session._retry),
+    "/retry": ("", "answer the last message again; at temperature 0 the same", Session._retry),
     "/undo": ("", "take the last message and its answer back", lambda at, _: f"Taken back: {at.conversation.undo()}"),
     "/system": ("TEXT", "set the system prompt and start over; without TEXT, none", Session._system),
     "/set": ("KEY VALUE", f"change how replies are drawn: {', '.join(PARAMETERS)}", Session._set),
