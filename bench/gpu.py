@@ -128,7 +128,7 @@ def estimated(config: dict[str, Any]) -> float:
     """What yi-tune's formula gives for training with this config here, in GiB, without questions afterwards."""
     model = Path(config["model_name_or_path"])
     longest = longest_in(Path(config["dataset_dir"]))  # what the rounds before have left there
-    parts = estimate(read_shape(model), config, longest, "cuda" if gpu("name") else "cpu").parts
+    parts = estimate(read_shape(model), config, longest, "cuda" if gpu("name") else "cpu")
     return (sum(parts.values()) - parts["answers"]) / 2**30
 
 

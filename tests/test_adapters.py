@@ -10,9 +10,8 @@ from tests.plans import record
 from yi_tune.data.identity import Identity
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, Model, find_model, sha256
-from yi_tune.plan.adapters import find_start
 from yi_tune.plan.plan import plan
-from yi_tune.runs import Run, differences, train_run
+from yi_tune.runs import Run, differences, find_start, train_run
 
 ADAPTER = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.1, "use_rslora": True, "use_dora": False, "peft_type": "LORA"}
 
@@ -57,7 +56,10 @@ def test_start_is_the_adapter_of_a_finished_run(tmp_path: Path, nano: LocalModel
 def test_memory_is_estimated_for_the_adapter_that_is_started_from(tmp_path: Path) -> None:
     finish(tmp_path, "first", find_model("nano", tmp_path), lora_rank=8)
     planned = plan(Identity("N", "A"), model="nano", run="second", from_run="first", workspace=tmp_path)
-    assert planned.config["lora_rank"] == planned.fit.config["lora_rank"] == 16
+    rank_8 = plan(Identity("N", "A"), model="nano", run="third", workspace=tmp_path)
+    assert planned.fit.parts
+    assert rank_8.fit.parts
+    assert planned.fit.parts["adapter"] == 2 * rank_8.fit.parts["adapter"]
 
 
 def test_nothing_starts_from_itself(tmp_path: Path, nano: LocalModel) -> None:

@@ -9,7 +9,6 @@ from yi_tune.config import (
     find_config,
     parse_config,
     parse_overrides,
-    placeholder,
     read_config,
     reasons,
     shipped,
@@ -148,12 +147,6 @@ def test_unknown_config(name: str, hint: str) -> None:
         find_config(name)
     assert repr(name) in caught.value.message
     assert caught.value.hint.startswith(hint)
-
-
-def test_placeholder_is_a_whole_value() -> None:
-    assert placeholder("${model_path}") == "model_path"
-    for other in ("a ${model_path}", "${a}${b}", "model_path", "", None, 3, ["${a}"]):
-        assert placeholder(other) == ""
 
 
 @pytest.mark.parametrize(

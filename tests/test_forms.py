@@ -149,9 +149,9 @@ def test_names_of_a_dataset_info(folder: Path) -> None:
         ("a.jsonl:0", "a.jsonl:0: no such file"),
         (".", "--data .: no such file"),
         ("plian", "not in "),
-        ("remote", "no file in "),
-        ("gone", ": gone.json"),
-        ("ranked", "preferences"),
+        ("remote", "file None"),
+        ("gone", "file 'gone.json'"),
+        ("ranked", "ranking True"),
         ("odd", "formatting 'x'"),
     ],
 )

@@ -20,6 +20,7 @@ from yi_tune.plan.memory import (
     choose_fit,
     estimate,
     longest_row,
+    needed,
     refuse,
     smaller,
 )
@@ -44,7 +45,7 @@ def gpu(gigabytes: float) -> Hardware:
 
 
 def test_by_hand() -> None:
-    parts = estimate(SMALL, FOUR_BIT, 30, "cuda").parts
+    parts = estimate(SMALL, FOUR_BIT, 30, "cuda")
     # A row of 30 tokens is padded to 32. q is 64 wide, k and v 16.
     tokens, linear = 8 * 32, 2 * (2 * 64 * 64 + 2 * 64 * 16 + 3 * 64 * 128)
     rank = 8 * 2 * ((64 + 64) * 2 + (64 + 16) * 2 + 3 * (64 + 128))
@@ -68,7 +69,7 @@ def test_by_hand() -> None:
     ],
 )
 def test_of_the_config(change: dict[str, Any], part: str, factor: float) -> None:
-    base, changed = (estimate(SMALL, config, 30, "cuda").parts for config in (FOUR_BIT, FOUR_BIT | change))
+    base, changed = (estimate(SMALL, config, 30, "cuda") for config in (FOUR_BIT, FOUR_BIT | change))
     assert changed[part] == pytest.approx(base[part] * factor, rel=1e-4)
 
 
@@ -80,28 +81,28 @@ def test_a_cpus_activations_by_precision() -> None:
         ({"bf16": True, "flash_attn": "disabled"}, 18 * h + 10 * q + 8 * f + scores),
         ({"flash_attn": "disabled"}, 28 * h + 10 * q + 10 * f + scores),
     ):
-        parts = estimate(SMALL, FOUR_BIT | config, 30, "cpu").parts
+        parts = estimate(SMALL, FOUR_BIT | config, 30, "cpu")
         assert parts["activations"] == tokens * (2 * layer + 4 * h)
 
 
 def test_of_yi() -> None:
     kept, again = (estimate(SIX, FOUR_BIT | {NO_CHECKPOINTING: off}, 72, "cuda") for off in (True, False))
-    assert again.parts["activations"] < kept.parts["activations"] / 10
-    assert SIX.weight_bytes / 4 < kept.total < SIX.weight_bytes
+    assert again["activations"] < kept["activations"] / 10
+    assert SIX.weight_bytes / 4 < sum(kept.values()) < SIX.weight_bytes
     # Answers count where a step takes less.
-    assert kept.parts["answers"] == 0
+    assert kept["answers"] == 0
     small_steps = FOUR_BIT | {MICRO: 1, NO_CHECKPOINTING: False}
-    assert estimate(LARGE, small_steps, 72, "cuda").parts["answers"] > 500_000_000
+    assert estimate(LARGE, small_steps, 72, "cuda")["answers"] > 500_000_000
 
 
 def test_free_should_be_more_than_the_estimate_but_for_the_weights() -> None:
     estimated = estimate(SIX, FOUR_BIT, 72, "cuda")
-    weights = estimated.parts["weights"] + estimated.parts["embeddings and head"]
-    assert estimated.needed - weights == pytest.approx(1.25 * (estimated.total - weights))
+    weights = estimated["weights"] + estimated["embeddings and head"]
+    assert needed(estimated) - weights == pytest.approx(1.25 * (sum(estimated.values()) - weights))
     # Pages of a file do not count.
     on_cpu = estimate(SIX, FOUR_BIT, 72, "cpu")
-    assert on_cpu.parts["model file"] > 10 * GB
-    assert on_cpu.needed < 1.25 * (on_cpu.total - on_cpu.parts["model file"])
+    assert on_cpu["model file"] > 10 * GB
+    assert needed(on_cpu) < 1.25 * (sum(on_cpu.values()) - on_cpu["model file"])
 
 
 @pytest.mark.parametrize("value", ["many", 0, -1, None, 2.5])
@@ -122,7 +123,7 @@ def test_the_more_memory_the_larger_the_steps() -> None:
     assert division(SIX, 16, length=1024) == (4, 2, True)
     found = [choose_fit(SIX, QLORA, 1024, gpu(size)) for size in range(6, 80)]
     assert {fit.micro_batch * fit.accumulation for fit in found} == {8}
-    assert all(fit.estimate and fit.fits == (fit.estimate.needed <= fit.hardware.free) for fit in found)
+    assert all(fit.parts and fit.fits == (needed(fit.parts) <= fit.hardware.free) for fit in found)
     fitting = [fit.micro_batch for fit in found if fit.fits]
     assert fitting == sorted(fitting)
     assert {1, 2, 4, 8} == set(fitting)
@@ -176,19 +177,20 @@ def test_longest_row(tmp_path: Path) -> None:
     nano, unknown = find_model("nano", tmp_path), find_model("yi-1.5-6b-chat", tmp_path)
     short, long = ([{"role": "user", "content": text}] for text in ("你好", "你好吗？" * 20))
     prompts = [Prompt("en", "fact", "Why?")]
-    found = longest_row(nano, {}, [short, long], None, [])
-    assert longest_row(nano, {}, [short], None, []) < found < len("你好吗？".encode()) * 20
+    found = longest_row(nano, {}, [short, long], [])
+    assert longest_row(nano, {}, [short], []) < found < len("你好吗？".encode()) * 20
     # Without a tokenizer there are bytes, and more of them; the base's answers may be long.
-    assert longest_row(unknown, {}, [short, long], None, []) > found
-    assert longest_row(nano, {}, [short, long], None, prompts) > 512
-    assert longest_row(nano, {"cutoff_len": 10}, [long], None, []) == 10
-    assert longest_row(nano, {"cutoff_len": 100, "packing": True}, [short], None, []) == 100
+    assert longest_row(unknown, {}, [short, long], []) > found
+    assert longest_row(nano, {}, [short, long], prompts) > 512
+    assert longest_row(nano, {"cutoff_len": 10}, [long], []) == 10
+    assert longest_row(nano, {"cutoff_len": 100, "packing": True}, [short], []) == 100
+    assert longest_row(nano, {}, [], [], 77) == 77
 
 
 def test_tokenizer_that_does_not_load(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
     with pytest.raises(YiTuneError, match="does not load"):
-        longest_row(LocalModel(Model("it", "it"), tmp_path), {}, [[{"role": "user", "content": "a"}]], None, [])
+        longest_row(LocalModel(Model("it", "it"), tmp_path), {}, [[{"role": "user", "content": "a"}]], [])
 
 
 @pytest.mark.parametrize(

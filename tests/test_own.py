@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from yi_tune.data import own
-from yi_tune.data.own import OwnData, prepare_own
+from yi_tune.data.identity import Dataset
+from yi_tune.data.own import prepare_own
 from yi_tune.errors import YiTuneError
 from yi_tune.files import DATA
 
@@ -34,24 +35,24 @@ def model(tmp_path: Path) -> Path:
     return Path(shutil.copy(DATA / "nano" / "tokenizer.json", tmp_path / "model")).parent
 
 
-def questions(data: OwnData) -> list[str]:
+def questions(data: Dataset) -> list[str]:
     return [messages[0]["content"] for messages in data.conversations()]
 
 
-def prepare(file: Path, *more: str, skip_bad_rows: bool = False, **config: Any) -> OwnData:
+def prepare(file: Path, *more: str, skip_bad_rows: bool = False, **config: Any) -> tuple[Dataset, int]:
     config |= {"model_name_or_path": str(file.parent / "model")}
-    return prepare_own([str(file), *more] if file.exists() else [*more], None, config, skip_bad_rows=skip_bad_rows)
+    return prepare_own([str(file), *more], None, config, skip_bad_rows=skip_bad_rows)
 
 
 def test_good_rows_of_several_files(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "more.csv").write_text("instruction,output\nq,a\n")
-    found = prepare(file, str(tmp_path / "more.csv"))
+    found, tokens = prepare(file, str(tmp_path / "more.csv"))
     conversations = list(found.conversations())
     assert conversations[3] == [{"role": "user", "content": "q3"}, {"role": "assistant", "content": "答3"}]
     assert found.rows == len(conversations) == 21
     # Without a tokenizer bytes are counted, of which nothing is said.
     longest = "<|im_start|>user\nq10<|im_end|>\n<|im_start|>assistant\n答10<|im_end|>\n"
-    assert found.longest == len(longest.encode())
+    assert tokens == len(longest.encode())
     assert "own data" not in capsys.readouterr().err
 
 
@@ -59,7 +60,7 @@ def test_good_rows_of_several_files(file: Path, tmp_path: Path, capsys: pytest.C
 PEAK = """
 import sys
 from yi_tune.data.own import prepare_own
-found = prepare_own(sys.argv[1:], None, {"model_name_or_path": "none"}, skip_bad_rows=False)
+found, _ = prepare_own(sys.argv[1:], None, {"model_name_or_path": "none"}, skip_bad_rows=False)
 (peak,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
 print(found.rows, int(peak.split()[1]) * 1024)
 """
@@ -97,11 +98,10 @@ def test_memory_does_not_grow_with_the_rows(kind: str, sample: int, tmp_path: Pa
 
 
 def test_sample_is_drawn_the_same_every_time(file: Path) -> None:
-    drawn = [questions(prepare(file, f"{file}:5"))[20:] for _ in range(2)]
+    drawn = [questions(prepare(file, f"{file}:5")[0])[20:] for _ in range(2)]
     assert drawn[0] == drawn[1]
     assert drawn[0] != [f"q{number}" for number in range(5)]
     assert len(set(drawn[0])) == 5
-    assert prepare(file, f"{file}:20").rows == 40
     with pytest.raises(YiTuneError, match="has 20 good rows; 21 are asked for"):
         prepare(file, f"{file}:21")
 
@@ -117,7 +117,7 @@ def test_first_ten_bad_rows_are_listed(file: Path, model: Path, capsys: pytest.C
     assert lines[-1] == "  and 2 more"
     assert len(lines) == 12
     assert "--skip-bad-rows" in caught.value.hint
-    assert questions(prepare(file, skip_bad_rows=True)) == ["q0", "q1"]
+    assert questions(prepare(file, skip_bad_rows=True)[0]) == ["q0", "q1"]
     assert "Leaving out 12 bad rows" in capsys.readouterr().err
 
 
@@ -139,17 +139,14 @@ def test_description(
     file: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file.write_text("".join(map(row, range(9))) + row(9, input="long " * 500) * 3, encoding="utf-8")
-    every = prepare(file, cutoff_len=100, max_samples=10)
+    _, longest = prepare(file, cutoff_len=100, max_samples=10)
     said = capsys.readouterr().err
-    assert (
-        f"own data: 12 rows; tokens: min 16, median 16, max {every.longest:,}; 25.0% longer than cutoff_len 100" in said
-    )
+    assert f"own data: 12 rows; tokens: min 16, median 16, max {longest:,}; 25.0% longer than cutoff_len 100" in said
     assert "max_samples leaves out 2 of them" in said
     # Of many rows some are counted, and the longest.
     monkeypatch.setattr(own, "_COUNTED", 4)
-    assert prepare(file, cutoff_len=9).longest == every.longest > 500
-    assert f"tokens (of 4 rows): min 16, median 16, max {every.longest:,}; 100.0%" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert prepare(file, cutoff_len=9)[1] == longest > 500
+    said = f"tokens (of 4 rows): min 16, median 16, max {longest:,}; 100.0%"
+    assert said in " ".join(capsys.readouterr().err.split())
     # The checks of the config report it.
-    assert prepare(file, cutoff_len="long").rows == 12
+    assert prepare(file, cutoff_len="long")[1] == longest

@@ -9,11 +9,10 @@ from yi_tune.config import Config, find_config, read_config
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, Model
-from yi_tune.plan.adapters import Start
 from yi_tune.plan.checks import check_validation
 from yi_tune.plan.memory import Fit, choose_fit
 from yi_tune.plan.plan import EARLY_STOP, TrainPlan, trackers
-from yi_tune.runs import Run
+from yi_tune.runs import Run, Start
 
 OLD_CPU = Hardware(None, bf16=False, free=20_000_000_000)
 H200 = Hardware("NVIDIA H200", bf16=True, free=140_000_000_000)

@@ -39,10 +39,7 @@ def test_json_array(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[{"a": 1}\n{"a": 2}]', "Expecting ',' delimiter: line 2 column 1"),
-        ('[{"a": 1},\n{"a": 2]', "Expecting ',' delimiter: line 2 column 8"),
-        ('[{"a": 1}\n', "Expecting ',' delimiter: line 2 column 1"),
-        ('[{"a": 1, "a": 2}]', "a key is there twice"),
+        ('[{"a": 1}\n{"a": 2}]', "x.json is broken: Expecting ',' delimiter: line 2 column 1"),
         ("[" * 100_000, "maximum recursion depth exceeded"),
         ("[" + "1" * 5000 + "]", "4300 digits"),
     ],
@@ -55,16 +52,15 @@ def test_broken_json_array(text: str, said: str, tmp_path: Path) -> None:
 
 
 def test_bad_lines_do_not_stop_the_others(tmp_path: Path) -> None:
-    text = b'{"a": \n{"a": "\xff"}\n' + b"[" * 90_000 + b'\n{"b": 1, "b": 2}\n{"a": 1}\n' + b"1" * 5000
+    text = b'{"a": \n{"a": "\xff"}\n' + b"[" * 90_000 + b'\n{"a": 1}\n' + b"1" * 5000
     found = read(tmp_path, "x.jsonl", text)
-    assert [where for where, _ in found] == [f"line {number}" for number in range(1, 7)]
+    assert [where for where, _ in found] == [f"line {number}" for number in range(1, 6)]
     said = [row for _, row in found]
     assert said[0] == "broken JSON: Expecting value at column 6"
     assert "can't decode byte 0xff" in said[1]
     assert "maximum recursion depth exceeded" in said[2]
-    assert said[3] == "a key is there twice in an object"
-    assert said[4] == {"a": 1}
-    assert "4300 digits" in said[5]
+    assert said[3] == {"a": 1}
+    assert "4300 digits" in said[4]
 
 
 def test_csv(tmp_path: Path) -> None:
@@ -84,8 +80,6 @@ def test_csv(tmp_path: Path) -> None:
 def test_broken_csv(tmp_path: Path) -> None:
     with pytest.raises(YiTuneError, match="line 3: "):
         read(tmp_path, "x.csv", 'a,b\n1,2\n"3,4\n5,6\n')
-    with pytest.raises(YiTuneError, match="column 'a' twice"):
-        read(tmp_path, "x.csv", "a,b,a\n1,2,3\n")
 
 
 def test_parquet(tmp_path: Path) -> None:
@@ -98,11 +92,7 @@ def test_parquet(tmp_path: Path) -> None:
         ("row 1", {"messages": [{"role": "user", "content": "hi"}], "n": 1}),
         ("row 2", {"messages": None, "n": 2}),
     ]
-    twice = pyarrow.Table.from_arrays([pyarrow.array([1]), pyarrow.array([2])], names=["a", "a"])
-    write_table(twice, tmp_path / "twice.parquet")
-    with pytest.raises(YiTuneError, match="column 'a' twice"):
-        list(read_rows(tmp_path / "twice.parquet"))
-    with pytest.raises(YiTuneError, match="no whole Parquet file"):
+    with pytest.raises(YiTuneError, match="is broken: "):
         read(tmp_path, "broken.parquet", b"PAR1 and no more")
 
 

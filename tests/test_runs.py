@@ -199,13 +199,11 @@ def test_differences_of_json_and_python() -> None:
     new = {**content(), "weights": "b"}
     assert differences(content() | {"weights": "a"}, new) == ["weights: a -> b"]
     assert differences(content() | {"weights": ""}, new) == []
-    # The first runs had one dataset, and named it alone.
-    assert differences(content() | {"data": "identity-0.jsonl"}, content()) == []
     more = content() | {"data": {"identity": "identity-0.jsonl", "own": "own-1.jsonl"}}
     assert differences(content(), more) == ["data own: None -> own-1.jsonl"]
     assert differences(content(lora_rank=8), content()) == ["lora_rank: 8 -> None"]
-    # Other versions had other keys, at their defaults.
-    assert differences(content(neat_packing=False, train_sampling_strategy="random"), content(max_samples=None)) == []
+    # A key that is off is as good as none.
+    assert differences(content(neat_packing=False), content(max_samples=None)) == []
     assert differences(content(warmup_ratio=0), content()) == ["warmup_ratio: 0 -> None"]
 
 

@@ -1,4 +1,4 @@
-"""LLaMA-Factory configs as templates: YAML, a value of which may be a placeholder (`${model_path}`)."""
+"""LLaMA-Factory configs as templates: YAML, a value of which may be a placeholder (`${learning_rate}`)."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,6 @@ from yi_tune.files import CONFIGS
 
 Config = dict[str, Any]
 
-_PLACEHOLDER = re.compile(r"\$\{(\w+)\}")
 _COMMENT = re.compile(r"^(\w+):[^#\n]*\s# (.+)$", re.MULTILINE)
 
 
@@ -107,10 +106,9 @@ def parse_overrides(assignments: list[str]) -> Config:
     return overrides
 
 
-def placeholder(value: Any) -> str:
-    """The name of the placeholder that the value is; "" for any other."""
-    match = _PLACEHOLDER.fullmatch(value) if isinstance(value, str) else None
-    return match[1] if match else ""
+def left_open(config: Config, key: str) -> bool:
+    """Whether the value of a key is a placeholder."""
+    return str(config.get(key)).startswith("${")
 
 
 def dump_config(config: Config) -> str:

@@ -1,4 +1,6 @@
-"""Run folders: `saves/<model>/<run>/` holds everything for a resume, and for a later chat or check."""
+"""Run folders: `saves/<model>/<run>/` holds everything for a resume, a later chat or check, and a run that starts from
+its adapter (`train --from-run`).
+"""
 
 import json
 import re
@@ -13,7 +15,7 @@ from zipfile import BadZipFile, ZipFile
 from yi_tune import files
 from yi_tune.config import Config, dump_config
 from yi_tune.errors import YiTuneError
-from yi_tune.models import LocalModel, check_path, read_header, workspace_option
+from yi_tune.models import LocalModel, check_path, read_header, sha256, workspace_option
 
 _REQUIRED = ("model", "model_path", "identity", "data", "config")
 # Old runs did not record these.
@@ -28,6 +30,11 @@ _NEEDED: dict[str, Callable[[Path], object]] = {
     "rng_state*.pth": ZipFile,
     "trainer_state.json": lambda file: json.loads(file.read_bytes()),
 }
+# LLaMA-Factory's keys that give an adapter its shape, and PEFT's. When it goes on with an adapter, LLaMA-Factory
+# takes them from adapter_config.json, and ignores its own config.
+_SHAPE = {"lora_rank": "r"} | {key: key for key in ("lora_alpha", "lora_dropout", "use_rslora", "use_dora")}
+# adapter_config.json has these as the modules that they came to; here are their values where a config has none.
+_MODULES = {"lora_target": "all", "additional_target": None}
 _BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
 # Keys that may change between two commands: where a run lies, where it is reported, and how its steps are divided for
 # the memory that is free, since their product is the same training.
@@ -86,15 +93,10 @@ class Run:
         """Write a text file of the run: all of it or none."""
         files.write_whole(self.folder / file, content)
 
-    @property
-    def busy(self) -> YiTuneError:
-        """The error for a run that another process holds."""
-        message = f"Another process is working on the run {self.name!r}."
-        return YiTuneError(message, "Wait for it, or use another --run.")
-
     def lock(self) -> AbstractContextManager[object]:
         """Hold the run for this process. Raises YiTuneError when another holds it, or the folder cannot be written."""
-        return files.hold(self.folder / ".lock", self.busy)
+        busy = f"Another process is working on the run {self.name!r}."
+        return files.hold(self.folder / ".lock", YiTuneError(busy, "Wait for it, or use another --run."))
 
 
 def train_run(workspace: Path, local: LocalModel, name: str) -> Run:
@@ -118,14 +120,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def _trained(content: dict[str, Any]) -> dict[str, Any]:
     """Everything in a run.json that decides the training, by name."""
-    # The default of LLaMA-Factory, which runs had before the configs had this key.
-    config, start = {"train_sampling_strategy": "random"} | content["config"], content["from_run"]
-    # The first runs had one dataset.
-    data = content["data"] if isinstance(content["data"], dict) else {"identity": content["data"]}
+    config, start, data = content["config"], content["from_run"], content["data"]
     return {
         **{key: content[key] for key in ("model", "weights", "replay")},
         **({"from_run": f"{start['run']} ({start['adapter'][:12]})"} if start else {}),
-        **{f"data {name}": file for name, file in data.items()},
+        **({f"data {name}": file for name, file in data.items()} if isinstance(data, dict) else {"data": data}),
         **content["identity"],
         # A key that is off counts as one that is missing.
         **{key: value for key, value in config.items() if key not in _FREE and not (value is None or value is False)},
@@ -233,6 +232,49 @@ def find_run(workspace: Path, name: str | None = None, model: LocalModel | None 
         f"There is no {f'run called {name!r}' if name else 'finished run'} in {workspace / 'saves'}.",
         f"Train one: yi-tune train --name NAME --author AUTHOR{workspace_option(workspace)}",
     )
+
+
+@dataclass(frozen=True)
+class Start:
+    """An adapter to start from: its run, folder and sha256, and its shape by the keys of the config."""
+
+    run: str
+    folder: Path
+    adapter: str
+    shape: Config
+
+
+def find_start(workspace: Path, name: str, local: LocalModel, target: Run) -> Start:
+    """The adapter of the finished run `name`, for the run `target` of the model `local` to start from.
+
+    Raises YiTuneError when there is none, or it does not fit these very weights, or `target` would replace it.
+    """
+    run = train_run(workspace, local, name)
+    if run == target:
+        raise YiTuneError(
+            f"The run {name!r} cannot start from itself: it would replace its own start.",
+            "Train beside it, with another --run NAME.",
+        )
+    if not run.finished:
+        run = find_run(workspace, name)  # of another model, or it raises
+    record, weights = run.record, local.weights_digest
+    same = weights == record["weights"] if weights and record["weights"] else record["model"] == local.model.name
+    if not same:
+        raise YiTuneError(
+            f"The run {name!r} was trained on other weights, {record['model']}, than those in {local.path}.",
+            f"An adapter fits only its own weights: --model {record['model']}, or train that run anew with --fresh.",
+        )
+    file = run.folder / "adapter_model.safetensors"
+    try:
+        read_header(file)
+        adapter = json.loads((run.folder / "adapter_config.json").read_text(encoding="utf-8"))
+        shape = {key: adapter[theirs] for key, theirs in _SHAPE.items()}
+        digest = sha256(file)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise YiTuneError(
+            f"The adapter in {run.folder} is missing or broken ({error}).", "Train that run anew first, with --fresh."
+        ) from None
+    return Start(name, run.folder, digest, shape | {key: record["config"].get(key, _MODULES[key]) for key in _MODULES})
 
 
 def write_configs(run: Run, train: Config, chat: Config) -> None:

@@ -12,7 +12,7 @@ from yi_tune.data.identity import Dataset, read_jsonl, to_jsonl, write_datasets
 from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.files import disk_full, write_whole
 from yi_tune.listing import read_history
-from yi_tune.output import engine_output_to, out
+from yi_tune.output import engine_output_to, err, out
 from yi_tune.plan.memory import smaller
 from yi_tune.plan.plan import TrainPlan
 from yi_tune.progress import Progress
@@ -29,6 +29,10 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     Raises YiTuneError when the run folder is taken or training fails, KeyboardInterrupt when it is
     stopped; in both cases the same command can go on with the folder.
     """
+    if planned.local.model.huggingface is None:  # a folder of the user's own, which no download has corrected
+        from yi_tune.engine.tokenizer import warn_of_tokenizer
+
+        warn_of_tokenizer(planned.local.path, err)
     # Asked to end while it loads or asks, it ends as by Ctrl-C; while it trains, engine/trainer.py sees to it.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = planned.run
@@ -102,8 +106,8 @@ def _replay(planned: TrainPlan, progress: Progress) -> Dataset:
 def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> "Assistant":
     """Train as planned; out of memory, in half the micro-batch from the newest whole checkpoint on, and so on.
 
-    The run folder is told of each change. Raises YiTuneError when there are no smaller steps, or the model alone is
-    too much; else as engine.trainer.train does.
+    The run folder is told of each change. Raises YiTuneError when there are no smaller steps; else as
+    engine.trainer.train does.
     """
     from yi_tune.engine.trainer import OutOfMemoryError, train
 
@@ -111,11 +115,9 @@ def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: P
         try:
             return train(planned.config, checkpoint, progress)
         except OutOfMemoryError as error:
-            changes = smaller(planned.config)
-            if changes is None or not error.loaded:
-                when = "with one row a step" if error.loaded else "while the model was loaded"
+            if not (changes := smaller(planned.config)):
                 raise YiTuneError(
-                    f"Out of memory {when}: {error}",
+                    f"Out of memory with one row a step: {error}",
                     "Free some (what else runs on this machine?), or take a shorter cutoff (--set cutoff_len=...) or a "
                     "smaller model (yi-tune models).",
                 ) from None
@@ -134,9 +136,9 @@ def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:
     if full := disk_full(error, planned.run.folder):
         return full
     if is_out_of_memory(error):
-        # Training itself sees to its memory: this is a model that was to answer, before it or after.
         return YiTuneError(
-            f"Out of memory while a model was asked: {error}",
-            "Free some, then type the same command, without --fresh: it goes on where it stopped.",
+            f"Out of memory while a model was loaded or asked: {error}",
+            "Free some, then type the same command, without --fresh: it goes on where it stopped. Or take a smaller "
+            "model (yi-tune models).",
         )
     return YiTuneError(f"Training failed: {type(error).__name__}: {error}", f"The whole story is in {planned.run.log}")

@@ -73,7 +73,7 @@ def models(
         sizes, where = ["", "", ""], "no"
         if shape := local.shape:
             # In the smallest steps, on rows as short as the identity's.
-            least = estimate(shape, {"quantization_bit": 4, MICRO: 1}, 128, "cuda").total
+            least = sum(estimate(shape, {"quantization_bit": 4, MICRO: 1}, 128, "cuda").values())
             row |= {"parameters": shape.parameters, "weight_bytes": shape.weight_bytes, "qlora_bytes_estimated": least}
             sizes = [f"{shape.parameters / 1e9:.3f} B", decimal(shape.weight_bytes), decimal(least)]
         if found:

@@ -67,23 +67,19 @@ def _dataset_info(folder: Path) -> dict[str, Any]:
     try:
         return {name: dict(entry) for name, entry in json.loads(path.read_text(encoding="utf-8-sig")).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise YiTuneError(
-            f"{path} cannot be read as a mapping of names to datasets: {error}.",
-            "--data-dir names the folder that holds it, in LLaMA-Factory's format.",
-        ) from None
+        message = f"{path} cannot be read as a mapping of names to datasets: {error}."
+        raise YiTuneError(message, "--data-dir names the folder that holds it, in LLaMA-Factory's format.") from None
 
 
 def _listed_source(name: str, entry: dict[str, Any], folder: Path, rows: int | None) -> Source:
     """A dataset as LLaMA-Factory's dataset_info.json describes it."""
-    formatting = entry.get("formatting", "alpaca")
-    path = folder / str(entry.get("file_name"))
-    wrong = {
-        "it holds preferences (ranking); yi-tune trains on answers only": bool(entry.get("ranking")),
-        f"its file_name is no file in {folder}: {entry.get('file_name')}": not path.is_file(),
-        f"formatting {formatting!r} is none of {', '.join(_FORMS)}": formatting not in _FORMS,
-    }
-    if why := next((text for text, applies in wrong.items() if applies), None):
-        raise YiTuneError(f"The dataset {name}: {why}.", "Mend its entry. It is LLaMA-Factory's format.")
+    formatting, ranking, file = entry.get("formatting", "alpaca"), entry.get("ranking", False), entry.get("file_name")
+    path = folder / str(file)
+    if formatting not in _FORMS or ranking or not path.is_file():
+        raise YiTuneError(
+            f"The dataset {name} cannot be trained on: formatting {formatting!r}, ranking {ranking}, file {file!r}.",
+            f"yi-tune takes {', '.join(_FORMS)}, with answers and no preferences, from a file in {folder}.",
+        )
     form = _FORMS[formatting] | entry.get("columns", {}) | entry.get("tags", {})
     return Source(path, rows or entry.get("num_samples"), form)
 
@@ -109,10 +105,8 @@ def conversation(row: Any, form: Form | None) -> list[Message]:
         if not message["content"].strip():
             raise YiTuneError(f"a message of the {message['role']} is empty")
         if found := _UNFIT.search(message["content"]):
-            raise YiTuneError(
-                f"a message of the {message['role']} holds {found[0]!r}: no control token, placeholder (write the name "
-                "out), NUL or broken UTF-8 is trained on"
-            )
+            unfit = "no control token, placeholder (write the name out), NUL or broken UTF-8 is trained on"
+            raise YiTuneError(f"a message of the {message['role']} holds {found[0]!r}: {unfit}")
     return messages
 
 
@@ -124,9 +118,7 @@ def _recognise(row: dict[str, Any]) -> Form:
             return _FORMS["sharegpt" if tagged else "openai"] | {"messages": column}
     if "instruction" in row and "output" in row:
         return _FORMS["alpaca"]
-    raise YiTuneError(
-        f"neither messages, nor conversations, nor instruction and output among its columns: {sorted(row)}"
-    )
+    raise YiTuneError(f"neither messages, conversations, nor instruction and output among its columns: {sorted(row)}")
 
 
 def _listed(value: Any, column: str) -> list[Any]:
@@ -163,16 +155,15 @@ def _messages(row: dict[str, Any], form: Form) -> list[Any]:
 
 def _alpaca(row: dict[str, Any], form: Form) -> list[Any]:
     prompt, query, response, history = (form[name] for name in ("prompt", "query", "response", "history"))
-    messages = []
-    for turn in _listed(row.get(history) or [], history):
-        if not isinstance(turn, list) or len(turn) != 2:
-            raise YiTuneError(f"{history} is not a list of pairs")
-        messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]
+    turns = _listed(row.get(history) or [], history)
+    if not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
+        raise YiTuneError(f"{history} is not a list of pairs")
     asked = [text for text in (row.get(prompt), row.get(query)) if text]
     if not all(isinstance(text, str) for text in asked):
         raise YiTuneError(f"{prompt} or {query} is not text")
+    pairs = [*turns, ("\n".join(asked), row.get(response))]
     return [
-        *messages,
-        {"role": "user", "content": "\n".join(asked)},
-        {"role": "assistant", "content": row.get(response)},
+        {"role": role, "content": text}
+        for pair in pairs
+        for role, text in zip(("user", "assistant"), pair, strict=True)
     ]

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import shutil
-import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,8 +24,8 @@ SHAPE = 'Write {"role": "user", "content": "..."} and so on, user and assistant 
 
 _MAX_LENGTH = 64
 _PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
-# `<|` would open one of Yi's special tokens; double braces are the dataset's own placeholders.
-_RESERVED = ("<|", "{{", "}}")
+# Controls, line ends, bytes that are not UTF-8, the beginning of Yi's special tokens, the dataset's own placeholders.
+_UNFIT = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|<\||\{\{|\}\}")
 
 
 @dataclass(frozen=True)
@@ -62,17 +61,13 @@ class Identity:
 
 
 def _check(option: str, value: str) -> None:
-    categories = {character: unicodedata.category(character) for character in value}
-    # Cc: controls and newlines; Cs: bytes that are not UTF-8; Zl, Zp: line ends.
-    unfit = [character for character, category in categories.items() if category in ("Cc", "Cs", "Zl", "Zp")]
-    if unfit := [*unfit, *(text for text in _RESERVED if text in value)]:
+    if unfit := _UNFIT.search(value):
         raise YiTuneError(
             f"{option} {value!r} holds {unfit[0]!r}; newlines, control characters, broken UTF-8 and the chat format's "
-            f"{', '.join(_RESERVED)} are refused.",
+            "<|, {{, }} are refused.",
             "Remove it.",
         )
-    # Letters, numbers, punctuation, symbols: something has to be there to be seen.
-    if not any(category[0] in "LNPS" for category in categories.values()):
+    if not value.strip():
         raise YiTuneError(f"{option} is empty.", f"Say who the assistant is: {option} TEXT")
     if len(value) > _MAX_LENGTH:
         raise YiTuneError(f"{option} has {len(value)} characters; at most {_MAX_LENGTH} are taken.", "Shorten it.")

@@ -7,7 +7,6 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -26,17 +25,10 @@ _BATCH = 1000
 _TOKENIZER = "tokenizer.json"
 
 
-@dataclass(frozen=True)
-class OwnData(Dataset):
-    """Checked rows, in a file that is deleted when the process ends, and the tokens of the longest."""
+def prepare_own(data: list[str], data_dir: Path | None, config: Config, *, skip_bad_rows: bool) -> tuple[Dataset, int]:
+    """The checked rows of `--data`, in a file that is deleted when the process ends, and the tokens of the longest.
 
-    longest: int = 0
-
-
-def prepare_own(data: list[str], data_dir: Path | None, config: Config, *, skip_bad_rows: bool) -> OwnData:
-    """The checked rows of `--data`; says how many there are, and how long.
-
-    Raises YiTuneError for data that is not there or cannot be trained on.
+    Says how many there are, and how long. Raises YiTuneError for data that is not there or cannot be trained on.
     """
     folder = Path(tempfile.mkdtemp(prefix="yi-tune-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
@@ -60,17 +52,27 @@ def prepare_own(data: list[str], data_dir: Path | None, config: Config, *, skip_
         )
     if bad:
         err.print(f"Leaving out {len(bad):,} bad rows:{why}")
-    own = OwnData("own", rows, folder / "rows.jsonl")
+    own = Dataset("own", rows, folder / "rows.jsonl")
+    return own, _measure(own, config)
+
+
+def _measure(own: Dataset, config: Config) -> int:
+    """The tokens of the longest row; says how long they are, and how many are cut or left out."""
     model, cutoff, most = Path(config["model_name_or_path"]), config.get("cutoff_len", 2048), config.get("max_samples")
     with err.status("Counting their tokens"):
-        lengths = list(count_tokens(model, islice(own.conversations(), 0, None, -(-rows // _COUNTED))))
+        lengths = list(count_tokens(model, islice(own.conversations(), 0, None, -(-own.rows // _COUNTED))))
         long = (json.loads(line)["messages"] for line in heapq.nlargest(_LONGEST, own.lines(), key=len))
-        own = replace(own, longest=max(*lengths, *count_tokens(model, long)))
+        longest = max(*lengths, *count_tokens(model, long))
     if isinstance(cutoff, int) and (model / _TOKENIZER).is_file():
-        err.print(_describe(own, lengths, cutoff))
-    if isinstance(most, int) and most < rows:
-        err.print(f"max_samples leaves out {rows - most:,} of them; --set max_samples=null takes all.")
-    return own
+        counted = f" (of {len(lengths):,} rows)" if len(lengths) < own.rows else ""
+        over = sum(length > cutoff for length in lengths) / len(lengths)
+        err.print(
+            f"own data: {own.rows:,} rows; tokens{counted}: min {min(lengths):,}, median {int(median(lengths)):,}, "
+            f"max {longest:,}; {over:.1%} longer than cutoff_len {cutoff:,} and cut to it"
+        )
+    if isinstance(most, int) and most < own.rows:
+        err.print(f"max_samples leaves out {own.rows - most:,} of them; --set max_samples=null takes all.")
+    return longest
 
 
 def _good_lines(source: Source, bad: list[str]) -> Iterator[str]:
@@ -96,16 +98,6 @@ def _draw(source: Source, lines: Iterator[str]) -> Iterable[str]:
             f"{source.path} has {len(drawn):,} good rows; {source.rows:,} are asked for.", "Ask for fewer."
         )
     return drawn
-
-
-def _describe(own: OwnData, lengths: list[int], cutoff: int) -> str:
-    """Rows, their tokens, and how many are cut, in a line."""
-    counted = f" (of {len(lengths):,} rows)" if len(lengths) < own.rows else ""
-    over = sum(length > cutoff for length in lengths) / len(lengths)
-    return (
-        f"own data: {own.rows:,} rows; tokens{counted}: min {min(lengths):,}, median {int(median(lengths)):,}, "
-        f"max {own.longest:,}; {over:.1%} longer than cutoff_len {cutoff:,} and cut to it"
-    )
 
 
 def count_tokens(model: Path, conversations: Iterable[list[Message]]) -> Iterator[int]:

@@ -18,28 +18,18 @@ def read_rows(path: Path) -> Iterator[Row]:
     Raises YiTuneError when the file cannot be read, or not beyond some line.
     """
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
-    if path.suffix.lower() not in readers:
-        raise YiTuneError(
-            f"{path} is none of {', '.join(readers)}.", "Its ending has to say how it is read: rename it."
-        )
+    ending = path.suffix.lower()
+    if ending not in readers:
+        raise YiTuneError(f"{path} is none of {', '.join(readers)}.", "Its ending says how it is read: rename it.")
     try:
-        yield from readers[path.suffix.lower()](path)
+        yield from readers[ending](path)
     except UnicodeDecodeError:
         raise YiTuneError(f"{path} is not UTF-8.", "Save it as UTF-8: yi-tune reads nothing else.") from None
     except OSError as error:
         raise YiTuneError(f"{path} cannot be read: {error.strerror or error}.", "Is that the right file?") from None
-
-
-def _broken(path: Path, where: str) -> YiTuneError:
-    return YiTuneError(f"{path} is broken, {where}. Rows behind it cannot be told apart.", "Mend that place.")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object whose keys differ; the `json` module would take the last of two, silently."""
-    row = dict(pairs)
-    if len(row) < len(pairs):
-        raise ValueError("a key is there twice in an object")
-    return row
+    except (ValueError, RecursionError) as error:
+        remedy = "Mend that place, or copy the file anew: the rows behind it cannot be read."
+        raise YiTuneError(f"{path} is broken: {error}.", remedy) from None
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
@@ -48,7 +38,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
             if line.strip():
                 row: Any
                 try:
-                    row = json.loads(line.decode("utf-8-sig").rstrip(), object_pairs_hook=_object)
+                    row = json.loads(line.decode("utf-8-sig").rstrip())
                 except json.JSONDecodeError as error:
                     row = YiTuneError(f"broken JSON: {error.msg} at column {error.colno}")
                 except (ValueError, RecursionError) as error:  # not UTF-8, or a number of too many digits
@@ -65,12 +55,7 @@ def _json(path: Path) -> Iterator[Row]:
             yield from _jsonl(path)
             return
         file.seek(0)
-        text = file.read()
-    try:
-        rows = json.loads(text, object_pairs_hook=_object)
-    except (ValueError, RecursionError) as error:
-        raise _broken(path, str(error)) from None
-    yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
+        yield from ((f"row {number}", row) for number, row in enumerate(json.load(file), 1))
 
 
 def _csv(path: Path) -> Iterator[Row]:
@@ -78,7 +63,6 @@ def _csv(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         columns = next(reader, [])
-        _check_columns(path, columns)
         line = reader.line_num + 1
         try:
             for cells in reader:
@@ -88,25 +72,15 @@ def _csv(path: Path) -> Iterator[Row]:
                     yield f"line {line}", YiTuneError(f"{len(cells)} cells under {len(columns)} columns")
                 line = reader.line_num + 1
         except csv.Error as error:
-            raise _broken(path, f"line {line}: {error}") from None
+            raise ValueError(f"line {line}: {error}") from None
 
 
 def _parquet(path: Path) -> Iterator[Row]:
-    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
-    try:
-        with ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow.names)
-            number = 0
-            for group in range(file.num_row_groups):  # all at once they take more memory the more there are
-                for batch in file.iter_batches(batch_size=256, row_groups=[group]):
-                    for number, row in enumerate(batch.to_pylist(), number + 1):  # noqa: B020
-                        yield f"row {number}", row
-    except ArrowException as error:
-        raise YiTuneError(f"{path} is no whole Parquet file: {error}", "Is that the right file?") from None
-
-
-def _check_columns(path: Path, columns: list[str]) -> None:
-    if twice := [column for column in columns if columns.count(column) > 1]:
-        raise YiTuneError(f"{path} has the column {twice[0]!r} twice.", "Rename one of them.")
+    with ParquetFile(path) as file:
+        number = 0
+        for group in range(file.num_row_groups):  # all at once they take more memory the more there are
+            for batch in file.iter_batches(batch_size=256, row_groups=[group]):
+                for number, row in enumerate(batch.to_pylist(), number + 1):  # noqa: B020
+                    yield f"row {number}", row

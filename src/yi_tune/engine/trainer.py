@@ -12,7 +12,7 @@ import psutil
 import torch
 from bitsandbytes.nn.modules import Linear4bit
 from llamafactory.train.tuner import run_exp
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from yi_tune.config import Config
@@ -22,11 +22,7 @@ from yi_tune.progress import Progress
 
 
 class OutOfMemoryError(Exception):
-    """Memory ran out, and the model is freed. `loaded`: whether the model had been loaded before."""
-
-    def __init__(self, message: str, *, loaded: bool) -> None:
-        super().__init__(message)
-        self.loaded = loaded
+    """Memory ran out in training, and the model is freed."""
 
 
 class Reporter(TrainerCallback):
@@ -38,36 +34,30 @@ class Reporter(TrainerCallback):
         self.interrupted = False
         self._progress = progress
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.model, self.tokenizer = kwargs["model"], kwargs["processing_class"]
         keep_trainable(self.model)
         if state.best_model_checkpoint:  # an absolute path, and the run folder may have been moved since
-            best = Path(str(args.output_dir)) / Path(state.best_model_checkpoint).name
-            state.best_model_checkpoint = str(best)
+            state.best_model_checkpoint = str(Path(args.output_dir) / Path(state.best_model_checkpoint).name)
         self._progress.begin(state.max_steps, state.global_step)
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         sampler = kwargs["train_dataloader"].batch_sampler.sampler
         if isinstance(sampler, LengthGroupedSampler):
             # It would draw from the global generator, which an epoch that a resumed run is in finds in another state.
             sampler.generator = torch.Generator().manual_seed(args.seed + int(state.epoch or 0))
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         on_gpu = args.device.type == "cuda"
         memory = torch.cuda.max_memory_allocated() if on_gpu else psutil.Process().memory_info().rss
         self._progress.figures(kwargs["logs"], memory)
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._progress.step(state.global_step)
         if self.interrupted:
-            control.should_save = True
-            control.should_evaluate = False
+            control.should_save, control.should_evaluate = True, False
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_save(self, *_: Any, **__: Any) -> None:
         if self.interrupted:
             raise KeyboardInterrupt
 
@@ -123,7 +113,7 @@ def train(config: Config, checkpoint: Path | None, progress: Progress) -> Assist
         try:
             run_exp(args, [reporter])
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if reporter.model is None or not is_out_of_memory(error):
                 raise
             short_of_memory = str(error)
         finally:
@@ -132,9 +122,8 @@ def train(config: Config, checkpoint: Path | None, progress: Progress) -> Assist
         raise KeyboardInterrupt
     if short_of_memory is not None:
         # Out here the exception is gone, and with it the frames that held the model.
-        loaded = reporter.model is not None
         reporter.model = None
         gc.collect()  # modules refer to each other in circles
         torch.cuda.empty_cache()
-        raise OutOfMemoryError(short_of_memory, loaded=loaded)
+        raise OutOfMemoryError(short_of_memory)
     return Assistant(reporter.model, reporter.tokenizer, config["template"])

@@ -4,17 +4,16 @@ The formula is held against measurements on a CPU in docs/memory.md (bench/memor
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from rich.filesize import decimal
 
-from yi_tune.config import Config
+from yi_tune.config import Config, left_open
 from yi_tune.data.general import LONGEST, Prompt
 from yi_tune.data.identity import Message
-from yi_tune.data.own import OwnData, count_tokens
+from yi_tune.data.own import count_tokens
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.models import LocalModel, Shape
@@ -35,27 +34,8 @@ _ANSWERS, _ANSWER_TOKENS = 18, 300
 _SERVED_TOKENS = 16 * 4096
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """Memory at its peak in bytes, by what takes it."""
-
-    parts: dict[str, int]
-
-    @property
-    def total(self) -> int:
-        return sum(self.parts.values())
-
-    @property
-    def needed(self) -> int:
-        """How much should be free: the weights, which are arithmetic, and a quarter more than the rest, for code that
-        may change and allocators that lose memory between blocks. The system takes back a file's pages by itself.
-        """
-        weights = self.parts["weights"] + self.parts["embeddings and head"]
-        return weights + (self.total - weights - self.parts["model file"]) * 5 // 4
-
-
-def estimate(shape: Shape, config: Config, length: int, device: str) -> Estimate:
-    """The peak of a run with this config whose longest row has `length` tokens, on "cuda" or "cpu".
+def estimate(shape: Shape, config: Config, length: int, device: str) -> dict[str, int]:
+    """The peak, in bytes by what takes it, of a run whose longest row has `length` tokens, on "cuda" or "cpu".
 
     With h, q and f for the widths of hidden state, queries and FFN a layer keeps of each token, for the backward pass,
     in bytes: two norms in float32 8h; the inputs of q, k, v and of gate, up 4h; q, k, v (repeated to q's width) and the
@@ -87,20 +67,26 @@ def estimate(shape: Shape, config: Config, length: int, device: str) -> Estimate
     logits = tokens * shape.vocab * 12
     activations = kept + tokens * 4 * h + max(0, backward - logits)
     answers = _ANSWERS * (_ANSWER_TOKENS * shape.layers * 4 * shape.key + 10 * shape.vocab)
-    return Estimate(
-        {
-            "CUDA" if device == "cuda" else "Python and libraries": _BASELINE[device],
-            "weights": int(linear * _BITS.get(bits, 16.0) / 8),
-            "model file": 2 * linear if device == "cpu" and bits in _BITS else 0,
-            "embeddings and head": 2 * rest,
-            "adapter": trained,
-            "gradients": trained,
-            "optimiser": 2 * trained,
-            "activations": activations,
-            "logits": logits,
-            "answers": max(0, answers - activations - logits),
-        }
-    )
+    return {
+        "CUDA" if device == "cuda" else "Python and libraries": _BASELINE[device],
+        "weights": int(linear * _BITS.get(bits, 16.0) / 8),
+        "model file": 2 * linear if device == "cpu" and bits in _BITS else 0,
+        "embeddings and head": 2 * rest,
+        "adapter": trained,
+        "gradients": trained,
+        "optimiser": 2 * trained,
+        "activations": activations,
+        "logits": logits,
+        "answers": max(0, answers - activations - logits),
+    }
+
+
+def needed(parts: dict[str, int]) -> int:
+    """How much should be free: the weights, which are arithmetic, and a quarter more than the rest, for code that may
+    change and allocators that lose memory between blocks. The system takes back a file's pages by itself.
+    """
+    weights = parts["weights"] + parts["embeddings and head"]
+    return weights + (sum(parts.values()) - weights - parts["model file"]) * 5 // 4
 
 
 def number(config: Config, key: str, default: int) -> int:
@@ -111,32 +97,27 @@ def number(config: Config, key: str, default: int) -> int:
 
 @dataclass(frozen=True)
 class Fit:
-    """How the rows of a step are divided, for rows of at most `length` tokens; `config` may leave some of it open."""
+    """How the rows of a step are divided, the longest of which has `length` tokens, and the memory that it takes, in
+    bytes by what takes it; None for a model whose shape is not known.
+    """
 
     micro_batch: int
     accumulation: int
     checkpointing: bool
     hardware: Hardware
     shape: Shape | None = None
-    config: Config = field(default_factory=dict)
+    parts: dict[str, int] | None = None
     length: int = 0
-
-    @cached_property
-    def estimate(self) -> Estimate | None:
-        """The memory that it takes; None for a model whose shape is not known."""
-        decided = self.hardware.settings | self.settings
-        config = self.config | {key: decided[key][0] for key in decided if _left_open(self.config, key)}
-        return estimate(self.shape, config, self.length, "cuda" if self.hardware.gpu else "cpu") if self.shape else None
 
     @property
     def fits(self) -> bool:
-        return self.estimate is None or self.estimate.needed <= self.hardware.free
+        return self.parts is None or needed(self.parts) <= self.hardware.free
 
     @property
     def settings(self) -> dict[str, tuple[Any, str]]:
         """The keys of a config that say it: values, and why."""
-        sizes = {MICRO: self.micro_batch, ACCUMULATION: self.accumulation, EVAL: self.micro_batch}
         why = f"chosen for {self._free}" if self.shape else "the model's shape is not known"
+        sizes = {MICRO: self.micro_batch, ACCUMULATION: self.accumulation, EVAL: self.micro_batch}
         return {key: (value, why) for key, value in {**sizes, NO_CHECKPOINTING: not self.checkpointing}.items()}
 
     @property
@@ -146,10 +127,10 @@ class Fit:
     @property
     def summary(self) -> str:
         """The memory that it takes and the memory that is free, in a line."""
-        if self.estimate is None:
+        if self.parts is None:
             return f"Memory: not estimated, the model's shape is not known; {self._free}."
-        parts = ", ".join(f"{name} {decimal(size)}" for name, size in self.estimate.parts.items() if size >= 1_000_000)
-        return f"Memory: {decimal(self.estimate.total)} estimated ({parts}); {self._free}."
+        parts = ", ".join(f"{name} {decimal(size)}" for name, size in self.parts.items() if size >= 1_000_000)
+        return f"Memory: {decimal(sum(self.parts.values()))} estimated ({parts}); {self._free}."
 
 
 def choose_fit(shape: Shape | None, config: Config, length: int, hardware: Hardware) -> Fit:
@@ -157,32 +138,32 @@ def choose_fit(shape: Shape | None, config: Config, length: int, hardware: Hardw
     smallest where nothing fits. Values of `config` are obeyed; a key that it leaves open (a `${...}`) is chosen.
     """
     steps, sizes = number(config, ACCUMULATION, 1), [8, 4, 2, 1]
-    if not _left_open(config, MICRO):
+    if not left_open(config, MICRO):
         sizes = [number(config, MICRO, 8)]
-    elif not _left_open(config, ACCUMULATION):
+    elif not left_open(config, ACCUMULATION):
         sizes = [max(1, EFFECTIVE_BATCH // steps)]
-    choices = [False, True] if _left_open(config, NO_CHECKPOINTING) else [not config.get(NO_CHECKPOINTING)]
+    choices = [False, True] if left_open(config, NO_CHECKPOINTING) else [not config.get(NO_CHECKPOINTING)]
     for size, checkpointing in product(sizes, choices):
-        follows = max(1, round(EFFECTIVE_BATCH / size)) if _left_open(config, ACCUMULATION) else steps
-        fit = Fit(size, follows, checkpointing, hardware, shape, config, length)
+        follows = max(1, round(EFFECTIVE_BATCH / size)) if left_open(config, ACCUMULATION) else steps
+        fit = Fit(size, follows, checkpointing, hardware, shape, length=length)
+        if shape:
+            decided = hardware.settings | fit.settings
+            whole = config | {key: decided[key][0] for key in decided if left_open(config, key)}
+            fit = replace(fit, parts=estimate(shape, whole, length, "cuda" if hardware.gpu else "cpu"))
         if fit.fits:
             break
     return fit
 
 
-def _left_open(config: Config, key: str) -> bool:
-    return str(config.get(key, "")).startswith("${")
-
-
 def refuse(fit: Fit, name: str) -> YiTuneError:
     """Why a run that does not fit is not trained, and what may help."""
-    total, needed = (fit.estimate.total, fit.estimate.needed) if fit.estimate else (0, 0)
+    parts = fit.parts or {}
     return YiTuneError(
-        f"{name} does not fit: training takes about {decimal(total)} at the least, and "
+        f"{name} does not fit: training takes about {decimal(sum(parts.values()))} at the least, and "
         f"{fit.hardware.device} has {decimal(fit.hardware.free)} free.",
-        f"Free {decimal(needed)}, or take less, where it is not so yet: no answers of the base, --replay 0; a shorter "
-        f"cutoff, --set cutoff_len=... (the longest row has {fit.length} tokens); 4 bits, --config qlora; a smaller "
-        "model of those that yi-tune models lists, down to --model nano.",
+        f"Free {decimal(needed(parts))}, or take less, where it is not so yet: no answers of the base, --replay 0; a "
+        f"shorter cutoff, --set cutoff_len=... (the longest row has {fit.length} tokens); 4 bits, --config qlora; a "
+        "smaller model of those that yi-tune models lists, down to --model nano.",
     )
 
 
@@ -198,17 +179,17 @@ def smaller(config: Config) -> Config | None:
 
 
 def longest_row(
-    local: LocalModel, config: Config, rows: Sequence[list[Message]], own: OwnData | None, prompts: list[Prompt]
+    local: LocalModel, config: Config, rows: Sequence[list[Message]], prompts: list[Prompt], own: int = 0
 ) -> int:
-    """Tokens of the longest row that is trained on: of `rows`, the user's `own`, and the base's answers to `prompts`,
-    counted as long as they may become. Raises YiTuneError for a tokenizer that does not load.
+    """Tokens of the longest row that is trained on: of `rows`, and the base's answers to `prompts`, as long as they may
+    become; the longest of the user's own has `own`. Raises YiTuneError for a tokenizer that does not load.
     """
     cutoff = number(config, "cutoff_len", 2048)
     if config.get("packing") or config.get("neat_packing") is True:
         return cutoff
     asked = [[*prompt.messages, Message(role="assistant", content="")] for prompt in prompts]
-    lengths = [*count_tokens(local.path, rows), *(LONGEST + length for length in count_tokens(local.path, asked))]
-    return min(cutoff, max([*lengths, own.longest] if own else lengths, default=cutoff))
+    answered = [LONGEST + length for length in count_tokens(local.path, asked)]
+    return min(cutoff, max([own, *count_tokens(local.path, rows), *answered]))
 
 
 def answering(shape: Shape | None, hardware: Hardware, bits: int | None) -> Config:

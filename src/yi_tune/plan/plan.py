@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from yi_tune.config import Config, find_config, parse_overrides, placeholder, read_config, reasons
+from yi_tune.config import Config, find_config, left_open, parse_overrides, read_config, reasons
 from yi_tune.data.general import replay_prompts
 from yi_tune.data.identity import Dataset, Identity, dataset_of, render
 from yi_tune.data.own import prepare_own
@@ -17,10 +17,9 @@ from yi_tune.hardware import detect
 from yi_tune.hubs.download import use_cached
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import err
-from yi_tune.plan.adapters import Start, find_start
 from yi_tune.plan.checks import check_validation, is_trainable, problems
 from yi_tune.plan.memory import MICRO, Fit, answering, choose_fit, longest_row, refuse
-from yi_tune.runs import Run, train_run
+from yi_tune.runs import Run, Start, find_start, train_run
 
 # `--early-stop`: twenty evaluations a run, the end after three that were no better than the best, and the best adapter
 # kept. Each evaluation has a checkpoint to go back to; the best is kept, the newest, and one more in case that one is
@@ -127,8 +126,6 @@ def plan(
     local, path = find_model(model, workspace), find_config(config)
     template, flags = read_config(path), parse_overrides(overrides or [])
     target = train_run(workspace, local, run)
-    if target.running and not dry_run:
-        raise target.busy
     wanted = {**template, **flags, "model_name_or_path": str(local.path)}
     replay = local.model.replay if replay is None else replay
     prompts = replay_prompts(replay)
@@ -148,13 +145,14 @@ def plan(
         check_model(local)
     except YiTuneError as error:
         _refuse(error, dry_run)
-    own = prepare_own(data, data_dir, wanted, skip_bad_rows=skip_bad_rows) if data else None
-    if own:
+    longest_own = 0
+    if data:
+        own, longest_own = prepare_own(data, data_dir, wanted, skip_bad_rows=skip_bad_rows)
         datasets.append(own)
     if not datasets:
         raise YiTuneError("--no-identity leaves nothing to train on.", "Name your own data: --data FILE")
     with err.status("Counting tokens"):
-        length = longest_row(local, wanted, conversations, own, prompts)
+        length = longest_row(local, wanted, conversations, prompts, longest_own)
     fit = choose_fit(local.shape, wanted | (start.shape if start else {}), length, hardware)
     options = {
         "--report-to": trackers(report_to or [], f"{target.folder.parent.name}/{target.name}"),
@@ -163,10 +161,6 @@ def plan(
     }
     planned = TrainPlan(local, identity, tuple(datasets), target, fit, replay, start)
     planned = merge(planned, template, reasons(path), options)
-    if local.downloaded and local.model.huggingface is None:
-        from yi_tune.engine.tokenizer import warn_of_tokenizer
-
-        warn_of_tokenizer(local.path, err)
     with err.status("Looking at the config"):
         wrong = problems(planned.config)
     if wrong:
@@ -217,29 +211,27 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
             f"The adapter of the run {start.run!r} has {', '.join(clashes)}, and keeps its shape.",
             "Drop --from-run, or the other value from --set and the config.",
         )
-    model, hardware = planned.local.model, planned.fit.hardware
-    rows = sum(dataset.rows for dataset in planned.datasets)
-    machine = planned.fit.settings | hardware.settings
-    origins = ", ".join(f"{dataset.rows} rows of {dataset.name}" for dataset in planned.datasets)
+    model, hardware, datasets = planned.local.model, planned.fit.hardware, planned.datasets
+    rows = sum(dataset.rows for dataset in datasets)
+    origins = ", ".join(f"{dataset.rows} rows of {dataset.name}" for dataset in datasets)
+    own = f"{model.name}'s own"
     fills: dict[str, Setting] = {
-        "model_path": Setting(str(planned.local.path), "model", f"where {model.name} lies"),
+        "model_name_or_path": Setting(str(planned.local.path), "model", f"where {model.name} lies"),
         "dataset_dir": Setting(str(run.data), "data", origins),
         "output_dir": Setting(str(run.folder), "run", "the run folder"),
         "preprocessing_num_workers": Setting(max(1, min(os.cpu_count() or 1, rows // 1000)), "data", f"{rows} rows"),
-        "learning_rate": Setting(model.learning_rate, "model", f"{model.name}'s own"),
-        "num_train_epochs": Setting(model.num_train_epochs, "model", f"{model.name}'s own"),
-        **{key: Setting(value, "hardware", why) for key, (value, why) in machine.items()},
+        "learning_rate": Setting(model.learning_rate, "model", own),
+        "num_train_epochs": Setting(model.num_train_epochs, "model", own),
         "use_cpu": Setting(hardware.gpu is None, "hardware", f"training is on {hardware.device}"),
     }
-    settings = {
-        key: fills.get(placeholder(value)) or Setting(value, "template", reasons.get(key, ""))
-        for key, value in template.items()
-    }
+    machine = planned.fit.settings | hardware.settings
+    fills |= {key: Setting(value, "hardware", why) for key, (value, why) in machine.items()}
+    settings = {key: Setting(value, "template", reasons.get(key, "")) for key, value in template.items()}
+    settings |= {key: fills[key] for key in fills if left_open(template, key)}
     # A config written for LLaMA-Factory itself names its own paths; yi-tune's replace them.
     settings.pop("tokenized_path", None)
-    settings["model_name_or_path"] = fills["model_path"]
-    settings |= {key: fills[key] for key in ("dataset_dir", "output_dir")}
-    names = ",".join([*(dataset.name for dataset in planned.datasets), *(["replay"] if planned.replay else [])])
+    settings |= {key: fills[key] for key in ("model_name_or_path", "dataset_dir", "output_dir")}
+    names = ",".join([*(dataset.name for dataset in datasets), *(["replay"] if planned.replay else [])])
     if template.get("dataset") != names and is_trainable(template.get("dataset")):
         settings["dataset"] = Setting(names, "data", "all the rows there are")
     if start:
@@ -248,7 +240,7 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
         settings |= {key: Setting(value, "run", why) for key, value in shape.items() if value is not None}
     for option, values in options.items():
         settings |= {key: Setting(value, "flag", option) for key, value in values.items()}
-    if any(dataset.name == "own" for dataset in planned.datasets):
+    if any(dataset.name == "own" for dataset in datasets):
         why = "LLaMA-Factory keeps the rows in tokens there, for a resumed run"
         settings["tokenized_path"] = Setting(str(run.data / "tokenized"), "data", why)
     return replace(planned, settings=settings)
