@@ -1,4 +1,5 @@
 import os
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -6,6 +7,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
+from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware, cpu_has_bf16, detect, free_ram, read_gpus
 
 TWO = """\
@@ -27,12 +29,65 @@ def test_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = read_gpus()
     assert list(first.values()) == ["GPU-aaaa", "NVIDIA H200", "143771 MiB", "1000 MiB", "570.86.10"]
     assert second["name"] == "Tesla T4"
-    # The one with the most memory free is chosen.
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(is_available=lambda: False)))
+
+
+def cuda(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] = (7, 5), free: int = 15_000_000_000) -> None:
+    """A torch that sees a GPU, built as 2.10's from PyPI is."""
+    known = {
+        "is_available": lambda: True,
+        "get_device_name": lambda: "A GPU",
+        "get_device_capability": lambda: capability,
+        "get_arch_list": lambda: ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"],
+        "is_bf16_supported": lambda *, including_emulation: capability >= (8, 0),
+        "mem_get_info": lambda: (free, 16_000_000_000),
+    }
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=SimpleNamespace(**known)))
+
+
+@pytest.mark.parametrize(
+    ("listed", "used"), [("2,5", "5"), ("GPU-aaaa, GPU-bbbb", "GPU-bbbb"), (None, "1"), ("3", "3"), ("", "")]
+)
+def test_one_gpu_is_used_the_freest(
+    listed: str | None,
+    used: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    nvidia_smi(tmp_path, monkeypatch, f"cat <<'END'\n{TWO}END")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed or "")
+    if listed is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    cuda(monkeypatch)
+    # What another process sees there; it is asked before this one starts CUDA.
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho '[1000000000, 15000000000]'\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert detect().free == 15_000_000_000
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == used
+    said = f"GPU {used} of 2 is used: it has the most memory free, 15.0 GB." if used not in ("3", "") else ""
+    assert said in capsys.readouterr().err
+
+
+def test_gpus_that_torch_cannot_ask_about_stay_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    cuda(monkeypatch)
+    monkeypatch.setattr(sys, "executable", "false")
     detect()
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-bbbb"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+
+
+@pytest.mark.parametrize(("capability", "fits"), [((6, 0), False), ((7, 5), True), ((8, 9), True), ((13, 0), False)])
+def test_age_of_a_gpu(capability: tuple[int, int], fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    cuda(monkeypatch, capability)
+    if fits:
+        assert detect().gpu == "A GPU"
+        return
+    with pytest.raises(YiTuneError, match=re.escape(f"compute capability {capability[0]}.{capability[1]}")) as told:
+        detect()
+    assert ("=cu126" in told.value.hint) == (capability == (6, 0))
 
 
 @pytest.mark.parametrize(

@@ -13,18 +13,13 @@ from rich.filesize import decimal
 from yi_tune.config import find_config, read_config
 from yi_tune.data.general import LONGEST
 from yi_tune.errors import YiTuneError
-from yi_tune.hardware import Hardware, detect, read_gpus
+from yi_tune.hardware import Hardware, detect, read_gpus, reinstall
 from yi_tune.hubs import PATIENCE, hubs_of
 from yi_tune.hubs.download import cached
 from yi_tune.models import LocalModel, check_model, find_model
 from yi_tune.output import err
 from yi_tune.plan.memory import choose_fit, refuse
 
-# Repairs whatever of all that training loads does not fit the rest, or the driver.
-_REINSTALL = (
-    "uv pip install --reinstall --torch-backend=auto torch==2.10.0 torchvision==0.25.0 torchaudio==2.10.0 "
-    "bitsandbytes==0.50.2 llamafactory==0.9.5"
-)
 _RUN = 1_000_000_000  # bytes of a run: adapter, checkpoints with the optimiser's state, logs
 
 Check = dict[str, str]
@@ -38,7 +33,7 @@ def diagnose(model: str, workspace: Path) -> list[Check]:
     local = find_model(model, workspace)
     with err.status("Looking at the machine"):
         packages, hardware = _packages()
-        checks = [packages, _gpu(local, hardware)]
+        checks = [packages] if packages["name"] == "gpu" else [packages, _gpu(local, hardware)]
         if hardware and (hardware.gpu or not local.needs_gpu):
             checks.append(_memory(local, hardware))
         here = _model(local)
@@ -59,22 +54,28 @@ def _packages() -> tuple[Check, Hardware | None]:
         version, used = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
         why = f"They do not load (status {done.returncode}): {done.stderr.strip()[-300:]}"
-        return _check("packages", why, _REINSTALL), None
+        return _check("packages", why, reinstall()), None
+    if "remedy" in used:  # the GPU is too old
+        return _check("gpu", **used), None
     return _check("packages", f"torch {version} and all that training loads beside it"), Hardware(**used)
 
 
 def probe() -> None:
     """Import all that training loads, and print torch's version and the hardware that a run would use."""
-    used = detect()
-    for module in ("torchvision", "torchaudio", "llamafactory.train.tuner"):
-        importlib.import_module(module)
     import torch
 
+    try:
+        used = vars(detect())
+    except YiTuneError as error:
+        print(f"\n{json.dumps([torch.__version__, {'found': error.message, 'remedy': error.hint}])}")
+        return
+    for module in ("torchvision", "torchaudio", "llamafactory.train.tuner"):
+        importlib.import_module(module)
     # Its native library is loaded only when a 4-bit layer is trained.
-    device, nn = "cuda" if used.gpu else "cpu", importlib.import_module("bitsandbytes").nn
+    device, nn = "cuda" if used["gpu"] else "cpu", importlib.import_module("bitsandbytes").nn
     layer = nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to(device)
     layer(torch.ones(2, 64, device=device, requires_grad=True)).sum().backward()
-    print(f"\n{json.dumps([torch.__version__, vars(used)])}", flush=True)  # after whatever the imports have printed
+    print(f"\n{json.dumps([torch.__version__, used])}", flush=True)  # after whatever the imports have printed
 
 
 def _gpu(local: LocalModel, hardware: Hardware | None) -> Check:
@@ -83,7 +84,7 @@ def _gpu(local: LocalModel, hardware: Hardware | None) -> Check:
     seen = "; ".join("{name}, {free} of {total} free, driver {driver}".format_map(gpu) for gpu in gpus)
     if hardware and hardware.gpu:
         return _check("gpu", f"{seen or hardware.gpu}; trains in {'bf16' if hardware.bf16 else 'fp16'}")
-    seen, remedy = f"{seen}, but torch sees none", f"Update the driver, or take a torch for this one: {_REINSTALL}"
+    seen, remedy = f"{seen}, but torch sees none", f"Update the driver, or take a torch for this one: {reinstall()}"
     if not gpus:
         seen, remedy = "no CUDA GPU, or no NVIDIA driver (nvidia-smi lists none)", "Install the driver for the GPU"
     elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):

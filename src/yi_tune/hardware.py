@@ -1,14 +1,31 @@
 """What this machine has to train with."""
 
+import json
 import os
 import re
 import subprocess
+import sys
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
+from rich.filesize import decimal
+
+from yi_tune.errors import YiTuneError
+from yi_tune.output import err
+
+
+def reinstall(backend: str = "auto") -> str:
+    """The command that installs a torch with kernels for this GPU and driver, and all that has to fit it.
+
+    PyTorch's builds for CUDA 12.6 ("cu126") are the last for Pascal and older (.ci/manywheel/build_cuda.sh in PyTorch).
+    """
+    return (
+        f"uv pip install --reinstall --torch-backend={backend} torch==2.10.0 torchvision==0.25.0 torchaudio==2.10.0 "
+        "bitsandbytes==0.50.2 llamafactory==0.9.5"
+    )
 
 
 @dataclass(frozen=True)
@@ -37,21 +54,58 @@ class Hardware:
 def detect(*, cpu_only: bool = False) -> Hardware:
     """Ask torch, which is what will train (this imports it). With `cpu_only` every GPU is hidden.
 
-    One GPU is used, that with the most memory free unless CUDA_VISIBLE_DEVICES says otherwise: with more in sight
-    LLaMA-Factory refuses to train without torchrun.
+    One GPU is used, the one with the most memory free of those in CUDA_VISIBLE_DEVICES, or of all: with more in sight
+    LLaMA-Factory refuses to train without torchrun. It has to be chosen before anything starts CUDA.
+    Raises YiTuneError for a GPU that is too old for this build of torch.
     """
+    listed = os.environ.get("CUDA_VISIBLE_DEVICES")
     if cpu_only:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    elif "CUDA_VISIBLE_DEVICES" not in os.environ:
-        gpus = read_gpus()
-        # By its UUID: the driver and CUDA number them differently.
-        freest = max(gpus, key=lambda gpu: int(gpu["free"].removesuffix(" MiB")), default={})
-        os.environ["CUDA_VISIBLE_DEVICES"] = freest["uuid"] if len(gpus) > 1 else "0"
+    elif listed is None and len(read_gpus()) <= 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = "0"
+    elif listed is None or "," in listed:
+        os.environ["CUDA_VISIBLE_DEVICES"] = _freest(listed)
     from torch import cuda
 
     if not cuda.is_available():
         return Hardware(None, cpu_has_bf16(), free_ram())
+    _check_age(cuda.get_device_name(), cuda.get_device_capability(), cuda.get_arch_list())
     return Hardware(cuda.get_device_name(), cuda.is_bf16_supported(including_emulation=False), cuda.mem_get_info()[0])
+
+
+def _freest(listed: str | None) -> str:
+    """The GPU with the most memory free, as CUDA_VISIBLE_DEVICES names it, of those that it lists (None: of all).
+
+    Another process asks, since this one could not choose any more afterwards; nvidia-smi numbers them otherwise.
+    """
+    ask = "from torch import cuda; print([cuda.mem_get_info(gpu)[0] for gpu in range(cuda.device_count())])"
+    done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False)  # noqa: S603
+    free: list[int] = json.loads(done.stdout) if done.returncode == 0 else []
+    names = [name.strip() for name in listed.split(",")] if listed else [str(gpu) for gpu in range(len(free))]
+    if not free:  # torch sees none of them
+        return listed or "0"
+    best = free.index(max(free))
+    err.print(f"GPU {names[best]} of {len(free)} is used: it has the most memory free, {decimal(free[best])}.")
+    return names[best]
+
+
+def _check_age(gpu: str, capability: tuple[int, int], built_for: list[str]) -> None:
+    """Raise YiTuneError when torch has no kernels for a GPU of this compute capability.
+
+    Kernels run on GPUs of the same major version and the same minor version or a newer one; PTX (compute_...) is
+    compiled for every newer GPU (CUDA C++ Programming Guide, sections "Binary Compatibility" and "PTX Compatibility").
+    """
+    for name in built_for:
+        kind, _, version = name.rstrip("af").partition("_")
+        built = divmod(int(version), 10)
+        if built <= capability and (kind == "compute" or built[0] == capability[0]):
+            return
+    raise YiTuneError(
+        f"{gpu} has compute capability {capability[0]}.{capability[1]}, and this build of torch has kernels for "
+        f"{', '.join(built_for)} only.",
+        f"Take a build that has its: {reinstall('cu126' if capability < (7, 5) else 'auto')}   (or train on the CPU: "
+        "--set use_cpu=true)",
+    )
 
 
 def cpu_has_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
