@@ -1,11 +1,12 @@
 """The faults of this machine that stand in the way of training, and their remedies: `yi-tune doctor`."""
 
 import importlib
-import json
 import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
+from importlib.metadata import version
 from pathlib import Path
 
 from rich.filesize import decimal
@@ -32,8 +33,12 @@ def diagnose(model: str, workspace: Path) -> list[Check]:
     """
     local = find_model(model, workspace)
     with err.status("Looking at the machine"):
-        packages, hardware = _packages()
-        checks = [packages] if packages["name"] == "gpu" else [packages, _gpu(local, hardware)]
+        packages, hardware = _packages(), None
+        try:
+            hardware = detect() if packages["verdict"] == "ok" else None
+            checks = [packages, _gpu(local, hardware)]
+        except YiTuneError as error:  # the GPU is too old
+            checks = [packages, _check("gpu", error.message, error.hint)]
         if hardware and (hardware.gpu or not local.needs_gpu):
             checks.append(_memory(local, hardware))
         here = _model(local)
@@ -46,36 +51,28 @@ def _check(name: str, found: str, remedy: str = "", verdict: str = "error") -> C
     return {"name": name, "verdict": verdict if remedy else "ok", "found": found, "remedy": remedy}
 
 
-def _packages() -> tuple[Check, Hardware | None]:
+def _packages() -> Check:
     """The result of `probe` in a process of its own: an extension that does not fit the others may end it."""
     command = [sys.executable, "-c", "from yi_tune.doctor import probe; probe()"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    try:
-        version, used = json.loads(done.stdout.splitlines()[-1])
-    except (IndexError, ValueError):
+    if done.returncode:
         why = f"They do not load (status {done.returncode}): {done.stderr.strip()[-300:]}"
-        return _check("packages", why, reinstall()), None
-    if "remedy" in used:  # the GPU is too old
-        return _check("gpu", **used), None
-    return _check("packages", f"torch {version} and all that training loads beside it"), Hardware(**used)
+        return _check("packages", why, reinstall())
+    return _check("packages", f"torch {version('torch')} and all that training loads beside it")
 
 
 def probe() -> None:
-    """Import all that training loads, and print torch's version and the hardware that a run would use."""
-    import torch
-
-    try:
-        used = vars(detect())
-    except YiTuneError as error:
-        print(f"\n{json.dumps([torch.__version__, {'found': error.message, 'remedy': error.hint}])}")
-        return
+    """Import all that training loads, and take a step of it in 4 bits unless the GPU is too old."""
     for module in ("torchvision", "torchaudio", "llamafactory.train.tuner"):
         importlib.import_module(module)
-    # Its native library is loaded only when a 4-bit layer is trained.
-    device, nn = "cuda" if used["gpu"] else "cpu", importlib.import_module("bitsandbytes").nn
-    layer = nn.Linear4bit(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to(device)
-    layer(torch.ones(2, 64, device=device, requires_grad=True)).sum().backward()
-    print(f"\n{json.dumps([torch.__version__, used])}", flush=True)  # after whatever the imports have printed
+    import torch
+
+    with suppress(YiTuneError):
+        device = "cuda" if detect().gpu else "cpu"
+        # Its native library is loaded only when a 4-bit layer is trained.
+        linear = importlib.import_module("bitsandbytes").nn.Linear4bit
+        layer = linear(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to(device)
+        layer(torch.ones(2, 64, device=device, requires_grad=True)).sum().backward()
 
 
 def _gpu(local: LocalModel, hardware: Hardware | None) -> Check:

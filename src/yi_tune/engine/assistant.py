@@ -27,7 +27,7 @@ from yi_tune.config import Config
 from yi_tune.data.identity import Message
 from yi_tune.engine.replies import Batch
 from yi_tune.errors import YiTuneError
-from yi_tune.hardware import cpu_has_bf16
+from yi_tune.hardware import detect
 from yi_tune.output import log_traceback
 from yi_tune.sampling import Generation, ReplyStats, Sampling
 
@@ -121,8 +121,7 @@ class Assistant:
     def stream(self, messages: list[Message], sampling: Sampling) -> Generator[str]:
         """The reply, piece by piece. Closing the iterator, or Ctrl-C, ends the reply.
 
-        Raises YiTuneError when the conversation leaves no room for a reply; errors of the generation
-        itself are raised as they are.
+        Raises YiTuneError when the conversation leaves no room for a reply.
         """
         ids = self.encode(messages)
         room = self.context - len(ids)
@@ -139,10 +138,10 @@ class Assistant:
         same = takewhile(lambda pair: pair[0] == pair[1], zip(known, ids[:-1], strict=False))
         held = reused = len(list(same))
         cache.crop(reused)
-        began, first, sent = time.monotonic(), None, 0
+        began, first, sent = time.monotonic(), 0.0, 0
         try:
             batch.add([row], cache)
-            first = time.monotonic()
+            first = time.monotonic() - began
             while True:
                 held = cache.get_seq_length()
                 if piece := row.text[sent:]:
@@ -152,8 +151,7 @@ class Assistant:
                     break
                 batch.step()
         finally:
-            now = time.monotonic()
-            self.last = ReplyStats(len(ids), reused, len(row.tokens), (first or now) - began, now - began)
+            self.last = ReplyStats(len(ids), reused, len(row.tokens), first, time.monotonic() - began)
             # A step that was broken off has been read by some layers only: all are cut to what was held before it.
             cache.crop(held)
             self.cache[base] = (ids + row.tokens)[:held], cache
@@ -187,19 +185,11 @@ class Assistant:
                 size = len(rows) // 2
         return [made[index] for index in range(len(encoded))]
 
-    @torch.inference_mode()
-    def answer_logits(self, reply: Generation) -> torch.Tensor:
-        """The logits of each token of an answer, given all that comes before it: float32, [tokens, vocabulary]."""
-        ids = torch.tensor([reply.prompt + reply.tokens[:-1]], device=self.model.device)
-        logits: torch.Tensor = self.model(input_ids=ids, logits_to_keep=len(reply.tokens), use_cache=False).logits
-        return logits[0].float()
-
 
 def load_assistant(config: Config) -> Assistant:
     """Load the model, the adapter and the tokenizer that a chat.yaml names.
 
-    LLaMA-Factory would merge the adapter into unquantised weights and lose the base, so the adapter
-    is put on here. Raises YiTuneError when it does not fit the base.
+    LLaMA-Factory would merge the adapter into unquantised weights and lose the base, so the adapter is put on here.
     """
     adapter = config.get("adapter_name_or_path")
     alone = {key: value for key, value in config.items() if key != "adapter_name_or_path"}
@@ -207,30 +197,20 @@ def load_assistant(config: Config) -> Assistant:
     tokenizer = load_tokenizer(model_args)["tokenizer"]
     model: Any = load_model(tokenizer, model_args, finetuning_args)
     if adapter is not None:
-        try:
-            # In float32 on quantised layers only: beside others the casts to and fro take longer than they save.
-            in_float32 = "quantization_bit" in config
-            model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype=in_float32)
-        except (RuntimeError, ValueError) as error:
-            if "size mismatch" not in str(error) and "not found in the base model" not in str(error):
-                raise
-            raise YiTuneError(
-                f"The adapter in {adapter} does not fit the base model {config['model_name_or_path']}.",
-                "It was trained on a model of another shape: give its run the model it was trained on.",
-            ) from error
+        # In float32 on quantised layers only: beside others the casts to and fro take longer than they save.
+        model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype="quantization_bit" in config)
     return Assistant(model, tokenizer, config["template"])
 
 
 def load_exported(folder: Path, gguf: str) -> Assistant:
     """Load the model in `folder`, from the GGUF file named `gguf` unless that is "", as any program does."""
     source: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
-    on_gpu = torch.cuda.is_available()
-    # As `chat` computes: hardware without bf16 would emulate it, slowly. "auto" would be 32 bits for GGUF.
-    bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else cpu_has_bf16()
-    dtype: Any = (torch.bfloat16 if gguf else "auto") if bf16 else torch.float16 if on_gpu else torch.float32
+    hardware = detect()
+    # As `chat` computes: hardware without bf16 would emulate it, slowly.
+    dtype = torch.bfloat16 if hardware.bf16 else torch.float16 if hardware.gpu else torch.float32
     model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **source)
     tokenizer = AutoTokenizer.from_pretrained(folder, **source)
-    return Assistant(model.to("cuda" if on_gpu else "cpu"), tokenizer, None)
+    return Assistant(model.to("cuda" if hardware.gpu else "cpu"), tokenizer, None)
 
 
 def llamafactory_chat(chat_yaml: Path, config: Config) -> None:

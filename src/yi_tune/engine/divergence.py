@@ -52,10 +52,16 @@ def mean_kl(assistant: Assistant, replies: list[Generation]) -> float:
     """The mean over all tokens of the base's `replies` of D_KL(tuned || base) of the next token, in nats: the direction
     of the KL penalty that keeps a tuned model near its base (Ziegler et al. 2019, arXiv:1909.08593).
     """
-    total = 0.0
+
+    def log_chances(reply: Generation) -> torch.Tensor:
+        """Of each token of the reply, given all that comes before it: float32, [tokens, vocabulary]."""
+        ids = torch.tensor([reply.prompt + reply.tokens[:-1]], device=model.device)
+        logits = model(input_ids=ids, logits_to_keep=len(reply.tokens), use_cache=False).logits[0]
+        return log_softmax(logits.float(), dim=-1)
+
+    model, total = assistant.model, 0.0
     for reply in replies:
-        tuned = log_softmax(assistant.answer_logits(reply), dim=-1)
         with assistant.base():
-            base = log_softmax(assistant.answer_logits(reply), dim=-1)
-        total += kl_div(base, tuned, log_target=True, reduction="sum").item()
+            base = log_chances(reply)
+        total += kl_div(base, log_chances(reply), log_target=True, reduction="sum").item()
     return total / sum(len(reply.tokens) for reply in replies)

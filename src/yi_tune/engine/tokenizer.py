@@ -1,7 +1,6 @@
 """Gives a model folder the tokenizer that the model was trained with."""
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,18 +21,16 @@ _CONVERSATION = (
     "<|im_start|>assistant\n我是Yi，由零一万物开发。\n\n I am Yi.<|im_end|>\n"
 )
 _WRONG = "transformers gives this tokenizer other ids than the model was trained on."
-_CONTROL = ("<|im_start|>", "<|im_end|>")
 # The class makes transformers build the tokenizer from the SentencePiece model, not from an old tokenizer.json.
 _CORRECTION = {"add_prefix_space": False, "tokenizer_class": "LlamaTokenizer"}
 
 
 def correct_tokenizer(folder: Path, origin: Origin, console: Console) -> Origin:
-    """Correct tokenizer_config.json where `correction` says so, and keep the hub's beside it.
+    """Correct tokenizer_config.json where that is needed, and keep the hub's beside it.
 
     Returns the record with both.
     """
-    change = correction(folder, console)
-    if not change:
+    if not (change := correction(folder, console)):
         return origin
     why = f"{CONFIG}: {json.dumps(change)}. As published, {_WRONG}"
     config = folder / CONFIG
@@ -54,30 +51,18 @@ def warn_of_tokenizer(folder: Path, console: Console) -> None:
 def correction(folder: Path, console: Console) -> dict[str, Any]:
     """The entries of tokenizer_config.json with which transformers gives the ids of `folder`'s tokenizer.model.
 
-    None are needed when it does so already, or there is nothing to compare with; where none are known, it is said.
+    None are needed when it does so already, or that has no ChatML; where none are known, it is said.
     """
     if not all((folder / name).is_file() for name in ("tokenizer.model", CONFIG)):
         return {}
-    expected = _trained_ids(folder / "tokenizer.model")
-    if not expected or _loaded_ids(AutoTokenizer, folder) == expected:
+    pieces = SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
+    trained = pieces.encode(_CONVERSATION)
+    if pieces.piece_to_id("<|im_start|>") == pieces.unk_id() or _loaded_ids(AutoTokenizer, folder) == trained:
         return {}
-    if _loaded_ids(LlamaTokenizer, folder, add_prefix_space=False) == expected:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        return {key: value for key, value in _CORRECTION.items() if config.get(key) != value}
+    if _loaded_ids(LlamaTokenizer, folder, add_prefix_space=False) == trained:
+        return _CORRECTION
     console.print(f"Warning: {_WRONG} yi-tune knows no correction.")
     return {}
-
-
-def _trained_ids(model: Path) -> list[int]:
-    """The ids that the SentencePiece model in the file `model` gives; none when it does not know ChatML."""
-    pieces = SentencePieceProcessor(model_file=str(model))
-    control = {token: pieces.piece_to_id(token) for token in _CONTROL}
-    if pieces.unk_id() in control.values():
-        return []
-    ids: list[int] = []
-    for text in re.split(f"({'|'.join(map(re.escape, _CONTROL))})", _CONVERSATION):
-        ids += [control[text]] if text in control else pieces.encode(text)
-    return ids
 
 
 def _loaded_ids(kind: Any, folder: Path, **options: Any) -> list[int]:
