@@ -90,9 +90,7 @@ def test_age_of_a_gpu(capability: tuple[int, int], fits: bool, monkeypatch: pyte
     assert ("=cu126" in told.value.hint) == (capability == (6, 0))
 
 
-@pytest.mark.parametrize(
-    "script", ["echo No devices were found", "echo GPU-a, Thing, [N/A], [N/A], 550", "exit 9", "echo"]
-)
+@pytest.mark.parametrize("script", ["echo No devices were found", "echo GPU-a, Thing, [N/A], [N/A], 550", "exit 9"])
 def test_no_gpus(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia_smi(tmp_path, monkeypatch, script)
     assert read_gpus() == []
@@ -102,15 +100,11 @@ def test_no_gpus(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize(
     ("features", "has"),
-    [
-        ("flags\t\t: fpu avx512f avx512_vnni avx512_bf16 amx_tile", True),
-        ("Features\t: fp asimd sve bf16 i8mm", True),
-        ("flags\t\t: fpu avx512f avx512_vnni amx_tile", False),
-    ],
+    [("fpu avx512_bf16 amx_tile", True), ("asimd sve bf16 i8mm", True), ("avx512f avx512_vnni amx_tile", False)],
 )
 def test_bf16_of_a_cpu(features: str, has: bool, tmp_path: Path) -> None:
     assert not cpu_has_bf16(tmp_path / "none")
-    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{features}\n")
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {features}\n")
     assert cpu_has_bf16(tmp_path / "cpuinfo") == has
 
 

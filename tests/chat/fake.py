@@ -4,7 +4,6 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from yi_tune.chat.conversation import Conversation
 from yi_tune.chat.rendering import Pieces, Screen
 from yi_tune.chat.session import Session, interactive
 from yi_tune.data.identity import Message
@@ -76,20 +75,17 @@ def new_session(
 ) -> Session:
     """A session whose answers and notes go to `screen`, which is no terminal."""
     console = Console(file=screen, width=100)
-    shown = Screen(console, console)
-    return Session(Conversation(assistant, Sampling(), system, note=shown.note), shown, both=both)
+    return Session(assistant, Screen(console, console), system=system, both=both)
 
 
-def chat(
-    assistant: FakeAssistant, *lines: Typed, system: str | None = None, both: bool = False
-) -> tuple[str, Conversation]:
-    """The transcript of a chat after its first line, and what the conversation holds in the end."""
+def chat(assistant: FakeAssistant, *lines: Typed, system: str | None = None, both: bool = False) -> tuple[str, Session]:
+    """The transcript of a chat after its first line, and the session in the end."""
     screen = io.StringIO()
     session = new_session(assistant, screen, system=system, both=both)
     interactive(session, typed(*lines))
     transcript = screen.getvalue()
     assert transcript.startswith("Type a message, or /help.\n")
-    return transcript.partition("\n")[2], session.conversation
+    return transcript.partition("\n")[2], session
 
 
 def user(content: str) -> Message:

@@ -14,7 +14,7 @@ from yi_tune.sampling import Sampling
 def test_starting_over() -> None:
     engine = FakeAssistant()
     lines = ["a", "/clear", "b", "/system  Be\nbrief. ", "c", "d", "/clear", "e", "/system", "f"]
-    transcript, conversation = chat(engine, *lines)
+    transcript, session = chat(engine, *lines)
     assert transcript == (
         "<a>\nStarting over.\n<b>\nSystem prompt set; starting over.\n<c>\n<d>\nStarting over.\n<e>\n"
         "No system prompt; starting over.\n<f>\n"
@@ -23,7 +23,7 @@ def test_starting_over() -> None:
     assert engine.asked[:3] == [[user("a")], [user("b")], [brief, user("c")]]
     assert engine.asked[3:5] == [[brief, user("c"), assistant("<c>"), user("d")], [brief, user("e")]]
     assert engine.asked[5] == [user("f")]
-    assert conversation.system is None
+    assert session.system is None
 
 
 def test_help_lists_every_command_and_key() -> None:
@@ -51,10 +51,10 @@ def test_mistyped_command(typed: str, said: str) -> None:
 
 def test_retry_asks_again_and_takes_the_place() -> None:
     engine = FakeAssistant(["one"], ["two"])
-    transcript, conversation = chat(engine, "/retry", "a", "/retry")
+    transcript, session = chat(engine, "/retry", "a", "/retry")
     assert transcript == "There is no message yet. Type one.\none\ntwo\n"
     assert engine.asked == [[user("a")]] * 2
-    assert conversation.turns == [user("a"), assistant("two")]
+    assert session.turns == [user("a"), assistant("two")]
 
 
 @pytest.mark.parametrize(("command", "left"), [("/retry", [user("b"), assistant("two")]), ("/undo", [])])
@@ -79,10 +79,10 @@ def test_undo() -> None:
 def test_set_changes_the_next_reply() -> None:
     engine = FakeAssistant()
     lines = ["/set temperature 0.7", "/set top_p=0.9", "/set seed 7", "/set max_new_tokens  12 ", "a", "/set seed none"]
-    transcript, conversation = chat(engine, *lines)
+    transcript, session = chat(engine, *lines)
     assert transcript == ("temperature is 0.7.\ntop_p is 0.9.\nseed is 7.\nmax_new_tokens is 12.\n<a>\nseed is none.\n")
     assert engine.samplings == [Sampling(temperature=0.7, top_p=0.9, max_new_tokens=12, seed=7)]
-    assert conversation.sampling.seed is None
+    assert session.sampling.seed is None
 
 
 @pytest.mark.parametrize(
@@ -98,9 +98,9 @@ def test_set_changes_the_next_reply() -> None:
     ],
 )
 def test_set_refuses(typed: str, said: str) -> None:
-    transcript, conversation = chat(FakeAssistant(), f"/set {typed}")
+    transcript, session = chat(FakeAssistant(), f"/set {typed}")
     assert transcript.startswith(said)
-    assert conversation.sampling == Sampling()
+    assert session.sampling == Sampling()
 
 
 def test_params() -> None:
@@ -114,11 +114,11 @@ def test_params() -> None:
 
 def test_base_and_tuned() -> None:
     engine = FakeAssistant()
-    transcript, conversation = chat(engine, "a", "/base", "b", "/tuned", "c")
+    transcript, session = chat(engine, "a", "/base", "b", "/tuned", "c")
     base, tuned = "The base answers from here on.\n", "The tuned model answers from here on.\n"
     assert transcript == f"<a>\n{base}<base: b>\n{tuned}<c>\n"
     assert len(engine.asked[2]) == 5
-    assert not conversation.base
+    assert not session.base
 
 
 @pytest.mark.parametrize("command", ["/base", "/tuned", "/compare", "/compare a"])
@@ -131,12 +131,12 @@ def test_one_model_alone_does_not_switch(command: str) -> None:
 
 def test_compare_asks_both_and_goes_on_with_the_one_in_use() -> None:
     engine = FakeAssistant()
-    transcript, conversation = chat(engine, "/compare", "/compare a", "/base", "/compare", "b")
+    transcript, session = chat(engine, "/compare", "/compare a", "/base", "/compare", "b")
     assert transcript.startswith("There is no message yet. Type one.\n")
     rows = [line.replace("│", " ").split() for line in transcript.splitlines() if "<" in line]
     assert rows[:2] == [["<base:", "a>", "<a>"]] * 2
     assert engine.asked[:4] == [[user("a")]] * 4
-    assert conversation.turns == [user("a"), assistant("<base: a>"), user("b"), assistant("<base: b>")]
+    assert session.turns == [user("a"), assistant("<base: a>"), user("b"), assistant("<base: b>")]
     assert chat(FakeAssistant(), "a", "/retry", both=True)[0].count("<base: a>") == 2
 
 
@@ -164,9 +164,9 @@ def test_save_and_load(tmp_path: Path) -> None:
     assert engine.asked[1] == [*messages, user("again")]
 
     path.write_text('{"role": "user", "content": "a"}\n', encoding="utf-8")
-    transcript, conversation = chat(FakeAssistant(), f"/load {path}", "/retry", system="Be brief.")
+    transcript, session = chat(FakeAssistant(), f"/load {path}", "/retry", system="Be brief.")
     assert transcript.startswith(f"Going on after 1 messages from {path}. The last one has no answer: /retry asks it.")
-    assert (conversation.system, conversation.turns) == (None, [user("a"), assistant("<a>")])
+    assert (session.system, session.turns) == (None, [user("a"), assistant("<a>")])
 
 
 def test_save_overwrites_only_when_told(tmp_path: Path) -> None:
@@ -186,9 +186,9 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
         assert "Which file?" in chat(FakeAssistant(), "a", command)[0]
     for name in ("folder", "none/chat.jsonl", "/dev/null"):
         for command in ("/save", "/save -f", "/load"):
-            transcript, conversation = chat(FakeAssistant(), "a", f"{command} {tmp_path / name}", "b")
+            transcript, session = chat(FakeAssistant(), "a", f"{command} {tmp_path / name}", "b")
             first, _, last = transcript.splitlines()
-            assert (first, last, len(conversation.turns)) == ("<a>", "<b>", 4)
+            assert (first, last, len(session.turns)) == ("<a>", "<b>", 4)
     assert Path("/dev/null").is_char_device()
 
 
@@ -204,7 +204,7 @@ def test_files_that_cannot_be(tmp_path: Path) -> None:
 def test_load_that_fails_loses_nothing(content: bytes, said: str, tmp_path: Path) -> None:
     path, engine = tmp_path / "chat.jsonl", FakeAssistant()
     path.write_bytes(content)
-    transcript, conversation = chat(engine, "a", f"/load {path}", "b", system="Be brief.")
+    transcript, session = chat(engine, "a", f"/load {path}", "b", system="Be brief.")
     assert said in transcript
-    assert conversation.system == "Be brief."
+    assert session.system == "Be brief."
     assert len(engine.asked[1]) == 4

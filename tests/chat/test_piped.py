@@ -9,8 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.chat.fake import FakeAssistant, assistant, new_session, user
-from yi_tune.chat.conversation import piped_json
-from yi_tune.chat.session import piped
+from yi_tune.chat.piped import piped, piped_json
 from yi_tune.cli import app
 from yi_tune.errors import YiTuneError
 from yi_tune.output import log_folder
@@ -55,7 +54,7 @@ def answers(
     out = io.StringIO()
     failed = pytest.raises(YiTuneError, match=f"{failing} of the lines could not be answered")
     with failed if failing else nullcontext():
-        piped_json(new_session(engine, out, system=system).conversation, lines, out, both=both)
+        piped_json(new_session(engine, out, system=system, both=both), lines, out)
     assert "\\u" not in out.getvalue()  # it is for people too
     return [json.loads(line) for line in out.getvalue().split("\n")[:-1]]
 

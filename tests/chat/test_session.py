@@ -5,9 +5,9 @@ import io
 import pytest
 
 from tests.chat.fake import FakeAssistant, Typed, assistant, chat, new_session, typed, user
-from yi_tune.chat.conversation import piped_json
+from yi_tune.chat.piped import piped, piped_json
 from yi_tune.chat.rendering import Pieces
-from yi_tune.chat.session import interactive, piped
+from yi_tune.chat.session import interactive
 from yi_tune.data.identity import Message
 from yi_tune.errors import YiTuneError
 from yi_tune.output import log_folder
@@ -16,13 +16,13 @@ from yi_tune.sampling import Sampling
 
 def test_chat_keeps_its_history() -> None:
     engine = FakeAssistant(["I am ", "Ada."])
-    transcript, conversation = chat(engine, "Who are you?", "", "  And you? ")
+    transcript, session = chat(engine, "Who are you?", "", "  And you? ")
     assert transcript == "I am Ada.\n<And you?>\n"
     assert engine.asked == [
         [user("Who are you?")],
         [user("Who are you?"), assistant("I am Ada."), user("And you?")],
     ]
-    assert conversation.turns[-1] == assistant("<And you?>")
+    assert session.turns[-1] == assistant("<And you?>")
 
 
 def test_pieces_are_shown_as_they_come() -> None:
@@ -37,7 +37,7 @@ def test_pieces_are_shown_as_they_come() -> None:
 
     session = new_session(Watched(), out)
     piped(session, ["go"])
-    piped_json(session.conversation, ["go", "on"], out)
+    piped_json(session, ["go", "on"], out)
     assert seen[:3] == [b"", b"one", b"onetwo\n"]
     assert seen[-1].endswith(b'"onetwo"}\n')
 
@@ -51,12 +51,12 @@ def test_leaving(leave: Typed) -> None:
 
 def test_ctrl_c_stops_the_answer_and_keeps_the_chat() -> None:
     engine = FakeAssistant(["Once ", "upon", KeyboardInterrupt()], [KeyboardInterrupt()])
-    transcript, conversation = chat(engine, "A story?", "Go on.", "/retry")
+    transcript, session = chat(engine, "A story?", "Go on.", "/retry")
     assert transcript == "Once upon\n[stopped]\n\n[stopped]\n<Go on.>\n"
     # What was said stays said.
     story = [user("A story?"), assistant("Once upon"), user("Go on.")]
     assert engine.asked[1:] == [story, story]
-    assert conversation.turns == [*story, assistant("<Go on.>")]
+    assert session.turns == [*story, assistant("<Go on.>")]
 
 
 def test_ctrl_c_while_the_answer_is_written_stops_the_engine() -> None:
@@ -72,7 +72,7 @@ def test_ctrl_c_while_the_answer_is_written_stops_the_engine() -> None:
     assert engine.closed == 1
     assert "three" not in paper.getvalue()
     assert "[stopped]" in paper.getvalue()
-    assert session.conversation.turns == [user("go"), assistant("one two")]
+    assert session.turns == [user("go"), assistant("one two")]
 
 
 def test_ctrl_c_at_the_prompt_says_how_to_leave() -> None:
@@ -82,25 +82,25 @@ def test_ctrl_c_at_the_prompt_says_how_to_leave() -> None:
 def test_failing_answer_is_shown_and_its_turn_not_kept() -> None:
     refused = YiTuneError("The conversation is [red]5000[/] tokens long.", "Start over with /clear.")
     engine = FakeAssistant(["a"], ["half", RuntimeError("CUDA [error]")], [refused], ["c"])
-    transcript, conversation = chat(engine, "1", "2", "3", "4")
+    transcript, session = chat(engine, "1", "2", "3", "4")
     log = log_folder() / "error.log"
     failed = f"That failed: RuntimeError: CUDA [error]\nThe whole of it is in {log}"
     assert transcript == f"a\nhalf\n{failed}\n\n{refused.message} {refused.hint}\nc\n"
     assert "Traceback" in log.read_text()
     assert engine.asked[2:] == [[user("1"), assistant("a"), user("3")], [user("1"), assistant("a"), user("4")]]
-    assert conversation.turns == [user("1"), assistant("a"), user("4"), assistant("c")]
+    assert session.turns == [user("1"), assistant("a"), user("4"), assistant("c")]
 
 
 def test_oldest_turns_go_and_that_is_said_once() -> None:
     engine = FakeAssistant(context=4)
-    transcript, conversation = chat(engine, "1", "2", "3", "4", system="Be brief.")
+    transcript, session = chat(engine, "1", "2", "3", "4", system="Be brief.")
     said = "The conversation is longer than the model's context: its oldest turns are left out now.\n"
     assert transcript == f"<1>\n<2>\n{said}<3>\n<4>\n"
     brief = {"role": "system", "content": "Be brief."}
     assert engine.asked[3] == [brief, user("3"), assistant("<3>"), user("4")]
     # They are left out of what is sent, not of what /save writes.
-    assert len(conversation.turns) == 8
+    assert len(session.turns) == 8
     for _ in range(3):
-        conversation.undo()
-    "".join(conversation.say("5"))
+        session.obey("/undo")
+    session.say("5")
     assert engine.asked[4] == [brief, user("1"), assistant("<1>"), user("5")]

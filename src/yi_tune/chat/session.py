@@ -1,65 +1,126 @@
-"""A chat at a terminal: the loop that reads what is typed, and the commands, which `/help` lists; and one in a pipe."""
+"""A chat: its messages, who answers them, and the commands, which `/help` lists."""
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from contextlib import closing, nullcontext
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from yi_tune.chat.conversation import Conversation
 from yi_tune.chat.rendering import Pieces, Screen
-from yi_tune.data.identity import check_messages, read_jsonl, to_jsonl
+from yi_tune.data.identity import Message, check_messages, read_jsonl, to_jsonl
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.files import write_whole
 from yi_tune.output import log_traceback, print_table
 from yi_tune.sampling import Sampling
 
+if TYPE_CHECKING:
+    from yi_tune.engine.assistant import Assistant
+
 # What /set sets, and its type.
 PARAMETERS: dict[str, type[int] | type[float]] = {
-    field.name: float if isinstance(field.default, float) else int for field in fields(Sampling)
+    known.name: float if isinstance(known.default, float) else int for known in fields(Sampling)
 }
 
 
 @dataclass
 class Session:
-    """What the commands work on. With `both`, base and tuned model answer every message side by side."""
+    """The messages so far, and what the commands change; the last of `turns` is the user's while it has no answer.
 
-    conversation: Conversation
+    `base`: the base answers, not the tuned model; with `both` the two answer side by side. `left_out` counts the oldest
+    turns, a message and its reply as one, that are no longer sent: the model's context is full.
+    """
+
+    assistant: "Assistant"
     screen: Screen
+    sampling: Sampling = field(default_factory=Sampling)
+    system: str | None = None
+    base: bool = False
     both: bool = False
+    turns: list[Message] = field(default_factory=list)
+    left_out: int = 0
+
+    @property
+    def system_message(self) -> list[Message]:
+        """The system prompt as a message, if there is one."""
+        return [{"role": "system", "content": self.system}] if self.system else []
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the last message got no reply."""
+        return bool(self.turns) and self.turns[-1]["role"] == "user"
+
+    def start(self, system: str | None, turns: list[Message] | None = None) -> None:
+        """Start over with this system prompt, after these turns."""
+        self.system, self.turns, self.left_out = system, turns or [], 0
 
     def obey(self, typed: str) -> None:
         """Carry out a command, or answer a message. Raises EOFError to leave, YiTuneError for what cannot be done."""
         # A path, say, is no command.
         command = re.match(r"(/[A-Za-z0-9_-]*)(?:\s+(.*))?\Z", typed, re.DOTALL)
         if command is None:
-            if typed:
-                self.say(typed)
+            self.say(typed)
             return
         name, argument = command[1], (command[2] or "").strip()
         if name not in COMMANDS:
             raise YiTuneError(f"{name} is no command; /help lists them.", did_you_mean(name, list(COMMANDS)))
-        if name in ("/base", "/tuned", "/compare") and not self.conversation.assistant.switches:
+        if name in ("/base", "/tuned", "/compare") and not self.assistant.switches:
             raise YiTuneError("Only one model is loaded.", "yi-tune chat --run NAME --compare loads a run's two.")
         if note := COMMANDS[name][2](self, argument):
             self.screen.note(note)
 
-    def say(self, text: str) -> None:
-        """Answer a message."""
-        self._show(self.conversation.say(text), both=self.both)
+    def say(self, text: str, *, both: bool = False) -> None:
+        """Answer `text` in the place of a message that got no reply, or without text the last message again.
 
-    def _show(self, answer: Pieces, *, both: bool) -> None:
-        own, other = ("base", "tuned") if self.conversation.base else ("tuned", "base")
-        if both:
-            self.screen.side_by_side({own: lambda: answer, other: self.conversation.other})
+        An answer stopped halfway is kept as far as it came; of one that fails nothing is, and an old one stays.
+        """
+        if text:
+            self.turns = [*self.turns[: -1 if self.unanswered else None], {"role": "user", "content": text}]
+        asked = self._asked()
+        answer = self._keep(asked)
+        if both or self.both:
+            own, other = ("base", "tuned") if self.base else ("tuned", "base")
+            # The chat goes on from its own answer.
+            self.screen.side_by_side({own: lambda: answer, other: lambda: self._stream(asked, base=not self.base)})
         else:
             self.screen.reply(answer)
 
-    def _retry(self, _: str) -> None:
-        self._show(self.conversation.retry(), both=self.both)
+    def _asked(self) -> list[Message]:
+        """The turns up to the user's last message. Raises YiTuneError when there is none."""
+        if not self.turns:
+            raise YiTuneError("There is no message yet.", "Type one.")
+        return self.turns if self.unanswered else self.turns[:-1]
+
+    def _keep(self, asked: list[Message]) -> Pieces:
+        before, text = self.turns, ""
+        try:
+            with closing(self._stream(asked, base=self.base)) as stream:
+                for piece in stream:
+                    text += piece
+                    self.turns = [*asked, {"role": "assistant", "content": text}]
+                    yield piece
+        except Exception:
+            self.turns = before
+            raise
+
+    def _stream(self, asked: list[Message], *, base: bool) -> Pieces:
+        """The reply to `asked`, a turn list that ends with the user's."""
+        system = self.system_message
+        sent = self.assistant.fit([*system, *asked[2 * self.left_out :]], self.sampling.max_new_tokens)
+        left_out = (len(system) + len(asked) - len(sent)) // 2
+        if left_out and not self.left_out:
+            self.screen.note("The conversation is longer than the model's context: its oldest turns are left out now.")
+        self.left_out = left_out
+        with self.assistant.base() if base else nullcontext():
+            yield from self.assistant.stream(sent, self.sampling)
+
+    def _undo(self, _: str) -> str:
+        *self.turns, last = self._asked()
+        self.left_out = 0  # there is room again
+        return f"Taken back: {last['content']}"
 
     def _system(self, text: str) -> str:
-        self.conversation.start(text or None)
+        self.start(text or None)
         return "System prompt set; starting over." if text else "No system prompt; starting over."
 
     def _set(self, argument: str) -> str:
@@ -72,24 +133,23 @@ class Session:
         except ValueError:
             kind = "a whole number" if PARAMETERS[key] is int else "a number"
             raise YiTuneError(f"{key} takes {kind}, not {value or 'nothing'}.") from None
-        self.conversation.sampling = replace(self.conversation.sampling, **{key: number})
+        self.sampling = replace(self.sampling, **{key: number})
         return f"{key} is {value}."
 
     def _params(self, _: str) -> None:
-        conversation = self.conversation
-        values = {**vars(conversation.sampling), "system": conversation.system}
-        values["model"] = "base" if conversation.base or not conversation.assistant.switches else "tuned"
+        values = {**vars(self.sampling), "system": self.system}
+        values["model"] = "base" if self.base or not self.assistant.switches else "tuned"
         rows = [(key, "none" if value is None else str(value)) for key, value in values.items()]
         print_table(self.screen.notes, rows)
 
     def _save(self, argument: str) -> str:
-        overwrite, conversation = f"{argument} ".startswith("-f "), self.conversation
+        overwrite = f"{argument} ".startswith("-f ")
         path = _file(argument.removeprefix("-f") if overwrite else argument).resolve()
-        if not conversation.turns:
+        if not self.turns:
             raise YiTuneError("There is nothing to save yet.")
         if path.exists() and not (overwrite and path.is_file()):
             raise YiTuneError(f"{path} exists.", f"/save -f {path} overwrites a file.")
-        messages = [*conversation.system_message, *conversation.turns]
+        messages = [*self.system_message, *self.turns]
         write_whole(path, to_jsonl(messages), mode=0o600)
         return f"{len(messages)} messages are in {path}"
 
@@ -100,20 +160,16 @@ class Session:
         except ValueError as error:
             raise YiTuneError(f"{path} is not JSON lines in UTF-8: {error}.", "It takes what /save writes.") from None
         system = messages.pop(0)["content"] if messages[0]["role"] == "system" else None
-        self.conversation.start(system, messages)
-        last = " The last one has no answer: /retry asks it." if self.conversation.unanswered else ""
+        self.start(system, messages)
+        last = " The last one has no answer: /retry asks it." if self.unanswered else ""
         return f"Going on after {len(messages)} messages from {path}.{last}"
 
     def _switch(self, *, base: bool) -> str:
-        self.conversation.base = base
+        self.base = base
         return f"The {'base' if base else 'tuned model'} answers from here on."
 
-    def _compare(self, text: str) -> None:
-        """The conversation goes on from the answer of the one that it is held with."""
-        self._show(self.conversation.say(text) if text else self.conversation.retry(), both=True)
-
     def _stats(self, _: str) -> str:
-        last = self.conversation.assistant.last
+        last = self.assistant.last
         if last is None:
             raise YiTuneError("There is no reply yet.")
         return (
@@ -123,7 +179,7 @@ class Session:
         )
 
     def _clear(self, _: str) -> str:
-        self.conversation.start(self.conversation.system)
+        self.start(self.system)
         return "Starting over."
 
     def _help(self, _: str) -> None:
@@ -144,8 +200,8 @@ def _file(typed: str) -> Path:
 
 # What a command takes, what it is for, and what it does; it returns what there is to say.
 COMMANDS: dict[str, tuple[str, str, Callable[[Session, str], str | None]]] = {
-    "/retry": ("", "answer the last message again; at temperature 0 the same", Session._retry),
-    "/undo": ("", "take the last message and its answer back", lambda at, _: f"Taken back: {at.conversation.undo()}"),
+    "/retry": ("", "answer the last message again; at temperature 0 the same", lambda at, _: at.say("")),
+    "/undo": ("", "take the last message and its answer back", Session._undo),
     "/system": ("TEXT", "set the system prompt and start over; without TEXT, none", Session._system),
     "/set": ("KEY VALUE", f"change how replies are drawn: {', '.join(PARAMETERS)}", Session._set),
     "/params": ("", "how replies are drawn, and who answers", Session._params),
@@ -153,19 +209,17 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Session, str], str | None]]] = {
     "/load": ("FILE", "go on from a conversation that was saved", Session._load),
     "/base": ("", "talk to the base model, as it was before", lambda at, _: at._switch(base=True)),
     "/tuned": ("", "talk to the tuned model", lambda at, _: at._switch(base=False)),
-    "/compare": ("[TEXT]", "both answers side by side, to TEXT or the last message", Session._compare),
+    "/compare": (
+        "[TEXT]",
+        "both answers side by side, to TEXT or the last message",
+        lambda at, text: at.say(text, both=True),
+    ),
     "/stats": ("", "tokens and times of the last reply", Session._stats),
     "/clear": ("", "start over; the system prompt stays", Session._clear),
     "/help": ("", "this list", Session._help),
     "/exit": ("", "leave", Session._exit),
 }
 KEYS = "Ctrl-C stops an answer, Ctrl-D leaves, Alt-Enter breaks the line, Tab completes, Up recalls"
-
-
-def piped(session: Session, lines: Iterable[str]) -> None:
-    """Each line is a message of one chat, and none a command."""
-    for text in map(str.strip, filter(str.strip, lines)):
-        session.say(text)
 
 
 def interactive(session: Session, ask: Callable[[str], str]) -> None:
@@ -178,9 +232,10 @@ def interactive(session: Session, ask: Callable[[str], str]) -> None:
     while True:
         stopped = "Ctrl-D or /exit leaves."
         try:
-            typed = ask("base> " if session.conversation.base else "> ").strip()
+            typed = ask("base> " if session.base else "> ").strip()
             stopped = "[stopped]"
-            session.obey(typed)
+            if typed:
+                session.obey(typed)
         except EOFError:
             return
         except KeyboardInterrupt:

@@ -59,17 +59,16 @@ def chat(
         from yi_tune.engine.assistant import llamafactory_chat
 
         return llamafactory_chat(run.chat_yaml, config)
-    from yi_tune.chat.conversation import Conversation, piped_json
+    from yi_tune.chat.piped import piped, piped_json
     from yi_tune.chat.rendering import Screen
-    from yi_tune.chat.session import Session, piped
+    from yi_tune.chat.session import Session
     from yi_tune.output import err, out
     from yi_tune.sampling import Sampling
 
     sampling = Sampling(temperature, top_p, repetition_penalty, max_new_tokens, seed)
     a_person = prompt is None and not as_json and sys.stdin.isatty()
     assistant = loading.load(loading.chat_config(workspace.absolute(), run_name, model, base=base, both=a_person))
-    screen = Screen(out, err)
-    session = Session(Conversation(assistant, sampling, system, base=base, note=screen.note), screen, both=compare)
+    session = Session(assistant, Screen(out, err), sampling, system, base=base, both=compare)
     if a_person:
         from yi_tune.chat.editor import converse
 
@@ -78,7 +77,7 @@ def chat(
         sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
     lines = sys.stdin if prompt is None else [prompt]
     if as_json:
-        piped_json(session.conversation, lines, sys.stdout, both=compare)
+        piped_json(session, lines, sys.stdout)
     else:
         piped(session, lines)
 

@@ -99,11 +99,8 @@ def train(
     out.print(f"\nTalk to it:     yi-tune chat --run {run_name}{where}")
     out.print(f"Measure it all: yi-tune check --run {run_name}{where}")
     if chat_after:
-        from yi_tune.chat.conversation import Conversation
         from yi_tune.chat.editor import converse
         from yi_tune.chat.rendering import Screen
         from yi_tune.chat.session import Session
-        from yi_tune.sampling import Sampling
 
-        screen = Screen(out, err)
-        converse(Session(Conversation(assistant, Sampling(), note=screen.note), screen))
+        converse(Session(assistant, Screen(out, err)))
