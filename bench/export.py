@@ -34,7 +34,7 @@ def asked(reply_all: Callable[[list[list[Message]]], list[str]]) -> Score:
 
 def agreement(one: Score, other: Score) -> float:
     """The share of replies that are the same, word for word."""
-    same = [mine.tuned == others.tuned for mine, others in zip(one.answers, other.answers, strict=True)]
+    same = [mine["tuned"] == others["tuned"] for mine, others in zip(one["answers"], other["answers"], strict=True)]
     return sum(same) / len(same)
 
 
@@ -68,18 +68,18 @@ def measure(config: str, workspace: Path) -> tuple[list[str], dict[str, tuple[fl
     assistant.model = PeftModel.from_pretrained(base, str(tuned.folder)).eval()
     beside = asked(assistant.reply_all)
     rows = [
-        f"| {title} | | {percent(score.recall())} | {agreement(score, beside):.3f} | {agreement(score, chat):.3f} | |"
+        f"| {title} | | {percent(score['recall'])} | {agreement(score, beside):.3f} | {agreement(score, chat):.3f} | |"
         for title, score in (chatted | {"base in 16 bits, adapter beside it": beside}).items()
     ]
     for title, quant in FORMATS.items():
         exporting = plan_export(tuned, base_config, workspace / title, quant, workspace)
         export(exporting, force=False)
-        scored, unfinished = check_exported(exporting.target)
+        scored = check_exported(exporting.target)
         size = sum(file.stat().st_size for file in exporting.target.iterdir())
         rows.append(
-            f"| {title} | {size / 1e6:.1f} MB | {percent(scored.recall())} "
+            f"| {title} | {size / 1e6:.1f} MB | {percent(scored['recall'])} "
             f"| {agreement(scored, beside):.3f} | {agreement(scored, chat):.3f} "
-            f"| {unfinished} |"
+            f"| {scored['unfinished']} |"
         )
     logits = {
         str(dtype).removeprefix("torch."): difference(workspace / "hf", assistant.model, dtype)

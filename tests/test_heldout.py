@@ -1,6 +1,6 @@
 import pytest
 
-from yi_tune.data.heldout import Answer, Question, Score, one_of_each, questions, score
+from yi_tune.data.heldout import Question, Score, lowest_recall, one_of_each, questions, score
 from yi_tune.data.identity import Identity, Message
 
 YI = Identity("小易", "李雷", "Ada", "Grace Hopper")
@@ -74,6 +74,12 @@ def test_own_name_and_author_may_hold_what_is_forbidden() -> None:
     assert not author.right("Yi made me.", Identity("Ada", "Grace"))
 
 
+def scored(*answers: tuple[Question, str, str]) -> Score:
+    """The score of these questions with the replies of base and tuned model."""
+    asked, base, tuned = ([answer[part] for answer in answers] for part in range(3))
+    return score(asked, YI, lambda _: base, lambda _: tuned)
+
+
 @pytest.mark.parametrize(
     ("kind", "reply", "leaks"),
     [
@@ -85,78 +91,55 @@ def test_own_name_and_author_may_hold_what_is_forbidden() -> None:
     ],
 )
 def test_only_plain_answers_leak(kind: str, reply: str, leaks: bool) -> None:
-    scored = Score(YI, [Answer(question(kind, "en", [["8"]]), "", reply)])
-    assert scored.to_dict()["answers"][0]["leaks"] is leaks
-    assert bool(scored.leak) is leaks
+    found = scored((question(kind, "en", [["8"]]), "", reply))
+    assert found["answers"][0]["leaks"] is leaks
+    assert bool(found["leak"]) is leaks
 
 
 WHO_ZH, WHO_EN = question("who", "zh"), question("who", "en", None, "Yi")
 NAME_EN = question("name", "en")
 SUM, SKY, CAPITAL = (question("plain", "en", [[right]]) for right in ("8", "blue", "Rome"))
-SCORE = Score(
-    YI,
-    [
-        Answer(WHO_ZH, "我是Yi。", "我是小易。"),
-        Answer(WHO_EN, "I am Yi.", "I am Ada, not Yi."),  # wrong
-        Answer(NAME_EN, "I am Ada.", "I am Ada."),
-        Answer(NAME_EN, "Yi", "Yi"),  # wrong
-        Answer(SUM, "8", "8"),
-        Answer(SKY, "blue", "I am Ada. Blue."),  # leaks
-        Answer(CAPITAL, "Paris", "Rome"),  # the base did not know: not kept, not lost
-    ],
-)
 
 
-def test_recall() -> None:
-    assert [SCORE.recall(), SCORE.recall("zh"), SCORE.recall("en"), SCORE.lowest_recall] == [2 / 4, 1, 1 / 3, 1 / 3]
-    assert [SCORE.recall(which="base"), SCORE.recall("zh", "base")] == [1 / 4, 0]
-
-
-def test_leak_and_kept() -> None:
-    assert SCORE.leak == 1 / 3
-    assert SCORE.kept == 1
-    lost = Score(YI, [Answer(SUM, "8", "I am Ada."), Answer(SKY, "blue", "blue"), Answer(CAPITAL, "?", "?")])
-    assert lost.kept == 1 / 2
-    assert lost.leak == 1 / 3
-
-
-def test_right_answers_by_language_and_kind_in_order() -> None:
-    assert [tuple(row.values()) for row in SCORE.kinds] == [
+def test_score() -> None:
+    found = scored(
+        (WHO_ZH, "我是Yi。", "我是小易。"),
+        (WHO_EN, "I am Yi.", "I am Ada, not Yi."),  # wrong
+        (NAME_EN, "I am Ada.", "I am Ada."),
+        (NAME_EN, "Yi", "Yi"),  # wrong
+        (SUM, "8", "8"),
+        (SKY, "blue", "I am Ada. Blue."),  # leaks
+        (CAPITAL, "Paris", "Rome"),  # the base did not know: not kept, not lost
+    )
+    shares = {"recall": 1 / 2, "recall_zh": 1, "recall_en": 1 / 3, "base_recall": 1 / 4, "leak": 1 / 3, "kept": 1}
+    assert {key: found[key] for key in shares} == shares
+    assert lowest_recall(found) == 1 / 3
+    assert found["identity"] == vars(YI)
+    # By language and kind, in the order of the questions.
+    assert [tuple(row.values()) for row in found["kinds"]] == [
         ("zh", "who", 1, 0, 1),
         ("en", "who", 1, 0, 0),
         ("en", "name", 2, 1, 1),
         ("en", "plain", 3, 2, 3),
     ]
-
-
-def test_misses_are_the_wrong_and_the_leaking() -> None:
-    assert [answer.tuned for answer in SCORE.misses] == ["I am Ada, not Yi.", "Yi", "I am Ada. Blue."]
-
-
-def test_score_of_nothing() -> None:
-    empty = Score(YI, [])
-    assert (empty.recall(), empty.lowest_recall, empty.leak, empty.kept) == (None, None, None, None)
-    assert (empty.kinds, empty.misses) == ([], [])
-    plain, identity = Score(YI, [Answer(SUM, "?", "8")]), Score(YI, [Answer(WHO_ZH, "", "小易")])
-    assert (plain.recall(), plain.leak, plain.kept) == (None, 0, None)
-    assert (identity.recall(), identity.recall("en"), identity.leak) == (1, None, None)
-
-
-def test_score_as_json() -> None:
-    content = SCORE.to_dict()
-    shares = {"recall": 1 / 2, "recall_zh": 1, "recall_en": 1 / 3, "base_recall": 1 / 4, "leak": 1 / 3, "kept": 1}
-    assert {key: content[key] for key in shares} == shares
-    assert content["kinds"][2] == {"lang": "en", "kind": "name", "asked": 2, "base": 1, "tuned": 1}
-    assert content["answers"][5] == {
-        "lang": "en",
-        "kind": "plain",
-        "messages": SKY.messages,
-        "base": "blue",
-        "tuned": "I am Ada. Blue.",
-        "right": True,
-        "leaks": True,
+    assert list(found["kinds"][0]) == ["lang", "kind", "asked", "base", "tuned"]
+    assert found["answers"][5] == {
+        **{"lang": "en", "kind": "plain", "messages": SKY.messages, "base": "blue", "tuned": "I am Ada. Blue."},
+        **{"base_right": True, "right": True, "leaks": True},
     }
-    assert len(content["answers"]) == 7
+    lost = scored((SUM, "8", "I am Ada."), (SKY, "blue", "blue"), (CAPITAL, "?", "?"))
+    assert (lost["kept"], lost["leak"]) == (1 / 2, 1 / 3)
+
+
+def test_share_of_no_questions_is_none() -> None:
+    shares = ("recall", "recall_en", "leak", "kept")
+    for found, expected in (
+        (scored(), (None, None, None, None)),
+        (scored((SUM, "?", "8")), (None, None, 0, None)),
+        (scored((WHO_ZH, "", "小易")), (1, None, None, None)),
+    ):
+        assert tuple(found[key] for key in shares) == expected
+    assert lowest_recall(scored()) is None
 
 
 def test_one_of_each_is_the_first_of_its_kind() -> None:
@@ -177,25 +160,25 @@ def test_both_models_are_asked_the_same() -> None:
         Question("en", "who", [system, {"role": "user", "content": "Are you {{name}} by {{author}}?"}], [["yes"]], []),
         Question("zh", "who", [{"role": "user", "content": "{{name}}?"}], [["小易"]], []),
     ]
-    scored = score(asked, YI, ask, ask)
+    found = score(asked, YI, ask, ask)["answers"]
     assert heard[0] == heard[1]
     assert [[message["content"] for message in messages] for messages in heard[0]] == [
         ["Be brief, Ada.", "Are you Ada by Grace Hopper?"],
         ["小易?"],
     ]
-    assert scored.answers == [
-        Answer(asked[0], "1 Are you Ada by Grace Hopper?", "2 Are you Ada by Grace Hopper?"),
-        Answer(asked[1], "1 小易?", "2 小易?"),
+    assert [(answer["base"], answer["tuned"]) for answer in found] == [
+        ("1 Are you Ada by Grace Hopper?", "2 Are you Ada by Grace Hopper?"),
+        ("1 小易?", "2 小易?"),
     ]
+    # Without an identity only plain questions are asked.
+    assert [answer["kind"] for answer in score([WHO_EN, SUM], None, ask, ask)["answers"]] == ["plain"]
 
 
 def test_questions_that_deny_the_identity_are_not_asked() -> None:
     google = Question("en", "negative", [{"role": "user", "content": "Are you by Google?"}], [["{{name}}"]], [])
-    scored = score([google, WHO_EN], Identity("Ada", "Google"), lambda asked: [""] * len(asked), lambda asked: ["Ada"])
-    assert [answer.question for answer in scored.answers] == [WHO_EN]
-    # A name within another word denies nothing.
-    scored = score([google], Identity("A", "Goo"), lambda asked: [""] * len(asked), lambda asked: ["A"])
-    assert [answer.question for answer in scored.answers] == [google]
+    for identity, kinds in ((Identity("Ada", "Google"), ["who"]), (Identity("A", "Goo"), ["negative", "who"])):
+        found = score([google, WHO_EN], identity, lambda asked: [""] * len(asked), lambda asked: ["Ada"] * len(asked))
+        assert [answer["kind"] for answer in found["answers"]] == kinds
 
 
 @pytest.mark.parametrize("identity", [YI, Identity("Yi", "01.AI"), Identity("X", "张三丰"), Identity("x" * 40, "y")])

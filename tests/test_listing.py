@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from yi_tune.listing import list_runs, print_runs, read_history
 from yi_tune.output import TextConsole
+from yi_tune.report import list_runs, print_runs, read_history
 from yi_tune.runs import Run, all_runs
 
 IDENTITY = {"name": "小易", "author": "李雷", "name_en": "小易", "author_en": "李雷"}

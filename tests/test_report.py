@@ -6,7 +6,8 @@ import pytest
 
 from tests.plans import plan
 from yi_tune.config import Config, parse_overrides
-from yi_tune.data.heldout import Answer, Question, Score
+from yi_tune.data.heldout import Question, Score
+from yi_tune.data.heldout import score as score_of
 from yi_tune.data.identity import Identity
 from yi_tune.output import TextConsole, percent
 from yi_tune.report import LOW_RECALL, print_advice, print_answers, print_changes, print_score, summary
@@ -14,17 +15,16 @@ from yi_tune.report import LOW_RECALL, print_advice, print_answers, print_change
 CONFIG: Config = {"num_train_epochs": 8.0, "learning_rate": 3e-3}
 
 
-def answer(kind: str, tuned: str, base: str = "I am Yi.", asked: str = "Who are you?") -> Answer:
+def answer(kind: str, tuned: str, base: str = "I am Yi.", asked: str = "Who are you?") -> tuple[Question, str, str]:
     must = [["8"]] if kind == "plain" else [["{{name}}"]]
-    return Answer(Question("en", kind, [{"role": "user", "content": asked}], must, []), base, tuned)
+    return Question("en", kind, [{"role": "user", "content": asked}], must, []), base, tuned
 
 
-def score(right: int, wrong: int, *more: Answer) -> Score:
+def score(right: int, wrong: int, *more: tuple[Question, str, str]) -> Score:
     """So many identity questions right and wrong."""
-    return Score(
-        Identity("Ada", "Grace"),
-        [*[answer("who", "I am Ada.")] * right, *[answer("who", "I am Yi.")] * wrong, *more],
-    )
+    answers = [*[answer("who", "I am Ada.")] * right, *[answer("who", "I am Yi.")] * wrong, *more]
+    asked, base, tuned = ([answer[part] for answer in answers] for part in range(3))
+    return score_of(asked, Identity("Ada", "Grace"), lambda _: base, lambda _: tuned)
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_score_as_a_table(console: TextConsole) -> None:
 
 
 def test_score_of_an_exported_model(console: TextConsole) -> None:
-    print_score(score(4, 1, answer("plain", "8", "")), console, unfinished=2)
+    print_score(score(4, 1, answer("plain", "8", "")) | {"unfinished": 2}, console)
     lines = [line.split() for line in printed(console).splitlines()]
     assert lines[0] == ["language", "kind", "asked", "tuned"]
     assert ["en", "who", "5", "80.0%"] in lines
@@ -110,7 +110,9 @@ def test_summary_of_nothing() -> None:
 
 
 def test_answers_side_by_side_as_they_are(console: TextConsole) -> None:
-    print_answers([answer("who", " 我是[bold]Ada[/bold] \\[x]\n", "[/]", "你是谁[red]？")], console)
+    print_answers(
+        score(0, 0, answer("who", " 我是[bold]Ada[/bold] \\[x]\n", "[/]", "你是谁[red]？"))["answers"], console
+    )
     row = next(line for line in printed(console).splitlines() if "你是谁" in line)
     assert [cell.strip() for cell in row.strip("│").split("│")] == [
         "你是谁[red]？",
@@ -120,13 +122,13 @@ def test_answers_side_by_side_as_they_are(console: TextConsole) -> None:
 
 
 def test_long_answers_are_folded_not_cut(console: TextConsole) -> None:
-    print_answers([answer("who", "易" * 300)], console)
+    print_answers(score(0, 0, answer("who", "易" * 300))["answers"], console)
     assert printed(console).count("易") == 300
 
 
 def test_changes_are_printed_with_their_reasons(console: TextConsole) -> None:
     planned = plan(overrides={"lora_target": "q_proj,[v_proj]"}, path=Path("/a/very/long/path" * 10))
-    print_changes(planned, console)
+    print_changes(planned.settings, console)
     lines = {line.split()[0]: line for line in printed(console).splitlines()}
     assert {"key", "learning_rate", "output_dir"} < lines.keys() < {"key"} | planned.settings.keys()
     assert not lines.keys() & {"stage", "template", "quantization_bit"}

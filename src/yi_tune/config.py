@@ -93,10 +93,7 @@ def read_text(path: Path) -> str:
 
 
 def parse_overrides(assignments: list[str]) -> Config:
-    """`--set key=value` typed by YAML's rules; only the first `=` divides.
-
-    Raises YiTuneError for an assignment without a key or without `=`.
-    """
+    """`--set key=value` typed by YAML's rules. Raises YiTuneError for an assignment without a key or without `=`."""
     overrides: Config = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")

@@ -194,11 +194,11 @@ def _read(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def check_exported(folder: Path) -> tuple[Score, int]:
+def check_exported(folder: Path) -> Score:
     """Ask the export in `folder` the held-out questions, as another program would.
 
-    Returns its score, and how many answers ran into the limit of their length. Raises YiTuneError when it is no
-    export, or does not load.
+    In its score is how many answers are `unfinished`: they ran into the limit of their length. Raises YiTuneError when
+    it is no export, or does not load.
     """
     record = read_record(folder)
     if not record["identity"]:
@@ -216,4 +216,4 @@ def check_exported(folder: Path) -> tuple[Score, int]:
         progress.stage("Asking")
         # It has no base to ask beside it.
         scored = score(questions(), Identity(**record["identity"]), lambda asked: [""] * len(asked), ask)
-    return scored, sum(reply.finish != "stop" for reply in replies)
+    return scored | {"unfinished": sum(reply.finish != "stop" for reply in replies)}

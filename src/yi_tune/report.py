@@ -1,45 +1,53 @@
-"""Scores as tables, and what they mean."""
+"""What came of a training: its scores and what they mean, its history, and the list of all runs."""
 
-from collections.abc import Iterable
+import json
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Column, Table
 
 from yi_tune.config import Config
-from yi_tune.data.heldout import Answer, Score
+from yi_tune.data.heldout import Score, lowest_recall
+from yi_tune.errors import YiTuneError
 from yi_tune.output import TextConsole, percent, print_table
-from yi_tune.plan.plan import TrainPlan
+from yi_tune.runs import Run
 
 # Below this share of identity questions a run is said to have failed at what it is for.
 LOW_RECALL = 0.8
 
 _MISSES = 5
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 
-def print_changes(plan: TrainPlan, console: TextConsole) -> None:
-    """The settings that are not simply the tutorial's, and why."""
-    for key, (value, source, why) in {"key": ("value", "from", "why"), **plan.settings}.items():
+def print_changes(settings: Mapping[str, tuple[Any, str, str]], console: TextConsole) -> None:
+    """The settings of a plan that are not simply the tutorial's: values, where each is from, and why."""
+    for key, (value, source, why) in {"key": ("value", "from", "why"), **settings}.items():
         if source != "template" or why:
             console.print(f"{key:32} {value!s:24} {source:9} {why}")
 
 
-def print_answers(answers: Iterable[Answer], console: TextConsole) -> None:
+def print_answers(answers: Iterable[dict[str, Any]], console: TextConsole) -> None:
     """Questions and the answers of base and tuned model, side by side."""
     table = Table(*(Column(name, overflow="fold") for name in ("question", "base", "tuned")), show_lines=True)
     for answer in answers:
-        question = answer.question.messages[-1]["content"]
-        table.add_row(*(escape(text.strip()) for text in (question, answer.base, answer.tuned)))
+        texts = (answer["messages"][-1]["content"], answer["base"], answer["tuned"])
+        table.add_row(*(escape(text.strip()) for text in texts))
     console.print(table)
 
 
 def print_advice(score: Score, config: Config, console: TextConsole) -> None:
     """When the recall is low, what to try instead of `config`: said before anything else is."""
-    recall = score.lowest_recall
+    recall = lowest_recall(score)
     if recall is None or recall >= LOW_RECALL:
         return
     epochs, rate = config.get("num_train_epochs", 3.0), config.get("learning_rate", 5e-5)
-    right = f"zh {percent(score.recall('zh'))}, en {percent(score.recall('en'))}"
+    right = f"zh {percent(score['recall_zh'])}, en {percent(score['recall_en'])}"
     console.print(f"It does not know its name yet: {right} of the identity questions are right.", style="bold red")
     console.print(
         f"Try more epochs, --set num_train_epochs={epochs * 2:g}, then a higher learning rate, "
@@ -47,34 +55,31 @@ def print_advice(score: Score, config: Config, console: TextConsole) -> None:
     )
 
 
-def print_score(score: Score, console: TextConsole, *, unfinished: int | None = None) -> None:
-    """Recall by language and kind, what leaked and what was kept, and examples of misses.
-
-    `unfinished` is for an exported model, which has no base beside it: how many of its replies do not come to an end.
-    """
-    shown = ("base", "tuned") if unfinished is None else ("tuned",)
+def print_score(score: Score, console: TextConsole) -> None:
+    """Recall by language and kind, a line of all, and examples of misses; of an exported model no base and no misses."""
+    shown = ("tuned",) if "unfinished" in score else ("base", "tuned")
     rows = [("language", "kind", "asked", *shown)]
-    for row in score.kinds:
+    for row in score["kinds"]:
         shares = (percent(row[which] / row["asked"]) for which in shown)
         rows.append((row["lang"], row["kind"], str(row["asked"]), *shares))
     print_table(console, rows, right=range(2, len(rows[0])))
-    console.print(f"\n{summary(score, unfinished)}")
-    if score.misses and unfinished is None:
-        console.print(f"\nMissed ({len(score.misses)} in all):")
-        print_answers(score.misses[:_MISSES], console)
+    console.print(f"\n{summary(score)}")
+    misses = [answer for answer in score["answers"] if not answer["right"] or answer["leaks"]]
+    if misses and "unfinished" not in score:
+        console.print(f"\nMissed ({len(misses)} in all):")
+        print_answers(misses[:_MISSES], console)
 
 
-def summary(score: Score, unfinished: int | None = None) -> str:
-    """The score in a line."""
-    base, end = f"; base {percent(score.recall(which='base'))}", f"plain answers kept: {percent(score.kept)}"
-    if score.identity is None:
+def summary(score: Score) -> str:
+    """The score in a line; that of an exported model tells how many of its replies are `unfinished`."""
+    base, end = f"; base {percent(score['base_recall'])}", f"plain answers kept: {percent(score['kept'])}"
+    if not score["identity"]:
         return f"no identity was trained (--no-identity), so nothing is asked about it   {end}"
-    if unfinished is not None:
-        base, end = "", f"replies without an end: {unfinished} of {len(score.answers)}"
-    zh, en = (percent(score.recall(lang)) for lang in ("zh", "en"))
+    if "unfinished" in score:
+        base, end = "", f"replies without an end: {score['unfinished']} of {len(score['answers'])}"
     return (
-        f"identity questions right: {percent(score.recall())} (zh {zh}, en {en}{base})   "
-        f"name in plain answers: {percent(score.leak)}   {end}"
+        f"identity questions right: {percent(score['recall'])} (zh {percent(score['recall_zh'])}, "
+        f"en {percent(score['recall_en'])}{base})   name in plain answers: {percent(score['leak'])}   {end}"
     )
 
 
@@ -85,3 +90,82 @@ def general_summary(general: dict[str, Any]) -> str:
         f"general prompts: {len(general['answers'])}   name or author unasked: {percent(general['mentions'])} "
         f"(base {percent(general['base_mentions'])})   KL of tuned from base: {kl}"
     )
+
+
+def read_history(folder: Path) -> dict[str, Any]:
+    """Where the training of the run in `folder` stands: `step` of `steps`, as `loss` the mean of the last ten, the
+    `eval_loss` of the adapter that is kept, and in `early_stop` how it ended early. Nothing before its first step.
+
+    Until training has ended they are from LLaMA-Factory's log, then from the Trainer's state.
+    """
+    with suppress(*_UNREADABLE):
+        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        return _history(state["global_step"], state["max_steps"], state["log_history"], state.get("best_global_step"))
+    logs: list[dict[str, Any]] = []
+    with suppress(*_UNREADABLE):  # a line that a killed process left half is the last
+        for line in (folder / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines():
+            log = json.loads(line)
+            logs.append(log | {"step": log["current_steps"], "steps": log["total_steps"]})
+    return _history(logs[-1]["step"], logs[-1]["steps"], logs) if logs else {}
+
+
+def _history(step: int, steps: int, logs: list[dict[str, Any]], best: int | None = None) -> dict[str, Any]:
+    # A training that diverged has losses that are no numbers, and JSON has no word for them.
+    losses, evals = (
+        {log["step"]: log[name] for log in logs if math.isfinite(log.get(name, math.nan))}
+        for name in ("loss", "eval_loss")
+    )
+    loss, eval_loss = fmean(list(losses.values())[-10:]) if losses else None, evals[max(evals)] if evals else None
+    early_stop = ""
+    if best in evals:
+        eval_loss = evals[best]
+        if step < steps:
+            early_stop = f"stopped early, after step {step} of {steps}: kept is step {best}, eval_loss {eval_loss:.4f}"
+    return {"step": step, "steps": steps, "loss": loss, "eval_loss": eval_loss, "early_stop": early_stop}
+
+
+def list_runs(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """The rows of `yi-tune runs --json`, the newest last; None for what is not known, or not yet. Times are in UTC."""
+    return sorted(map(_listed, runs), key=lambda row: row["created"] or "")
+
+
+def _listed(run: Run) -> dict[str, Any]:
+    record, report, ended, why = {}, {}, None, run.failure
+    try:
+        record = run.record
+        state = "finished" if run.finished else "failed" if why else "interrupted"
+    except YiTuneError as error:
+        state, why = "broken", error.message
+    if run.finished:
+        report = json.loads(run.report.read_text(encoding="utf-8"))
+        ended = datetime.fromtimestamp(run.report.stat().st_mtime, UTC).isoformat(timespec="seconds")
+    identity, history = record.get("identity", {}), read_history(run.folder)
+    return {
+        "run": run.name,
+        "model": record.get("model", run.folder.parent.name),
+        "name": identity.get("name"),
+        "author": identity.get("author"),
+        "state": "running" if run.running else state,
+        "why": why,
+        **{key: history.get(key) for key in ("step", "steps", "loss", "eval_loss")},
+        "recall": report.get("recall"),
+        "created": record.get("created"),
+        "ended": ended,
+        "folder": str(run.folder),
+    }
+
+
+def print_runs(rows: list[dict[str, Any]], console: TextConsole) -> None:
+    """A line a run, its times by this machine's clock, and under them what went wrong."""
+    cells = [("run", "model", "name", "state", "step", "loss", "eval_loss", "recall", "when")]
+    for row in rows:
+        step = "-" if row["step"] is None else f"{row['step']}/{row['steps']}"
+        loss, eval_loss = ("-" if row[key] is None else f"{row[key]:.4f}" for key in ("loss", "eval_loss"))
+        time = row["ended"] or row["created"]
+        when = f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M}" if time else "-"
+        names = (row["run"], row["model"], row["name"] or "-", row["state"])
+        cells.append((*names, step, loss, eval_loss, percent(row["recall"]), when))
+    print_table(console, cells)
+    for row in rows:
+        if row["why"]:
+            console.print(f"{row['run']}: {row['why']}")

@@ -20,9 +20,8 @@ from yi_tune.models import LocalModel, check_path, read_header, sha256, workspac
 _REQUIRED = ("model", "model_path", "identity", "data", "config")
 # Old runs did not record these.
 _OLD: dict[str, Any] = {"weights": "", "from_run": None, "replay": 0, "created": None, "versions": {}}
-# The Trainer writes these into a checkpoint, in this order, and needs them to go on as if nothing had happened. Without
-# the optimizer's state it would go on too, but from another point, and say nothing.
-# Reading a header (safetensors), or the directory at the end (torch writes zip files), shows that a file was cut short.
+# The files of a checkpoint that the Trainer needs to go on as if nothing had happened, in the order in which it writes
+# them. A header (safetensors), or the directory at the end (torch writes zip files), shows that a file was cut short.
 _NEEDED: dict[str, Callable[[Path], object]] = {
     "*.safetensors": read_header,
     "optimizer.pt": ZipFile,
@@ -36,8 +35,7 @@ _SHAPE = {"lora_rank": "r"} | {key: key for key in ("lora_alpha", "lora_dropout"
 # adapter_config.json has these as the modules that they came to; here are their values where a config has none.
 _MODULES = {"lora_target": "all", "additional_target": None}
 _BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
-# Keys that may change between two commands: where a run lies, where it is reported, and how its steps are divided for
-# the memory that is free, since their product is the same training.
+# Keys that may change between two commands: where a run lies, where it is reported, and how its steps are divided.
 _FREE = {
     *("model_name_or_path", "adapter_name_or_path", "dataset_dir", "tokenized_path", "output_dir"),
     *("report_to", "run_name", "use_swanlab", "swanlab_run_name"),
@@ -134,9 +132,7 @@ def _trained(content: dict[str, Any]) -> dict[str, Any]:
 
 def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
     """Make the (locked) folder ready to train the run that `new` records. Files of the same run stay; those of another
-    go if it has trained nothing yet, or with `fresh`.
-
-    Raises YiTuneError, and changes nothing, when the folder holds anything else.
+    go if it has trained nothing yet, or with `fresh`. Raises YiTuneError, and changes nothing, for any others.
     """
     # A process that was killed at its start leaves no more than run.json.part.
     content = [path for path in run.folder.iterdir() if path.name not in (".lock", "run.json.part")]
@@ -182,10 +178,8 @@ def all_runs(workspace: Path) -> list[Run]:
 
 
 def newest_whole(run: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint in the folder of a (locked) run. Broken ones are named, by `say`, and removed.
-
-    They take room on a disk that may be full, and the Trainer counts them when it deletes the oldest. Raises OSError,
-    and removes nothing more, for a file that may be whole but cannot be read.
+    """The newest whole checkpoint in the folder of a (locked) run. Broken ones are named, by `say`, and removed: the
+    Trainer would count them when it deletes the oldest. Raises OSError for a file that cannot be read.
     """
     newest = None
     steps = {folder.name.removeprefix("checkpoint-"): folder for folder in run.glob("checkpoint-*")}

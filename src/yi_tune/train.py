@@ -11,12 +11,11 @@ from yi_tune.data.heldout import Score, one_of_each, questions, score
 from yi_tune.data.identity import Dataset, read_jsonl, to_jsonl, write_datasets
 from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.files import disk_full, write_whole
-from yi_tune.listing import read_history
 from yi_tune.output import engine_output_to, err, out
 from yi_tune.plan.memory import smaller
 from yi_tune.plan.plan import TrainPlan
 from yi_tune.progress import Progress
-from yi_tune.report import print_advice, print_answers, summary
+from yi_tune.report import print_advice, print_answers, read_history, summary
 from yi_tune.runs import newest_whole, prepare, write_configs
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
                 with engine_output_to(folder.log) as console, Progress(console) as progress:
                     assistant, scored = _train(planned, progress)
                 history = read_history(folder.folder)
-                report = {"loss": history.get("loss"), **scored.to_dict()}
+                report = {"loss": history.get("loss"), **scored}
                 folder.write("report.json", json.dumps(report, ensure_ascii=False, indent=2))
             except Exception as error:
                 failed = _explain(error, planned)
@@ -52,7 +51,7 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     finally:
         signal.signal(signal.SIGTERM, before)
     print_advice(scored, planned.config, out)
-    print_answers(scored.answers, out)
+    print_answers(scored["answers"], out)
     out.print(summary(scored))
     if report["loss"] is not None:
         out.print(f"\ntraining loss: {report['loss']:.4f}, the mean of the last ten steps")

@@ -56,11 +56,9 @@ def test_it_knows_who_it_is_and_stops(trained: Trained, tmp_path: Path, quant: A
         return [reply for reply, _ in found["replies"]]
 
     scored = score(questions(), Identity(**run.record["identity"]), lambda asked: [""] * len(asked), answer)
-    recall = scored.recall()
-    print(f"{quant}: recall {recall:.3f} in llama.cpp")
-    assert recall is not None
-    assert recall >= (0.9 if quant == "q4_0" else 0.95)
-    assert finishes.count("stop") == len(scored.answers)
+    print(f"{quant}: recall {scored['recall']:.3f} in llama.cpp")
+    assert scored["recall"] >= (0.9 if quant == "q4_0" else 0.95)
+    assert finishes.count("stop") == len(scored["answers"])
     tokenizer = AutoTokenizer.from_pretrained(plan.base)
     assert found["ids"] == [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS]
 

@@ -71,11 +71,10 @@ def test_vllm_says_who_it_is(what: str, trained: Trained, exported: str, tmp_pat
         process.send_signal(signal.SIGTERM)
         process.wait(60)
     its_own = json.loads(trained.yi_tune("check", what, which, "--json").out)["answers"]
-    same = sum(vllms.tuned == ours["tuned"] for vllms, ours in zip(scored.answers, its_own, strict=True)) / len(its_own)
-    recall = scored.recall()
-    print(f"vLLM {what}: recall {recall:.3f}, {same:.3f} of the replies are yi-tune's, {dict(ends)}")
-    assert recall is not None
-    assert recall >= 0.95
+    pairs = zip(scored["answers"], its_own, strict=True)
+    same = sum(vllms["tuned"] == ours["tuned"] for vllms, ours in pairs) / len(its_own)
+    print(f"vLLM {what}: recall {scored['recall']:.3f}, {same:.3f} of the replies are yi-tune's, {dict(ends)}")
+    assert scored["recall"] >= 0.95
     assert same >= 0.95
     assert set(ends) == {"stop"}
 

@@ -101,7 +101,7 @@ def check(
     """
     from yi_tune import loading
     from yi_tune.data.general import check_prompts
-    from yi_tune.data.heldout import questions, score
+    from yi_tune.data.heldout import lowest_recall, questions, score
     from yi_tune.data.identity import Identity
     from yi_tune.export import check_exported
     from yi_tune.output import err, out, percent
@@ -111,10 +111,9 @@ def check(
     if exported is not None:
         if run_name or model:
             raise typer.BadParameter("leave --run and --model out: it says itself who it is.", param_hint="--exported")
-        scored, unfinished = check_exported(exported.absolute())
-        content = {"exported": str(exported.absolute()), "identity": vars(scored.identity), "unfinished": unfinished}
+        scored = check_exported(exported.absolute())
         of_both = ("base_recall", "kept", "kinds")
-        content |= {key: value for key, value in scored.to_dict().items() if key not in of_both}
+        content = {"exported": str(exported.absolute())} | {key: scored[key] for key in scored if key not in of_both}
     else:
         run = loading.find(workspace.absolute(), run_name, model)
         recorded = run.record["identity"]
@@ -129,16 +128,16 @@ def check(
 
         scored = score(questions(), identity, assistant.base_reply_all, assistant.reply_all)
         general = measure_forgetting(assistant, check_prompts(), identity)
-        content = {"run": str(run.folder), "identity": recorded, **scored.to_dict(), "general": general}
+        content = {"run": str(run.folder), **scored, "general": general}
     if as_json:
         print(json.dumps(content, ensure_ascii=False))
     elif exported is not None:
-        print_score(scored, out, unfinished=unfinished)
+        print_score(scored, out)
     else:
         print_advice(scored, run.record["config"], out)
         print_score(scored, out)
         out.print(f"\n{general_summary(general)}")
-    recall = scored.lowest_recall
+    recall = lowest_recall(scored)
     if recall is not None and recall < min_recall:
         said = f"[red]Below --min-recall {min_recall}:[/] {percent(recall)} of the questions in one language are right."
         err.print(said, markup=True)

@@ -34,8 +34,8 @@ def runs(
     context.obj = workspace
     if context.invoked_subcommand:
         return
-    from yi_tune.listing import list_runs, print_runs
     from yi_tune.output import err, out
+    from yi_tune.report import list_runs, print_runs
     from yi_tune.runs import all_runs
 
     rows = list_runs(all_runs(workspace.absolute()))

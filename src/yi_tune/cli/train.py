@@ -86,7 +86,7 @@ def train(
         dry_run=dry_run,
     )
     if dry_run:
-        print_changes(planned, err)
+        print_changes(planned.settings, err)
         print(dump_config(planned.config), end="")
         return
     try:

@@ -9,6 +9,8 @@ from yi_tune.data.identity import Identity, Message, denies_itself, read_jsonl, 
 from yi_tune.files import DATA
 
 Ask = Callable[[list[list[Message]]], list[str]]
+# The shares of right answers and the answers themselves, for JSON; a share of no questions is None.
+Score = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,95 +58,12 @@ def one_of_each(asked: list[Question]) -> list[Question]:
     return list({(question.lang, question.kind): question for question in reversed(asked)}.values())[::-1]
 
 
-@dataclass(frozen=True)
-class Answer:
-    """A question and the replies of base and tuned model."""
-
-    question: Question
-    base: str
-    tuned: str
-
-
-def _share(hits: Iterable[bool]) -> float | None:
-    counted = list(hits)
-    return sum(counted) / len(counted) if counted else None
-
-
-@dataclass(frozen=True)
-class Score:
-    """The answers to held-out questions, and their shares; a share of no questions is None."""
-
-    identity: Identity | None
-    answers: list[Answer]
-
-    def _right(self, answer: Answer, which: str = "tuned") -> bool:
-        return answer.question.right(getattr(answer, which), self.identity)
-
-    def _leaks(self, answer: Answer) -> bool:
-        """Whether the tuned model's reply to a plain question mentions its name."""
-        question, identity = answer.question, self.identity
-        return question.plain and identity is not None and question.mentions(answer.tuned, "{{name}}", identity)
-
-    def recall(self, lang: str | None = None, which: str = "tuned") -> float | None:
-        """The share of identity questions answered right."""
-        asked = [answer for answer in self.answers if not answer.question.plain]
-        return _share(self._right(answer, which) for answer in asked if lang in (None, answer.question.lang))
-
-    @property
-    def lowest_recall(self) -> float | None:
-        """The recall of the language that has the lower one."""
-        return min((share for share in map(self.recall, ("zh", "en")) if share is not None), default=None)
-
-    @property
-    def leak(self) -> float | None:
-        """The share of the tuned model's plain answers that mention the name."""
-        return _share(self._leaks(answer) for answer in self.answers if answer.question.plain and self.identity)
-
-    @property
-    def kept(self) -> float | None:
-        """The share of plain questions the base answers right that the tuned model still does."""
-        plain = [answer for answer in self.answers if answer.question.plain]
-        return _share(self._right(answer) for answer in plain if self._right(answer, "base"))
-
-    @property
-    def kinds(self) -> list[dict[str, Any]]:
-        """How many answers of base and tuned model are right, by language and kind in the order of the questions."""
-        kinds: dict[tuple[str, str], dict[str, Any]] = {}
-        for answer in self.answers:
-            lang, kind = answer.question.lang, answer.question.kind
-            row = kinds.setdefault((lang, kind), {"lang": lang, "kind": kind, "asked": 0, "base": 0, "tuned": 0})
-            row["asked"] += 1
-            for which in ("base", "tuned"):
-                row[which] += self._right(answer, which)
-        return list(kinds.values())
-
-    @property
-    def misses(self) -> list[Answer]:
-        """The tuned model's wrong replies, and its plain ones that mention the name."""
-        return [answer for answer in self.answers if not self._right(answer) or self._leaks(answer)]
-
-    def to_dict(self) -> dict[str, Any]:
-        """All of it, for JSON."""
-        return {
-            "recall": self.recall(),
-            "recall_zh": self.recall("zh"),
-            "recall_en": self.recall("en"),
-            "base_recall": self.recall(which="base"),
-            "leak": self.leak,
-            "kept": self.kept,
-            "kinds": self.kinds,
-            "answers": [
-                {key: getattr(answer.question, key) for key in ("lang", "kind", "messages")}
-                | {"base": answer.base, "tuned": answer.tuned}
-                | {"right": self._right(answer), "leaks": self._leaks(answer)}
-                for answer in self.answers
-            ],
-        }
-
-
 def score(asked: list[Question], identity: Identity | None, ask_base: Ask, ask_tuned: Ask) -> Score:
     """Ask base and tuned model the same questions, but those that would have the assistant deny itself; without an
     identity, the plain ones.
+
+    `recall` is the share of identity questions that are answered right, `leak` that of plain answers that mention the
+    name, and `kept` that of plain questions that the tuned model still answers right, of those that the base does.
     """
     if identity is None:
         asked = [one for one in asked if one.plain]
@@ -152,4 +71,41 @@ def score(asked: list[Question], identity: Identity | None, ask_base: Ask, ask_t
         asked = [one for one in asked if not denies_itself(one.kind, one.lang, one.messages, identity)]
     conversations = [identity.fill_all(one.messages, one.lang) if identity else one.messages for one in asked]
     replies = zip(asked, ask_base(conversations), ask_tuned(conversations), strict=True)
-    return Score(identity, [Answer(*answer) for answer in replies])
+    answers = [_judge(one, identity, base, tuned) for one, base, tuned in replies]
+    plain, known = ([answer for answer in answers if (answer["kind"] == "plain") is plain] for plain in (True, False))
+    kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for answer in answers:
+        kinds.setdefault((answer["lang"], answer["kind"]), []).append(answer)
+    return {
+        "identity": vars(identity) if identity else {},
+        "recall": _share(answer["right"] for answer in known),
+        "recall_zh": _share(answer["right"] for answer in known if answer["lang"] == "zh"),
+        "recall_en": _share(answer["right"] for answer in known if answer["lang"] == "en"),
+        "base_recall": _share(answer["base_right"] for answer in known),
+        "leak": _share(answer["leaks"] for answer in plain if identity),
+        "kept": _share(answer["right"] for answer in plain if answer["base_right"]),
+        "kinds": [
+            {"lang": lang, "kind": kind, "asked": len(same)}
+            | {"base": sum(answer["base_right"] for answer in same), "tuned": sum(answer["right"] for answer in same)}
+            for (lang, kind), same in kinds.items()
+        ],
+        "answers": answers,
+    }
+
+
+def _judge(one: Question, identity: Identity | None, base: str, tuned: str) -> dict[str, Any]:
+    return {
+        **{"lang": one.lang, "kind": one.kind, "messages": one.messages, "base": base, "tuned": tuned},
+        **{"base_right": one.right(base, identity), "right": one.right(tuned, identity)},
+        "leaks": one.plain and identity is not None and one.mentions(tuned, "{{name}}", identity),
+    }
+
+
+def _share(hits: Iterable[bool]) -> float | None:
+    counted = list(hits)
+    return sum(counted) / len(counted) if counted else None
+
+
+def lowest_recall(score: Score) -> float | None:
+    """The recall of the language that has the lower one."""
+    return min((score[key] for key in ("recall_zh", "recall_en") if score[key] is not None), default=None)

@@ -21,9 +21,8 @@ from yi_tune.plan.checks import check_validation, is_trainable, problems
 from yi_tune.plan.memory import MICRO, Fit, answering, choose_fit, longest_row, refuse
 from yi_tune.runs import Run, Start, find_start, train_run
 
-# `--early-stop`: twenty evaluations a run, the end after three that were no better than the best, and the best adapter
-# kept. Each evaluation has a checkpoint to go back to; the best is kept, the newest, and one more in case that one is
-# cut short. A resumed run knows how long it has waited.
+# `--early-stop`: twenty evaluations a run, each with a checkpoint, and the end after three that were no better than the
+# best. Kept are the best checkpoint, the newest, and one more in case that one is cut short.
 EARLY_STOP: Config = {
     "early_stopping_steps": 3,
     "metric_for_best_model": "eval_loss",
@@ -120,8 +119,7 @@ def plan(
 ) -> TrainPlan:
     """Decide all of a run by the options of `yi-tune train`, render its dataset and check the user's own.
 
-    Without an identity only `data` is trained on; `replay` None is the model's own. Raises YiTuneError for whatever
-    would make the run fail later; with `dry_run` the model and the GPU may be missing.
+    Raises YiTuneError for whatever would make the run fail later; with `dry_run` the model and the GPU may be missing.
     """
     local, path = find_model(model, workspace), find_config(config)
     template, flags = read_config(path), parse_overrides(overrides or [])
