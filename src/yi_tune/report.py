@@ -56,7 +56,7 @@ def print_advice(score: Score, config: Config, console: TextConsole) -> None:
 
 
 def print_score(score: Score, console: TextConsole) -> None:
-    """Recall by language and kind, a line of all, and examples of misses; of an exported model no base and no misses."""
+    """Recall by language and kind, a line of all, and examples of misses; of an exported model no base, no misses."""
     shown = ("tuned",) if "unfinished" in score else ("base", "tuned")
     rows = [("language", "kind", "asked", *shown)]
     for row in score["kinds"]:

@@ -239,9 +239,8 @@ class Start:
 
 
 def find_start(workspace: Path, name: str, local: LocalModel, target: Run) -> Start:
-    """The adapter of the finished run `name`, for the run `target` of the model `local` to start from.
-
-    Raises YiTuneError when there is none, or it does not fit these very weights, or `target` would replace it.
+    """The adapter of the finished run `name`, for the run `target` of the model `local` to start from; YiTuneError if
+    there is none, it does not fit these weights, or `target` would replace it.
     """
     run = train_run(workspace, local, name)
     if run == target:

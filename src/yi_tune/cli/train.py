@@ -8,6 +8,8 @@ import typer
 from yi_tune.cli.runs import WorkspaceOption
 from yi_tune.models import DEFAULT_MODEL, workspace_option
 
+Many = list[str] | None  # an option that may be given more than once
+
 
 def train(
     *,
@@ -16,10 +18,7 @@ def train(
     name_en: Annotated[str, typer.Option(help="Its name in English.", show_default="--name")] = "",
     author_en: Annotated[str, typer.Option(help="The author in English.", show_default="--author")] = "",
     no_identity: Annotated[bool, typer.Option("--no-identity", help="Train on --data alone, without a name.")] = False,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE[:ROWS]", help="Your own rows, or a sample of so many. Repeatable."),
-    ] = None,
+    data: Annotated[Many, typer.Option(metavar="FILE[:ROWS]", help="Your own rows, or a sample. Repeatable.")] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="A folder whose dataset_info.json has names for --data.", show_default=False)
     ] = None,
@@ -27,8 +26,7 @@ def train(
     model: Annotated[str, typer.Option(help="A catalogue name, a hub id or a folder.")] = DEFAULT_MODEL,
     config: Annotated[str, typer.Option(help="A shipped config (yi-tune config ls) or a file.")] = "qlora",
     overrides: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the config. Repeatable."),
+        Many, typer.Option("--set", metavar="KEY=VALUE", help="Change a config key. Repeatable.")
     ] = None,
     replay: Annotated[
         int | None,
@@ -38,16 +36,11 @@ def train(
         ),
     ] = None,
     run_name: Annotated[str, typer.Option("--run", help="The run's name.")] = "identity",
-    from_run: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Start from the adapter of this finished run.")
-    ] = None,
+    from_run: Annotated[str | None, typer.Option(metavar="RUN", help="Start from a finished run's adapter.")] = None,
     early_stop: Annotated[
         bool, typer.Option("--early-stop", help="Stop when the validation loss no longer falls; keep the best.")
     ] = False,
-    report_to: Annotated[
-        list[str] | None,
-        typer.Option(metavar="TRACKER", help="Report to tensorboard, wandb, swanlab or mlflow. Repeatable."),
-    ] = None,
+    report_to: Annotated[Many, typer.Option(metavar="TRACKER", help="tensorboard, wandb, swanlab or mlflow.")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Replace a run of that name.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the config; train nothing.")] = False,
     chat_after: Annotated[bool, typer.Option("--chat", help="Go on to chat with the tuned model.")] = False,

@@ -41,9 +41,8 @@ class Source:
 
 
 def find_sources(data: list[str], data_dir: Path | None) -> list[Source]:
-    """The files of `--data FILE`, `FILE:ROWS` or a name in the dataset_info.json of `--data-dir`.
-
-    Raises YiTuneError for data that is not there.
+    """The files of `--data FILE`, `FILE:ROWS` or a name in the dataset_info.json of `--data-dir`; YiTuneError if there
+    are none.
     """
     info = _dataset_info(data_dir) if data_dir else {}
     sources = []

@@ -1,6 +1,4 @@
-"""General prompts, which have nothing to do with who the assistant is: those whose answers by the base join the
-training set (replay), so that it keeps its knowledge, and those that `check` asks.
-"""
+"""General prompts: those of replay, whose answers by the base join the training set, and those that `check` asks."""
 
 import re
 from dataclasses import dataclass
@@ -40,9 +38,7 @@ def check_prompts() -> list[Prompt]:
 
 
 def replay_prompts(count: int) -> list[Prompt]:
-    """The first `count` prompts of replay, in whose order languages and kinds take turns. Raises YiTuneError when
-    there are not as many.
-    """
+    """The first prompts of replay, languages and kinds in turn. Raises YiTuneError when there are not as many."""
     known = [Prompt(**row) for row in read_jsonl(DATA / REPLAY)]
     if not 0 <= count <= len(known):
         raise YiTuneError(f"--replay {count}: there are {len(known)} prompts.", f"Take 0, for none, to {len(known)}.")
@@ -55,8 +51,8 @@ def introduces_base(answer: str) -> bool:
 
 
 def replay_dataset(answers: list[BaseAnswer]) -> Dataset:
-    """The usable ones as a dataset: none that breaks off or holds half a character, which nano may say and no tokenizer
-    gives back, nor one in which the base introduces itself. Raises YiTuneError when there is none.
+    """The usable answers: none that breaks off, holds half a character (nano says such) or in which the base introduces
+    itself. Raises YiTuneError when there is none.
     """
     usable = [
         [{"role": "user", "content": one["prompt"]}, {"role": "assistant", "content": one["answer"]}]
@@ -72,8 +68,8 @@ def replay_dataset(answers: list[BaseAnswer]) -> Dataset:
 
 
 def compare(identity: Identity | None, prompts: list[Prompt], base: list[str], tuned: list[str]) -> dict[str, Any]:
-    """The replies of base and tuned model to general prompts, for JSON, and the shares of them that mention the name or
-    the author in either language, which nobody asked for: None without an identity.
+    """The replies of base and tuned model, for JSON, and the shares of them that mention the name or the author
+    unasked: None without an identity.
     """
     own = re.compile("|".join(map(whole_words, vars(identity).values()))) if identity else None
 

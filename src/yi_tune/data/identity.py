@@ -1,6 +1,4 @@
-"""Conversations: their check, the identity rows rendered with a name and an author, and datasets of them, written as
-LLaMA-Factory reads them.
-"""
+"""Conversations: the identity rows with a name and an author, their check, and datasets for LLaMA-Factory."""
 
 import hashlib
 import io
@@ -30,10 +28,7 @@ _UNFIT = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|<\||\{\{|\}\}"
 
 @dataclass(frozen=True)
 class Identity:
-    """Who the assistant is to be; the English rows may have a name and an author of their own.
-
-    Raises YiTuneError for a value that the dataset cannot hold.
-    """
+    """Who the assistant is to be, in English too. Raises YiTuneError for a value that the data cannot hold."""
 
     name: str
     author: str
@@ -85,9 +80,8 @@ def to_jsonl(rows: Iterable[dict[str, Any]]) -> str:
 
 
 def render(identity: Identity) -> list[list[Message]]:
-    """The conversations of `data/identity.jsonl` with name and author filled in.
-
-    A row that denies a truth about this very identity ("Are you by Google?" when the author is Google) is left out.
+    """The conversations of `data/identity.jsonl` with name and author filled in, but those that deny this identity:
+    "Are you by Google?" when the author is Google.
     """
     return [
         identity.fill_all(row["messages"], row["lang"])
@@ -111,9 +105,8 @@ def whole_words(phrase: str) -> str:
 
 
 def check_messages(messages: list[object]) -> list[Message]:
-    """The messages of a conversation, with nothing but role and content.
-
-    Raises YiTuneError unless they are a system prompt, if at all, then user and assistant in turn, the user first.
+    """The messages of a conversation, with nothing but role and content. Raises YiTuneError unless they are a system
+    prompt, if at all, then user and assistant in turn.
     """
     checked: list[Message] = []
     for message in messages:
@@ -164,8 +157,7 @@ def dataset_of(name: str, conversations: list[list[Message]]) -> Dataset:
 def write_datasets(datasets: Iterable[Dataset], folder: Path, *, resumed: bool = False) -> None:
     """Write each dataset, and the `dataset_info.json` that lists them, into `folder`.
 
-    LLaMA-Factory keeps own rows in tokens there. A run that is `resumed` from a checkpoint takes them as they are;
-    without a checkpoint they may be half written, and are made anew.
+    LLaMA-Factory keeps own rows in tokens there. They may be half written, unless the run has a checkpoint: `resumed`.
     """
     if not resumed:
         shutil.rmtree(folder, ignore_errors=True)

@@ -13,10 +13,7 @@ Row = tuple[str, Any]
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file, one at a time; a YiTuneError stands for one that cannot be read.
-
-    Raises YiTuneError when the file cannot be read, or not beyond some line.
-    """
+    """The rows of a file, one at a time, with a YiTuneError in place of a broken one; raises one for a broken file."""
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     ending = path.suffix.lower()
     if ending not in readers:

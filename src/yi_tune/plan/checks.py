@@ -37,10 +37,7 @@ _MIN_ROWS = 20
 
 
 def problems(config: Config) -> list[str]:
-    """Everything that is wrong with a training config, so that it can be mended in one go.
-
-    Where yi-tune finds nothing, LLaMA-Factory's own parser may find one thing more.
-    """
+    """Everything that is wrong with a training config; LLaMA-Factory's parser is asked where yi-tune finds nothing."""
     found = [*_unfit(config), *_refused(config)]
     if not found:
         with engine_output_to(log_folder() / "plan.log"):
@@ -125,10 +122,7 @@ def is_trainable(names: Any) -> bool:
 
 
 def check_validation(config: Config, datasets: list[int]) -> None:
-    """Raise YiTuneError when validation leaves none of the rows to train on, or early stopping has too few to go by.
-
-    `datasets` has the number of rows of each.
-    """
+    """Raise YiTuneError when validation leaves none of the rows to train on, or early stopping has too few to go by."""
     if config.get("eval_dataset"):  # which is evaluated on whole
         return
     rows = sum(min(rows, config.get("max_samples") or rows) for rows in datasets)
