@@ -39,7 +39,7 @@ from bench.train import (
     planned,
     training,
 )
-from yi_tune.models import read_shape
+from yi_tune.models import find_model
 from yi_tune.plan.memory import estimate
 
 PAGE = DOCS / "bench-gpu.md"
@@ -128,7 +128,7 @@ def estimated(config: dict[str, Any]) -> float:
     """What yi-tune's formula gives for training with this config here, in GiB, without questions afterwards."""
     model = Path(config["model_name_or_path"])
     longest = longest_in(Path(config["dataset_dir"]))  # what the rounds before have left there
-    parts = estimate(read_shape(model), config, longest, "cuda" if gpu("name") else "cpu")
+    parts = estimate(find_model(str(model), Path()).shape, config, longest, "cuda" if gpu("name") else "cpu")
     return (sum(parts.values()) - parts["answers"]) / 2**30
 
 

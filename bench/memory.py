@@ -17,7 +17,7 @@ import yaml
 from bench.pages import DOCS, table, write
 from bench.random_model import NANO
 from bench.train import measure, training
-from yi_tune.models import read_shape
+from yi_tune.models import find_model
 from yi_tune.plan.memory import estimate
 
 MODELS = ("nano", "small", "medium", "large")
@@ -52,7 +52,7 @@ def compare(model: str, micro_batch: int, work: Path, *options: str) -> tuple[in
     measured = measure([*train, "--fresh"]).memory * GIB
     (written,) = work.glob(f"saves/{Path(model).name}/*/train.yaml")
     config = yaml.safe_load(written.read_text(encoding="utf-8"))
-    shape = read_shape(Path(config["model_name_or_path"]))
+    shape = find_model(config["model_name_or_path"], Path()).shape
     parts = estimate(shape, config, longest_in(written.parent / "data"), "cpu")
     return sum(parts.values()), measured
 
@@ -84,7 +84,7 @@ def main() -> None:
                 model = str(work / name)
                 measure([sys.executable, "-m", "bench.random_model", name, model])
             # Random weights never end an answer, so that the larger ones take minutes over the questions.
-            shape = read_shape(NANO if name == "nano" else Path(model))
+            shape = find_model(model, Path()).shape
             runs: list[tuple[int, str]] = [(8, ""), (2, "")] if name in ("nano", "small") else [(8, "")]
             if name == "nano":
                 write_long_rows(work / "long.jsonl")

@@ -1,10 +1,12 @@
 """Every test has a home and a current folder of its own, and none of the user's settings."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.hubs.machine import NOBODY
 
 if "PYTEST_XDIST_WORKER" in os.environ or os.getloadavg()[0] > (os.cpu_count() or 1):
     # Processes with as many threads each as there are cores take these away from each other.
@@ -23,3 +25,25 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Points the hubs' clients at servers, or where none is named at nobody, with homes and caches of their own."""
+    from modelscope_hub.config import set_default_config
+
+    def point(**addresses: str) -> None:
+        monkeypatch.setattr("yi_tune.hubs.HuggingFace.endpoint", addresses.get("huggingface", NOBODY))
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", addresses.get("modelscope", NOBODY))
+        set_default_config(None)
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "huggingface"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "modelscope"))
+    monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path / "modelscope_home"))
+    monkeypatch.setenv("HF_ENDPOINT", "asked first")
+    for variable in ("HF_TOKEN", "MODELSCOPE_API_TOKEN", "MODELSCOPE_DOMAIN"):
+        monkeypatch.delenv(variable, raising=False)
+    point()
+    yield point
+    set_default_config(None)

@@ -7,6 +7,8 @@ import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from rich.filesize import decimal
+
 from yi_tune.errors import YiTuneError
 
 _PACKAGE = Path(__file__).parent
@@ -79,10 +81,18 @@ def is_held(lock: Path) -> bool:
     return False
 
 
+def check_room(folder: Path, needed: int) -> None:
+    """Raise YiTuneError when the disk of `folder` has fewer than `needed` bytes free."""
+    if needed > (free := shutil.disk_usage(folder).free):
+        raise YiTuneError(
+            f"{decimal(needed)} are needed, and the disk of {folder.parent} has {decimal(free)} free.",
+            "Free some space, or choose another place: --workspace DIR, for an export --to DIR",
+        )
+
+
 def disk_full(error: BaseException, folder: Path) -> YiTuneError | None:
     """The error for the user if `error` came of a full disk, the one of `folder`: few writers say so themselves."""
     reasons = f"{error} {error.__cause__ or error.__context__}"
     if os.strerror(errno.ENOSPC) not in reasons and shutil.disk_usage(folder).free >= _FULL:
         return None
-    remedy = "Free some space, then type the same command, without --fresh or --force: it goes on where it stopped."
-    return YiTuneError(f"The disk of {folder} is full.", remedy)
+    return YiTuneError(f"The disk of {folder} is full.", "Free some space, then type the same command without --fresh.")

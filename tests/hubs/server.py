@@ -104,6 +104,11 @@ class Hub(ThreadingHTTPServer):
     def fail(self, *faults: Fault) -> None:
         self.faults = [replace(fault) for fault in faults]
 
+    def change(self, name: str, content: bytes) -> None:
+        """Have another file of that name from now on."""
+        self.files[name] = content
+        self._digests.clear()
+
     def digest(self, name: str, algorithm: str = "sha256") -> str:
         """The digest of a file: its sha256, or its object id in git."""
         if (name, algorithm) not in self._digests:

@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-from abc import ABC, abstractmethod
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ class HubError(YiTuneError):
     """A hub did not give what it was asked for; another one may."""
 
 
-class Hub(ABC):
+class _Repository:
     """A repository on a hub, at a revision (None: the hub's default).
 
     `variable` is the environment variable that names a mirror, `login` tells how to show the hub a token.
@@ -39,50 +38,8 @@ class Hub(ABC):
         self.origin = Origin(self.name, repository, revision, None)
         self.wanted = repository if revision is None else f"{repository} at revision {revision!r}"
 
-    @property
-    @abstractmethod
-    def endpoint(self) -> str:
-        """The address that is asked: the hub's own, or a mirror's."""
 
-    @abstractmethod
-    def cached(self) -> list[Path]:
-        """The folders in the hub's own cache that may hold it; asks nobody."""
-
-    @abstractmethod
-    def list_files(self) -> tuple[str | None, dict[str, FileOrigin]]:
-        """Ask for the commit and all files. A checksum may be "git " and an object id: see `fetch.right`."""
-
-    @abstractmethod
-    def request(self, name: str, commit: str | None) -> tuple[str, dict[str, str]]:
-        """The URL of a file, and the headers to ask for it with."""
-
-    def listing(self) -> Origin:
-        """What the hub says of all its files. Raises HubError, within seconds where nobody answers."""
-        try:
-            commit, files = self.list_files()
-        except Exception as error:
-            raise self.explain(error, self.wanted) from error
-        return replace(self.origin, commit=commit, files=files)
-
-    def explain(self, error: Exception, what: str) -> HubError:
-        """What a failure of a client means for the user who wants `what`."""
-        # An HTTP status is in the error itself, as ModelScope's client has it, or in its response.
-        status = getattr(getattr(error, "response", error), "status_code", None)
-        reason = f"{self.endpoint} gives no whole answer ({type(error).__name__}: {error})."
-        told = {
-            None: (reason, f"Check the network, or name a mirror: {self.variable}=https://your.mirror"),
-            401: (f"it wants a login for {what}, or does not know this token, or has no such model.", self.login),
-            403: (
-                f"{what} is gated, or somebody else's: this account has no access.",
-                f"Ask for access on its page, or use another token. {self.login}",
-            ),
-            404: (f"there is no {what}.", "Look for the exact id and revision on the hub's page."),
-            429: ("it says too many requests (HTTP 429).", f"Wait some minutes, or log in. {self.login}"),
-        }
-        return HubError(*told.get(status, (f"it fails (HTTP {status}) when asked for {what}.", "Try again later.")))
-
-
-class HuggingFace(Hub):
+class HuggingFace(_Repository):
     """A repository on Hugging Face, or on the mirror that HF_ENDPOINT names."""
 
     name, title, variable = "huggingface", "Hugging Face", "HF_ENDPOINT"
@@ -90,11 +47,13 @@ class HuggingFace(Hub):
 
     @property
     def endpoint(self) -> str:
+        """The address that is asked: the hub's own, or a mirror's."""
         from huggingface_hub import constants
 
         return constants.ENDPOINT
 
     def cached(self) -> list[Path]:
+        """The folders in the hub's own cache that may hold it; asks nobody."""
         from huggingface_hub import snapshot_download
 
         repository, revision, files = self.origin.repository, self.origin.revision, list(NEEDED)
@@ -104,27 +63,28 @@ class HuggingFace(Hub):
             return []
         return [Path(copy)]
 
-    def list_files(self) -> tuple[str | None, dict[str, FileOrigin]]:
+    def listing(self) -> Origin:
+        """Its commit and all its files. A checksum may be "git " and an object id: see `fetch.right`."""
         from huggingface_hub import HfApi
 
         # With a time limit: snapshot_download waits for ever on a hub that accepts a connection and never answers.
         api, repository, revision = HfApi(self.endpoint), self.origin.repository, self.origin.revision
         info = api.model_info(repository, revision=revision, files_metadata=True, timeout=PATIENCE)
-        return info.sha, {
-            file.rfilename: FileOrigin(
-                file.size or 0, file.lfs.sha256 if file.lfs else file.blob_id and f"git {file.blob_id}"
-            )
-            for file in info.siblings or []
-        }
+        files = {}
+        for file in info.siblings or []:
+            checksum = file.lfs.sha256 if file.lfs else file.blob_id and f"git {file.blob_id}"
+            files[file.rfilename] = FileOrigin(file.size or 0, checksum)
+        return replace(self.origin, commit=info.sha, files=files)
 
     def request(self, name: str, commit: str | None) -> tuple[str, dict[str, str]]:
+        """The URL of a file, and the headers to ask for it with."""
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
         return hf_hub_url(self.origin.repository, name, revision=commit, endpoint=self.endpoint), build_hf_headers()
 
 
-class ModelScope(Hub):
+class ModelScope(_Repository):
     """A repository on ModelScope, or on the site that MODELSCOPE_ENDPOINT or MODELSCOPE_DOMAIN names.
 
     Its client is the modelscope package without that one's import of torch.
@@ -152,18 +112,22 @@ class ModelScope(Hub):
             old = get_default_config().cache_dir / "hub" / repository.replace(".", "___")
             return [old] if revision is None else []
 
-    def list_files(self) -> tuple[str | None, dict[str, FileOrigin]]:
+    def listing(self) -> Origin:
+        from modelscope_hub import HubApi
+
         repository, revision = self.origin.repository, self.origin.revision or "master"
-        listed: list[dict[str, Any]] = self._client().list_repo_files(repository, "model", revision=revision)
+        listed: list[dict[str, Any]] = HubApi().legacy.list_repo_files(repository, "model", revision=revision)
         entries = [entry for entry in listed if entry.get("Type") != "tree"]
         # The list tells each file's last commit; the newest of them is where the branch stands.
         newest = max(entries, key=lambda entry: entry.get("CommittedDate") or 0).get("Revision")
-        return newest, {entry["Path"]: FileOrigin(int(entry["Size"]), entry.get("Sha256") or None) for entry in entries}
+        files = {entry["Path"]: FileOrigin(int(entry["Size"]), entry.get("Sha256") or None) for entry in entries}
+        return replace(self.origin, commit=newest, files=files)
 
     def request(self, name: str, commit: str | None) -> tuple[str, dict[str, str]]:
+        from modelscope_hub import HubApi
         from modelscope_hub.utils import build_user_agent
 
-        client = self._client()
+        client = HubApi().legacy
         headers = {"User-Agent": build_user_agent()}
         if client.token:  # as the client shows it to the hub's newer and older services
             headers |= {"Authorization": f"Bearer {client.token}", "Cookie": f"m_session_id={client.token}"}
@@ -171,17 +135,33 @@ class ModelScope(Hub):
         revision = self.origin.revision or "master"
         return client.get_download_url(self.origin.repository, "model", name, revision), headers
 
-    def _client(self) -> Any:
-        from modelscope_hub import HubApi
 
-        return HubApi(endpoint=self.endpoint).legacy
+Hub = HuggingFace | ModelScope
+
+
+def explain(hub: Hub, error: Exception, what: str) -> HubError:
+    """What a failure of a hub's client means for the user who wants `what`."""
+    # An HTTP status is in the error itself, as ModelScope's client has it, or in its response.
+    status = getattr(getattr(error, "response", error), "status_code", None)
+    reason = f"{hub.endpoint} gives no whole answer ({type(error).__name__}: {error})."
+    told = {
+        None: (reason, f"Check the network, or name a mirror: {hub.variable}=https://your.mirror"),
+        401: (f"it wants a login for {what}, or does not know this token, or has no such model.", hub.login),
+        403: (
+            f"{what} is gated, or somebody else's: this account has no access.",
+            f"Ask for access on its page, or use another token. {hub.login}",
+        ),
+        404: (f"there is no {what}.", "Look for the exact id and revision on the hub's page."),
+        429: ("it says too many requests (HTTP 429).", f"Wait some minutes, or log in. {hub.login}"),
+    }
+    return HubError(*told.get(status, (f"it fails (HTTP {status}) when asked for {what}.", "Try again later.")))
 
 
 def hubs_of(model: Model, revision: str | None) -> list[Hub]:
     """A model's repositories, in the order to ask: a hub whose variable points elsewhere is the one that is meant."""
     if model.huggingface is None or model.modelscope is None:
         return []
-    hubs = [HuggingFace(model.huggingface, revision), ModelScope(model.modelscope, revision)]
+    hubs: list[Hub] = [HuggingFace(model.huggingface, revision), ModelScope(model.modelscope, revision)]
     if not os.environ.get("HF_ENDPOINT") and any(map(os.environ.get, ("MODELSCOPE_ENDPOINT", "MODELSCOPE_DOMAIN"))):
         hubs.reverse()
     return hubs
@@ -214,7 +194,7 @@ def push(folder: Path, repository: str, *, public: bool, console: Console) -> st
             repo_id=repository, folder_path=folder, commit_message="yi-tune export", ignore_patterns=[".*"]
         )
     except Exception as error:
-        reason = hub.explain(error, repository)
+        reason = explain(hub, error, repository)
         again = f"hf upload {'' if public else '--private '}{repository} {shlex.quote(str(folder))}"
         hint = f"{reason.hint}\nThe export is in {folder}. To upload only: {again}"
         raise YiTuneError(f"The upload failed: {reason.message}", hint) from error

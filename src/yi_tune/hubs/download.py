@@ -4,6 +4,7 @@ It is fetched into `models/NAME.part/`, verified, given its record (download.jso
 `models/NAME/`. When a download breaks off, the next call goes on in the same `.part`.
 """
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,8 +16,8 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from yi_tune.errors import YiTuneError
-from yi_tune.files import disk_full, hold, is_held, put_in_place
-from yi_tune.hubs import Hub, HubError, hubs_of
+from yi_tune.files import check_room, disk_full, hold, is_held, put_in_place
+from yi_tune.hubs import Hub, HubError, explain, hubs_of
 from yi_tune.hubs.fetch import Fetcher, right, size_of
 from yi_tune.models import (
     FileOrigin,
@@ -50,7 +51,8 @@ def download(
                 f"{local.path} exists, and is no download of {local.model.name}.",
                 f"Use it as it is, with --model {local.path}, or move it away.",
             )
-        if origin and local.downloaded and revision in (None, origin.revision, origin.commit):
+        revision = revision or (origin.revision if origin else None)
+        if origin and local.downloaded and revision in (origin.revision, origin.commit):
             if not verify or _is_right(local.path, origin, terminal):
                 return None
         elif _link(local, revision, terminal):
@@ -150,18 +152,17 @@ def from_hubs(local: LocalModel, hubs: list[Hub], console: Console) -> None:
 def _from_hub(hub: Hub, local: LocalModel, console: Console) -> Origin:
     """Bring the `.part` folder to where it holds the model and nothing else; returns its record."""
     console.print(f"Asking {hub.title} for {hub.wanted} ...")
-    listing = hub.listing()
+    try:
+        listing = hub.listing()
+    except Exception as error:
+        raise explain(hub, error, hub.wanted) from error
     part, files = _part(local.path), {name: listing.files[name] for name in needed_files(listing.files, hub.wanted)}
-    if local.path.exists():  # incomplete, or at another revision: what is right in it is not fetched again
-        shutil.rmtree(part, ignore_errors=True)
-        local.path.rename(part)
+    if local.path.exists() and not part.exists():
+        # Incomplete, or at another revision. What is right in it is not fetched again, and until then it stays usable.
+        shutil.copytree(local.path, part, symlinks=True, copy_function=os.link)
     part.mkdir(exist_ok=True)
-    total, free = sum(file.size for file in files.values()), shutil.disk_usage(part).free
-    if (missing := total - size_of(part)) > free:
-        raise YiTuneError(
-            f"{decimal(missing)} are still to be fetched, and the disk of {part.parent} has {decimal(free)} free.",
-            "Free some space, or choose another place: --workspace DIR",
-        )
+    total = sum(file.size for file in files.values())
+    check_room(part, total - size_of(part))
     console.print(f"Downloading {len(files)} files, {decimal(total)}, to {local.path}")
     fetcher = Fetcher(hub, listing.commit, part, console)
     fetcher.fetch("config.json", files["config.json"])

@@ -11,7 +11,7 @@ from rich import progress as bars
 from rich.console import Console
 from rich.filesize import decimal
 
-from yi_tune.hubs import Hub, HubError
+from yi_tune.hubs import Hub, HubError, explain
 from yi_tune.models import FileOrigin, sha256
 
 # Files that are fetched at a time.
@@ -48,10 +48,9 @@ class Fetcher:
                     if not self._console.is_terminal:
                         size = size_of(self._folder)
                         self._console.print(f"{jobs[job]} is here: {decimal(size)} of {decimal(total)}")
-        except BaseException as error:
+        except Exception:
             self._stop.set()
-            # After Ctrl-C the process ends at once: a slow hub's next bytes are not waited for.
-            pool.shutdown(wait=not isinstance(error, KeyboardInterrupt), cancel_futures=True)
+            pool.shutdown(cancel_futures=True)
             raise
         return fetched
 
@@ -88,7 +87,7 @@ class Fetcher:
                 failed = 1 if part.stat().st_size > start else failed + 1
                 status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 500
                 if failed > len(_PAUSES) or (status < 500 and status not in (408, 429)):
-                    raise self._hub.explain(error, f"{name} in {self._hub.wanted}") from error
+                    raise explain(self._hub, error, f"{name} in {self._hub.wanted}") from error
             self._stop.wait(_PAUSES[failed - 1])
 
     def _stream(self, name: str, part: Path, start: int) -> None:
