@@ -92,19 +92,72 @@ def test_large_model_without_a_gpu_is_warned_of(
     assert ("Yi-1.5-6B-Chat answers slowly" in capsys.readouterr().err) == warned
 
 
-@pytest.mark.parametrize(("bits", "told"), [("", True), ("quantization_bit: 4", False)])
-def test_run_that_memory_does_not_hold_may_be_quantised(
-    bits: str, told: bool, workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def load_assistant(*_: Any) -> None:
-        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+Loaded = list[dict[str, Any]]
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> Loaded:
+    """The configs that the engine is given; it has no memory for any in 16 bits."""
+    configs: Loaded = []
+
+    def load_assistant(config: dict[str, Any]) -> None:
+        configs.append(config)
+        if "quantization_bit" not in config:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB.")
 
     monkeypatch.setattr("yi_tune.engine.assistant.load_assistant", load_assistant)
+    return configs
+
+
+def bits(configs: Loaded) -> list[int | None]:
+    return [config.get("quantization_bit") for config in configs]
+
+
+# None: the estimate says that 16 bits fit, and loading shows that they do not.
+@pytest.mark.parametrize(("free", "tried"), [(24_000_000_000, [None, 4]), (13_400_000_000, [4])])
+def test_answers_in_4_bits_where_16_do_not_fit(
+    free: int,
+    tried: list[int | None],
+    loaded: Loaded,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(loading, "detect", lambda: Hardware("NVIDIA GPU", bf16=True, free=free))
     run = find(workspace, None, None)
-    run.write("chat.yaml", run.chat_yaml.read_text().replace("quantization_bit: 4", bits))
-    with pytest.raises(YiTuneError, match="out of memory") as caught:
-        loading.load_run(run)
-    assert (f"Add a line 'quantization_bit: 4' to {run.chat_yaml}" in caught.value.hint) == told
+    run.write("chat.yaml", run.chat_yaml.read_text().replace("quantization_bit: 4", "infer_dtype: bfloat16"))
+    config = run_config(run)
+    config["model_name_or_path"] = NAME  # whose shape is known
+    loading.load(config)
+    assert bits(loaded) == tried
+    assert capsys.readouterr().err.count("It answers in 4.") == 1
+
+
+@pytest.mark.parametrize(
+    ("hardware", "asked", "used"),
+    [
+        (Hardware("Tesla T4", bf16=False, free=0), "bfloat16", "float16"),
+        (Hardware("NVIDIA A100", bf16=True, free=0), "float16", "float16"),
+        (Hardware(None, bf16=False, free=0), "bfloat16", "float32"),
+        (Hardware(None, bf16=True, free=0), "float16", "bfloat16"),
+        (Hardware(None, bf16=True, free=0), None, "bfloat16"),
+    ],
+)
+def test_answers_in_a_type_that_this_machine_computes_in(
+    hardware: Hardware,
+    asked: str | None,
+    used: str,
+    loaded: Loaded,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(loading, "detect", lambda: hardware)
+    loading.load(run_config(find(workspace, None, None)) | ({"infer_dtype": asked} if asked else {}))
+    assert [config["infer_dtype"] for config in loaded] == [used]
+    # What the run says of its bits stays.
+    assert bits(loaded) == [4]
+    assert "It answers in 4." not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("free", "bits"), [(24_000_000_000, {}), (8_000_000_000, {"quantization_bit": 4})])

@@ -201,7 +201,7 @@ def test_tokenizer_that_does_not_load(tmp_path: Path) -> None:
         (NINE, gpu(24), 8, {"quantization_bit": 8, "infer_dtype": "bfloat16"}),
         (SIX, replace(gpu(24), bf16=False), 4, {"infer_dtype": "float16"}),
         (SIX, gpu(8), None, {"infer_dtype": "bfloat16"}),
-        (SIX, Hardware(None, bf16=False, free=24 * GB), 4, {"quantization_bit": 4}),
+        (SIX, Hardware(None, bf16=False, free=24 * GB), 4, {"quantization_bit": 4, "infer_dtype": "float32"}),
         (SIX, Hardware(None, bf16=False, free=64 * GB), 4, {"infer_dtype": "float32"}),
         (None, gpu(140), 4, {"quantization_bit": 4, "infer_dtype": "bfloat16"}),
     ],

@@ -232,6 +232,10 @@ def test_write_is_all_or_nothing(run: Run) -> None:
     assert [path.name for path in run.folder.iterdir()] == ["report.json"]
 
 
+def test_other_hardware_makes_no_other_run() -> None:
+    assert differences(content(fp16=True), content(bf16=True, use_cpu=True)) == []
+
+
 def test_how_a_step_is_divided_makes_no_other_run() -> None:
     micro, accumulation = "per_device_train_batch_size", "gradient_accumulation_steps"
     others = {"per_device_eval_batch_size": 2, "disable_gradient_checkpointing": False, "flash_attn": "fa2"}

@@ -19,8 +19,8 @@ def did_you_mean(word: str, known: list[str]) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether `error` came of too little memory: torch's allocators and bitsandbytes say so in words of their own."""
+    """Whether `error` came of too little memory: torch, cuBLAS and bitsandbytes say so in words of their own."""
     said = str(error).lower()
     return isinstance(error, MemoryError) or any(
-        words in said for words in ("out of memory", "allocate memory", "bad_alloc")
+        words in said for words in ("out of memory", "allocate memory", "bad_alloc", "alloc_failed")
     )

@@ -41,6 +41,11 @@ class Hardware:
         return self.gpu or "the CPU"
 
     @property
+    def dtypes(self) -> list[str]:
+        """The types that it computes in, by torch's names, the best first. It would emulate any other, slowly."""
+        return [*(["bfloat16"] if self.bf16 else []), *(["float16"] if self.gpu else []), "float32"]
+
+    @property
     def settings(self) -> dict[str, tuple[Any, str]]:
         """The keys of LLaMA-Factory's config that are the machine's: values, and why.
 

@@ -1,7 +1,10 @@
 """From a run, or a model, to an assistant that answers."""
 
+import gc
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from rich.filesize import decimal
 
 from yi_tune.config import Config, find_config, read_config
 from yi_tune.errors import YiTuneError, is_out_of_memory
@@ -74,17 +77,31 @@ def load_run(run: Run) -> "Assistant":
 
 
 def load(config: Config) -> "Assistant":
-    """Load a model; a note tells of a large one without a GPU. Raises YiTuneError, with the log, when that fails."""
-    local = find_model(config["model_name_or_path"], Path())
-    if _hardware().gpu is None and local.needs_gpu:
+    """Load a model as `config` says, or as this machine can: in a type that it computes in, and in 4 bits where memory
+    does not hold 16. A line says so, and one tells of a large model without a GPU. Raises YiTuneError, with the log,
+    when that fails.
+    """
+    local, hardware = find_model(config["model_name_or_path"], Path()), _hardware()
+    if hardware.gpu is None and local.needs_gpu:
         err.print(f"Note: torch sees no CUDA GPU, and on the CPU {local.path.name} answers slowly.")
-    try:
-        with engine_at_work("load.log", "Loading the model", "The model does not load"):
-            from yi_tune.engine.assistant import load_assistant
+    if config.get("infer_dtype") not in hardware.dtypes:
+        config = config | {"infer_dtype": hardware.dtypes[0]}
+    if "quantization_bit" in config:
+        return _load(config)
+    note = f"Note: {decimal(hardware.free)} of free memory do not hold {local.path.name} in 16 bits. It answers in 4."
+    if not (local.shape and "quantization_bit" in answering(local.shape, hardware, bits=4)):
+        try:
+            return _load(config)
+        except YiTuneError as error:
+            if not (error.__cause__ and is_out_of_memory(error.__cause__)):
+                raise
+        gc.collect()  # the error is gone, but what it held refers to itself in circles
+    err.print(note)
+    return _load(config | {"quantization_bit": 4})
 
-            return load_assistant(config)
-    except YiTuneError as error:
-        adapter = config.get("adapter_name_or_path")
-        if error.__cause__ and is_out_of_memory(error.__cause__) and adapter and "quantization_bit" not in config:
-            error.hint = f"More memory was free in training. Add a line 'quantization_bit: 4' to {adapter}/chat.yaml."
-        raise
+
+def _load(config: Config) -> "Assistant":
+    with engine_at_work("load.log", "Loading the model", "The model does not load"):
+        from yi_tune.engine.assistant import load_assistant
+
+        return load_assistant(config)

@@ -40,7 +40,7 @@ _FREE = {
     *("model_name_or_path", "adapter_name_or_path", "dataset_dir", "tokenized_path", "output_dir"),
     *("report_to", "run_name", "use_swanlab", "swanlab_run_name"),
     *(*_BATCH, "per_device_eval_batch_size", "disable_gradient_checkpointing", "flash_attn"),
-    "preprocessing_num_workers",
+    *("preprocessing_num_workers", "bf16", "fp16", "use_cpu"),
 }
 
 

@@ -17,7 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bitsandbytes.nn.modules import Int8Params, Params4bit
 from llamafactory.data import get_template_and_fix_tokenizer
+from llamafactory.extras.misc import get_current_device
 from llamafactory.hparams import DataArguments, get_infer_args
 from llamafactory.model import load_model, load_tokenizer
 from peft import PeftModel
@@ -186,6 +188,17 @@ class Assistant:
         return [made[index] for index in range(len(encoded))]
 
 
+def cast_frozen(model: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Bring the weights that are neither trained nor quantised into the type that is computed in.
+
+    LLaMA-Factory loads them in that of their files, whatever `infer_dtype` and `fp16` say.
+    """
+    for parameter in model.parameters():
+        quantised = isinstance(parameter, Params4bit | Int8Params)
+        if parameter.is_floating_point() and not parameter.requires_grad and not quantised:
+            parameter.data = parameter.data.to(dtype)
+
+
 def load_assistant(config: Config) -> Assistant:
     """Load the model, the adapter and the tokenizer that a chat.yaml names.
 
@@ -194,8 +207,11 @@ def load_assistant(config: Config) -> Assistant:
     adapter = config.get("adapter_name_or_path")
     alone = {key: value for key, value in config.items() if key != "adapter_name_or_path"}
     model_args, _, finetuning_args, _ = get_infer_args(alone)
+    # It would spread a model that is too large over GPU and CPU without a word, and answer very slowly.
+    model_args.device_map = {"": get_current_device()}
     tokenizer = load_tokenizer(model_args)["tokenizer"]
     model: Any = load_model(tokenizer, model_args, finetuning_args)
+    cast_frozen(model, model_args.compute_dtype)
     if adapter is not None:
         # In float32 on quantised layers only: beside others the casts to and fro take longer than they save.
         model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype="quantization_bit" in config)

@@ -16,7 +16,7 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from yi_tune.config import Config
-from yi_tune.engine.assistant import Assistant
+from yi_tune.engine.assistant import Assistant, cast_frozen
 from yi_tune.errors import is_out_of_memory
 from yi_tune.progress import Progress
 
@@ -37,6 +37,10 @@ class Reporter(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.model, self.tokenizer = kwargs["model"], kwargs["processing_class"]
         keep_trainable(self.model)
+        if args.fp16:  # beside weights in bf16 the adapter's fp16 would make float32 of all that a layer passes on
+            cast_frozen(self.model, torch.float16)
+        if args.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()  # the base's answers are not this run's
         if state.best_model_checkpoint:  # an absolute path, and the run folder may have been moved since
             state.best_model_checkpoint = str(Path(args.output_dir) / Path(state.best_model_checkpoint).name)
         self._progress.begin(state.max_steps, state.global_step)

@@ -196,14 +196,14 @@ def answering(shape: Shape | None, hardware: Hardware, bits: int | None) -> Conf
     """The keys of a chat.yaml that are the machine's, for a model that is trained in `bits` (None: unquantised).
 
     It answers unquantised, as every other program has it that takes the adapter or an export, where free memory holds
-    the weights, and a quarter more than the rest, with keys and values of all that `serve` may have under way. A CPU
-    without bf16 answers so in float32. A model of unknown shape answers as it was trained.
+    the weights, and a quarter more than the rest, with keys and values of all that `serve` may have under way. A model
+    of unknown shape answers as it was trained.
     """
-    dtype = "bfloat16" if hardware.bf16 else "float16" if hardware.gpu else "float32"
+    dtype = hardware.dtypes[0]
     size = 4 if dtype == "float32" else 2
     if bits:
         kept = _SERVED_TOKENS * shape.layers * 2 * size * shape.key if shape else 0
         rest = (_BASELINE["cuda" if hardware.gpu else "cpu"] + kept) * 5 // 4
         if shape is None or shape.parameters * size + rest > hardware.free:
-            return {"quantization_bit": bits} | ({} if dtype == "float32" else {"infer_dtype": dtype})
+            return {"quantization_bit": bits, "infer_dtype": dtype}
     return {"infer_dtype": dtype}
