@@ -13,13 +13,11 @@ from pathlib import Path
 from string import Template
 from typing import Any, Literal
 
-from rich.filesize import decimal
-
 from yi_tune.config import Config
 from yi_tune.data.heldout import Score, questions, score
 from yi_tune.data.identity import Identity, Message
 from yi_tune.errors import YiTuneError
-from yi_tune.files import CONFIGS, disk_full, hold, put_in_place
+from yi_tune.files import CONFIGS, check_room, disk_full, hold, put_in_place
 from yi_tune.models import CATALOGUE, read_origin
 from yi_tune.output import percent
 from yi_tune.progress import engine_at_work
@@ -28,12 +26,10 @@ from yi_tune.runs import Run
 Quant = Literal["f16", "q8_0", "q4_0"]
 
 RECORD = "export.json"
-_LOCK = ".lock"
 # Of the bytes of 16-bit weights; blocks of 32 share a scale, and at q4_0 embeddings and head are kept in q8_0.
 _SHARE = {"f16": 1.0, "q8_0": 34 / 64, "q4_0": 0.35}
 # What is written beside the numbers: header, tokenizer, card. Yi's tokenizer takes 4 MB.
 _REST = 8_000_000
-_ELSEWHERE = "choose another place: --to DIR"
 # What the Yi-1.5 README asks those who pass a derived model on to say.
 _ATTRIBUTION = "This work is a derivative of {} by 01.AI, used under the Apache 2.0 License."
 _NANO = "The base, nano, was trained from nothing by the yi-tune project."
@@ -97,25 +93,19 @@ def export(plan: Export, *, force: bool) -> None:
     """
     target = plan.target
     _check_target(target, force=force)
-    part = target.with_name(f".{target.name}.export")
-    busy = YiTuneError(f"Another process is exporting to {target}.", f"Wait for it, or {_ELSEWHERE}")
-    with hold(part / _LOCK, busy):
+    part, lock = (target.with_name(f".{target.name}.{kind}") for kind in ("export", "lock"))
+    with hold(lock, YiTuneError(f"Another process is exporting to {target}.", "Wait for it, or take another --to DIR")):
         try:
-            for path in part.iterdir():  # of an export that was killed
-                if path.name != _LOCK:
-                    path.unlink()
-            if plan.bytes > (free := shutil.disk_usage(part).free):
-                message = f"The export takes {decimal(plan.bytes)}, and {target.parent} has {decimal(free)} free."
-                raise YiTuneError(message, f"Free some space, or {_ELSEWHERE}")
+            check_room(target.parent, plan.bytes)
+            shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
+            part.mkdir()
             _write(plan, part)
             put_in_place(part, target)
-            (target / _LOCK).unlink()
         except YiTuneError as error:
-            if error.__cause__ and (full := disk_full(error.__cause__, target.parent)):
-                raise YiTuneError(full.message, "Free some space.") from error
-            raise
+            raise (disk_full(error, target.parent) or error) from error.__cause__
         finally:
             shutil.rmtree(part, ignore_errors=True)
+            lock.unlink()
 
 
 def _write(plan: Export, part: Path) -> None:
@@ -128,7 +118,7 @@ def _write(plan: Export, part: Path) -> None:
     context = _read(plan.base / "config.json")["max_position_embeddings"]
     _fill("Modelfile", part, {"weights": f"./{plan.gguf}" if plan.gguf else ".", "context": context})
     _fill("README.md", part, _card(plan))
-    files = sorted(path.name for path in part.iterdir() if path.name != _LOCK)
+    files = sorted(path.name for path in part.iterdir())
     record = {"run": plan.run.name, "identity": identity, "gguf": plan.gguf, "files": files}
     (part / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
@@ -137,16 +127,14 @@ def _check_target(target: Path, *, force: bool) -> None:
     if not target.exists():
         return
     if not target.is_dir() or target.is_mount():  # nothing can be renamed to it
-        raise YiTuneError(
-            f"{target} is a file, or a file system of its own.", "Choose a folder, or one in it: --to DIR"
-        )
-    content = {path.name for path in target.iterdir()} - {_LOCK}
+        raise YiTuneError(f"{target} is a file, or a file system of its own.", "Choose a folder in one: --to DIR")
+    content = {path.name for path in target.iterdir()}
     if force and RECORD in content:
         content -= {*read_record(target)["files"], RECORD}
     if content:
         raise YiTuneError(
             f"{target} is not empty: it holds {', '.join(sorted(content)[:3])}.",
-            f"--force replaces an export, but nothing else; or {_ELSEWHERE}",
+            "--force replaces an export, but nothing else. Or choose another place: --to DIR",
         )
 
 

@@ -85,7 +85,7 @@ def check_room(folder: Path, needed: int) -> None:
     """Raise YiTuneError when the disk of `folder` has fewer than `needed` bytes free."""
     if needed > (free := shutil.disk_usage(folder).free):
         raise YiTuneError(
-            f"{decimal(needed)} are needed, and the disk of {folder.parent} has {decimal(free)} free.",
+            f"{decimal(needed)} are needed, and the disk of {folder} has {decimal(free)} free.",
             "Free some space, or choose another place: --workspace DIR, for an export --to DIR",
         )
 

@@ -86,8 +86,7 @@ def _write_gguf(model: Any, tokenizer: Any, base: Path, file: Path, quant: str, 
     for tensor, parameter, kind, _ in tensors:
         block, size = gguf.GGML_QUANT_SIZES[kind]
         # The type of numpy's is not looked at beside the kind.
-        number = numpy.dtype(numpy.float32)
-        writer.add_tensor_info(tensor, parameter.shape, number, parameter.numel() // block * size, kind)
+        writer.add_tensor_info(tensor, parameter.shape, numpy.dtype("f4"), parameter.numel() // block * size, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()

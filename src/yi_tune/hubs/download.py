@@ -162,7 +162,7 @@ def _from_hub(hub: Hub, local: LocalModel, console: Console) -> Origin:
         shutil.copytree(local.path, part, symlinks=True, copy_function=os.link)
     part.mkdir(exist_ok=True)
     total = sum(file.size for file in files.values())
-    check_room(part, total - size_of(part))
+    check_room(part.parent, total - size_of(part))
     console.print(f"Downloading {len(files)} files, {decimal(total)}, to {local.path}")
     fetcher = Fetcher(hub, listing.commit, part, console)
     fetcher.fetch("config.json", files["config.json"])
