@@ -8,7 +8,7 @@ import pytest
 from tests.hubs.models import YI_TOKENIZER
 from yi_tune.errors import YiTuneError
 from yi_tune.models import CATALOGUE
-from yi_tune.sampling import Generation, Piece, Sampling
+from yi_tune.sampling import Generation, Sampling
 
 
 def test_within_range() -> None:
@@ -51,34 +51,33 @@ def tokenizer(request: pytest.FixtureRequest) -> Any:
     return AutoTokenizer.from_pretrained(request.param, add_prefix_space=False)
 
 
-def pieces_of(tokenizer: Any, text: str, *, cut: int = 0, **options: Any) -> list[Piece]:
+def pieces_of(tokenizer: Any, text: str, *, cut: int = 0, **options: Any) -> tuple[list[str], Generation]:
     """The pieces that a reply's `text` comes in, up to its last tokens but `cut` and the one that ends it."""
     ids = tokenizer.encode(text, add_special_tokens=False)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    pieces: list[Piece] = []
-    generation = Generation([], Sampling(), pieces.append, **options)
+    pieces: list[str] = []
+    reply = Generation([], Sampling(), pieces.append, **options)
     for token in [*ids[: len(ids) - cut], end]:
-        generation.take(token, tokenizer, [end])
-        if generation.over:
+        reply.take(token, tokenizer, [end])
+        if reply.over:
             break
-    assert generation.text == "".join(piece.text for piece in pieces)
-    return pieces
+    assert (reply.text, reply.finish, pieces.pop()) == ("".join(pieces), "stop", "")
+    assert all(pieces)
+    return pieces, reply
 
 
 def test_characters_arrive_whole_and_at_once(tokenizer: Any) -> None:
-    pieces = pieces_of(tokenizer, TEXT)
-    assert "".join(piece.text for piece in pieces) == TEXT
-    assert all("\ufffd" not in piece.text for piece in pieces)
+    pieces, reply = pieces_of(tokenizer, TEXT)
+    assert reply.text == TEXT
+    assert all("\ufffd" not in piece for piece in pieces)
     # Some characters took several tokens, or this proves nothing; each came with the last of its own.
-    assert pieces[-1].tokens - len(pieces) > 5
-    assert (pieces[-1].text, pieces[-1].finish) == ("", "stop")
+    assert len(reply.tokens) - len(pieces) > 5
     for character in "，🚀かナ한":
-        assert any(piece.text.endswith(character) for piece in pieces)
-    assert pieces_of(tokenizer, TEXT, stream=False) == [Piece(TEXT, pieces[-1].tokens, "stop")]
+        assert any(piece.endswith(character) for piece in pieces)
 
 
 def test_character_cut_short_is_left_out(tokenizer: Any) -> None:
-    assert "".join(piece.text for piece in pieces_of(tokenizer, "好🚀", cut=1)) == "好"
+    assert pieces_of(tokenizer, "好🚀", cut=1)[1].text == "好"
 
 
 @pytest.mark.parametrize(
@@ -93,21 +92,15 @@ def test_character_cut_short_is_left_out(tokenizer: Any) -> None:
     ],
 )
 def test_stop_strings(stops: list[str], text: str, said: str, tokenizer: Any) -> None:
-    pieces = pieces_of(tokenizer, text, stop=stops)
-    shown = ""
-    for piece in pieces:
-        shown += piece.text
-        assert said.startswith(shown)  # nothing is passed on that is taken back
-    assert (shown, pieces[-1].finish) == (said, "stop")
+    assert pieces_of(tokenizer, text, stop=stops)[1].text == said
 
 
 def test_length_and_failure() -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(CATALOGUE["nano"].path(Path()))
-    generation = Generation([], Sampling(max_new_tokens=1))
-    generation.take(tokenizer.encode("好", add_special_tokens=False)[0], tokenizer, [])
-    assert (generation.finish, generation.over) == ("length", True)
-    failed: list[Piece] = []
-    Generation([], Sampling(), failed.append).fail()
-    assert failed == [Piece("", 0, "error")]
+    said: list[str] = []
+    short, failed = Generation([], Sampling(max_new_tokens=1), said.append), Generation([], Sampling(), said.append)
+    short.take(tokenizer.encode("好", add_special_tokens=False)[0], tokenizer, [])
+    failed.fail()
+    assert (short.finish, failed.finish, said[-2:]) == ("length", "error", ["", ""])

@@ -42,27 +42,18 @@ class Sampling:
         return self.temperature < 1e-4
 
 
-class Piece(NamedTuple):
-    """Some text of a reply; `tokens` is how many it has taken so far. The last piece says why the reply ends."""
-
-    text: str
-    tokens: int
-    finish: Literal["stop", "length", "error"] | None = None
-
-
 @dataclass(eq=False)
 class Generation:
     """A reply in the making: token ids come in, whole characters go out, up to the first of the `stop` strings.
 
-    `emit` is called in the thread of the engine: for each piece, or once, with all of the text, where `stream` is
-    False. Setting `cancelled` ends the reply at the next step. `tokens` ends with the token that ended the reply.
+    `emit` is called in the engine's thread with each piece of text, and with "" once `finish` says why the reply ends.
+    Setting `cancelled` ends the reply at the next step. `tokens` ends with the token that ended the reply.
     """
 
     prompt: list[int]
     sampling: Sampling
-    emit: Callable[[Piece], None] = lambda _: None
+    emit: Callable[[str], None] = lambda _: None
     base: bool = False
-    stream: bool = True
     stop: Sequence[str] = ()
     cancelled: bool = False
     begun: bool = False
@@ -91,25 +82,24 @@ class Generation:
                 self.finish, self._held = "stop", self._held[: min(found)]
             elif len(self.tokens) == self.sampling.max_new_tokens:
                 self.finish = "length"
-        # What a stop string may have begun with is held back too: the longest of its beginnings at the end of the text.
-        begun = () if self.finish else (stop[:at] for stop in self.stop for at in range(1, len(stop)))
-        ready = len(self._held) - max((len(one) for one in begun if self._held.endswith(one)), default=0)
-        piece, self._held = self._held[:ready], self._held[ready:]
-        self.text += piece
-        if self.finish or (piece and self.stream):
-            self.emit(Piece(piece if self.stream else self.text, len(self.tokens), self.finish))
+        # The last characters may begin a stop string.
+        kept = 0 if self.finish else max(map(len, self.stop), default=1) - 1
+        ready = max(len(self._held) - kept, 0)
+        if piece := self._held[:ready]:
+            self._held = self._held[ready:]
+            self.text += piece
+            self.emit(piece)
+        if self.finish:
+            self.emit("")
 
     def fail(self) -> None:
-        """Tell that the reply cannot be made."""
+        """End the reply, which cannot be made."""
         self.finish = "error"
-        self.emit(Piece("", len(self.tokens), "error"))
+        self.emit("")
 
 
-@dataclass(frozen=True)
-class ReplyStats:
-    """What a reply took: tokens of the prompt, how many of them were in the cache, tokens of the reply, seconds to
-    its first token and to its end.
-    """
+class ReplyStats(NamedTuple):
+    """What a reply took, in tokens and seconds; `cached_tokens` are those of the prompt that were not read again."""
 
     prompt_tokens: int
     cached_tokens: int

@@ -2,6 +2,7 @@
 
 import gc
 import threading
+from contextlib import closing
 from typing import Any
 
 import psutil
@@ -9,38 +10,30 @@ import pytest
 import torch
 
 from tests.e2e.conftest import Trained
+from tests.e2e.test_serve import until
 from yi_tune import loading
+from yi_tune.data.identity import Message
 from yi_tune.engine.assistant import Assistant
 from yi_tune.engine.replies import draw
 from yi_tune.runs import Run
-from yi_tune.sampling import Generation, Piece, Sampling
+from yi_tune.sampling import Generation, Sampling
 from yi_tune.serve.worker import Worker
 
 
-class Reply:
-    """Where the pieces of a reply go."""
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.pieces = 0
-        self.finish: str | None = None
-        self.begun = threading.Event()
-        self.ended = threading.Event()
-
-    def __call__(self, piece: Piece) -> None:
-        self.text += piece.text
-        self.pieces += 1
-        self.finish = piece.finish
-        self.begun.set()
-        if piece.finish:
-            self.ended.set()
+def user(question: str) -> list[Message]:
+    return [{"role": "user", "content": question}]
 
 
-def ask(worker: Worker, question: str, max_new_tokens: int = 256, temperature: float = 0.0, **options: Any) -> Reply:
-    reply = Reply()
-    sampling = Sampling(temperature=temperature, top_p=1.0, max_new_tokens=max_new_tokens)
-    worker.submit(Generation(worker.encode([{"role": "user", "content": question}]), sampling, reply, **options))
+def ask(worker: Worker, question: str = "你是谁？", tokens: int = 256, heat: float = 0.0, **options: Any) -> Generation:
+    sampling = Sampling(temperature=heat, top_p=1.0, max_new_tokens=tokens)
+    reply = Generation(worker.encode(user(question)), sampling, **options)
+    worker.submit(reply)
     return reply
+
+
+def end(*replies: Generation) -> None:
+    """Wait for their end."""
+    assert until(lambda: all(reply.over for reply in replies), 60)
 
 
 @pytest.fixture(scope="module")
@@ -50,82 +43,59 @@ def assistant(trained: Trained) -> Assistant:
 
 def test_rows_do_not_touch_each_other(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("yi_tune.engine.replies._CHUNK", 16)  # so that prompts take several
-    questions = [
-        "你是谁？",
-        "Who are you?",
-        "2加3等于几？",
-        "你好",
-        "Tell me something about yourself, please, and who made you. " * 9,
-        "谁开发了你？",
-    ] * 3
-    alone = assistant.reply_all([[{"role": "user", "content": question}] for question in questions])
-    worker = Worker(assistant, 8, 64)
-    try:
+    long = "Tell me something about yourself, please, and who made you. " * 9
+    questions = ["你是谁？", "Who are you?", "2加3等于几？", "你好", long, "谁开发了你？"] * 3
+    alone = assistant.reply_all([user(question) for question in questions])
+    with closing(Worker(assistant, 8, 64)) as worker:
         # One more each few steps: they join and leave a batch on its way.
         replies = [ask(worker, question) for question in questions]
-        base = ask(worker, "你是谁？", base=True)
-        for reply in [*replies, base]:
-            assert reply.ended.wait(60)
-        same = sum(reply.text == one for reply, one in zip(replies, alone, strict=True))
-        # Floats of a batch are rounded otherwise than alone, which may turn a close decision.
-        assert same >= len(questions) - 1, [(reply.text, one) for reply, one in zip(replies, alone, strict=True)]
-        assert "Yi-nano" in base.text
-        assert {reply.finish for reply in replies} == {"stop"}
-        whole = ask(worker, "你是谁？", stream=False)
-        assert whole.ended.wait(60)
-        assert (whole.text, whole.pieces) == (replies[0].text, 1)
-        assert replies[0].pieces > 5
-        short = ask(worker, "你是谁？", 1)
-        assert short.ended.wait(60)
-        assert short.finish == "length"
-    finally:
-        worker.close()
+        base, short = ask(worker, base=True), ask(worker, tokens=1)
+        end(*replies, base, short)
+    same = sum(reply.text == one for reply, one in zip(replies, alone, strict=True))
+    # Floats of a batch are rounded otherwise than alone, which may turn a close decision.
+    assert same >= len(questions) - 1, [(reply.text, one) for reply, one in zip(replies, alone, strict=True)]
+    assert {reply.finish for reply in replies} == {"stop"}
+    assert "Yi-nano" in base.text
+    assert short.finish == "length"
 
 
 def test_failure_is_told_and_the_next_reply_comes(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
-    worker = Worker(assistant, 4, 4)
-    try:
+    with closing(Worker(assistant, 4, 4)) as worker:
         with monkeypatch.context() as patch:
             patch.setattr("yi_tune.engine.replies.draw", lambda *_: 1 / 0)
-            failed = ask(worker, "你是谁？")
-            assert failed.ended.wait(60)
-        assert failed.finish == "error"
-        reply = ask(worker, "你是谁？")
-        assert reply.ended.wait(60)
-        assert "小易" in reply.text
-        assert worker.alive
-    finally:
-        worker.close()
+            end(failed := ask(worker))
+        end(reply := ask(worker))
+    assert failed.finish == "error"
+    assert "小易" in reply.text
 
 
 def test_close_ends_what_runs_and_what_waits(assistant: Assistant) -> None:
     worker = Worker(assistant, 1, 1)
-    running = ask(worker, "你是谁？", 4000, temperature=2.0)
-    assert running.begun.wait(60)
-    waiting = ask(worker, "你是谁？")
+    running = ask(worker, tokens=4000, heat=2.0)
+    assert until(lambda: running.text != "", 60)
+    waiting = ask(worker)
     assert not worker.submit(row())
     worker.close()
     assert (running.finish, waiting.finish) == ("error", "error")
-    assert not worker.alive
 
 
 def test_ctrl_c_in_the_middle_of_a_step_leaves_a_whole_cache(assistant: Assistant) -> None:
-    question = [{"role": "user", "content": "你是谁？"}]
-    assistant.cache.clear()
-    whole = "".join(assistant.stream(question, Sampling()))
-    calls = iter(range(100))
+    def say() -> str:
+        return "".join(assistant.stream(user("你是谁？"), Sampling()))
 
     def interrupt(*_: Any) -> None:
         if next(calls) == 4:
             raise KeyboardInterrupt
 
+    assistant.cache.clear()
+    whole, calls = say(), iter(range(100))
     # Of the layers only the first have the fifth token by then.
     hook = assistant.model.get_base_model().model.layers[1].register_forward_pre_hook(interrupt)
     assistant.cache.clear()
     with pytest.raises(KeyboardInterrupt):
-        "".join(assistant.stream(question, Sampling()))
+        say()
     hook.remove()
-    assert "".join(assistant.stream(question, Sampling())) == whole
+    assert say() == whole
     assert assistant.last is not None
     assert assistant.last.cached_tokens > 0
 
@@ -135,12 +105,10 @@ def test_load_and_unload_ten_times(trained: Trained) -> None:
     for _ in range(10):
         assistant = loading.load_run(Run(trained.run))
         # As chat asks it, and as serve does.
-        assert "".join(assistant.stream([{"role": "user", "content": "你是谁？"}], Sampling(max_new_tokens=8)))
-        worker = Worker(assistant, 4, 4)
-        reply = ask(worker, "你是谁？", 8)
-        assert reply.ended.wait(60)
-        worker.close()
-        del assistant, worker, reply
+        assert "".join(assistant.stream(user("你是谁？"), Sampling(max_new_tokens=8)))
+        with closing(Worker(assistant, 4, 4)) as worker:
+            end(ask(worker, tokens=8))
+        del assistant, worker
         gc.collect()
         used.append(process.memory_info().rss / 2**20)
         threads.append(threading.active_count())

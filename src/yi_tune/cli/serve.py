@@ -2,12 +2,15 @@
 
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from yi_tune.cli.runs import ModelOption, RunOption, WorkspaceOption
 from yi_tune.errors import YiTuneError
+
+if TYPE_CHECKING:
+    from yi_tune.runs import Run
 
 HostOption = Annotated[str, typer.Option(help="0.0.0.0 lets other machines in, with a key.")]
 PortOption = Annotated[int, typer.Option(min=0, max=65535, help="0 finds a free one.")]
@@ -16,7 +19,7 @@ KeyOption = Annotated[
     typer.Option(envvar="YI_TUNE_API_KEY", help="What clients have to send.", show_default="none here, else a new one"),
 ]
 # Replies made at once, and how many more may wait.
-MAX_BATCH, MAX_WAITING = 16, 64
+_LIMITS = 16, 64
 
 
 def serve(
@@ -29,8 +32,8 @@ def serve(
     allow_origin: Annotated[
         list[str] | None, typer.Option(help="A web page's origin that may use it, as https://example.org.")
     ] = None,
-    max_batch: Annotated[int, typer.Option(min=1, max=256, help="Replies made at once.")] = MAX_BATCH,
-    max_waiting: Annotated[int, typer.Option(min=0, help="Replies that may wait; beyond, 429.")] = MAX_WAITING,
+    max_batch: Annotated[int, typer.Option(min=1, max=256, help="Replies made at once.")] = _LIMITS[0],
+    max_waiting: Annotated[int, typer.Option(min=0, help="Replies that may wait; beyond, 429.")] = _LIMITS[1],
     engine: Annotated[Literal["yi-tune", "vllm"], typer.Option(help="vllm starts vLLM's own server.")] = "yi-tune",
     exported: Annotated[
         Path | None, typer.Option(metavar="DIR", help="With --engine vllm: serve what `export` wrote, not a run.")
@@ -47,26 +50,25 @@ def serve(
         if origin.count("/") != 2 or not origin.startswith(("http://", "https://")):
             said = f"{origin!r} is no origin. Write it as https://example.org, without a path."
             raise typer.BadParameter(said, param_hint="--allow-origin")
-    if engine == "yi-tune" and (dry_run or exported is not None):
-        raise YiTuneError("--dry-run and --exported are for another engine.", "Add: --engine vllm")
-    if engine == "vllm" and (max_batch, max_waiting) != (MAX_BATCH, MAX_WAITING):
-        raise typer.BadParameter("vLLM sees to its queue itself.", param_hint="--max-batch, --max-waiting")
     if exported is not None and (run_name or model):
         raise typer.BadParameter("no --run and no --model beside it.", param_hint="--exported")
-    if engine == "yi-tune":
-        return _serve(workspace, run_name, model, host, port, api_key, origins, (max_batch, max_waiting))
+    if engine == "yi-tune" and (dry_run or exported is not None):
+        raise YiTuneError("--dry-run and --exported are for another engine.", "Add: --engine vllm")
+    if engine == "vllm" and (max_batch, max_waiting) != _LIMITS:
+        raise typer.BadParameter("vLLM sees to its queue itself.", param_hint="--max-batch, --max-waiting")
     from yi_tune import loading
-    from yi_tune.serve import server, vllm
 
     if exported is None:
-        arguments = vllm.serve_run(loading.find(workspace.absolute(), run_name, model))
-    else:
-        arguments = vllm.serve_export(exported)
-    arguments += vllm.listening(host, port, origins)
+        run = loading.find(workspace.absolute(), run_name, model)
+        if engine == "yi-tune":
+            return _serve(run, host, port, api_key, (max_batch, max_waiting), origins=origins)
+    from yi_tune.serve import server, vllm
+
+    command = vllm.command(exported or run, host, port, origins)
     key = server.choose_key(host, api_key)
     if not dry_run:
-        vllm.start(arguments, key)
-    print(vllm.shown(arguments, key))
+        vllm.start(command, key)
+    print(vllm.shown(command, key))
 
 
 def web(
@@ -83,36 +85,26 @@ def web(
 
     yi-tune web --open
     """
-    _serve(workspace, run_name, model, host, port, api_key, page=True, open_browser=open_browser)
+    from yi_tune import loading
+
+    run = loading.find(workspace.absolute(), run_name, model)
+    _serve(run, host, port, api_key, _LIMITS, launch=open_browser, page=True)
 
 
 def _serve(
-    workspace: Path,
-    run_name: str | None,
-    model: str | None,
-    host: str,
-    port: int,
-    api_key: str | None,
-    origins: tuple[str, ...] = (),
-    limits: tuple[int, int] = (MAX_BATCH, MAX_WAITING),
-    *,
-    page: bool = False,
-    open_browser: bool = False,
+    run: "Run", host: str, port: int, key: str | None, limits: tuple[int, int], *, launch: bool = False, **app: Any
 ) -> None:
-    """Serve the API, and the page if wanted, until a signal ends it; `limits` as the Worker takes them."""
-    from yi_tune import loading
+    """Answer until a signal ends it; `limits` as the Worker takes them, `app` as create_app does."""
+    from yi_tune.loading import load_run
     from yi_tune.output import out
     from yi_tune.serve import server
-    from yi_tune.serve.app import Names, create_app
+    from yi_tune.serve.app import create_app, names_of
     from yi_tune.serve.worker import Worker
 
-    key = server.choose_key(host, api_key)
-    run = loading.find(workspace.absolute(), run_name, model)
-    names = Names.of(run)
-    with server.listen(host, port) as listening, closing(Worker(loading.load_run(run), *limits)) as worker:
-        app = create_app(worker, names, key, origins, page=page)
-        where = f"{server.url(listening)}/{'' if page else 'v1'}"
-        out.print(f"{names.tuned} answers at {where}   Ctrl-C ends it.")
-        if open_browser:
+    key = server.choose_key(host, key)
+    with server.listen(host, port) as listening, closing(Worker(load_run(run), *limits)) as worker:
+        where = f"{server.url(listening)}/{'' if 'page' in app else 'v1'}"
+        out.print(f"{run.name} answers at {where}   Ctrl-C ends it.")
+        if launch:
             typer.launch(where)
-        server.serve(app, listening, worker.close)
+        server.serve(create_app(worker, names_of(run), key, **app), listening, worker.close)

@@ -59,7 +59,6 @@ class Batch:
     @torch.inference_mode()
     def step(self) -> None:
         """Give every row its next token; those that have ended, or are not wanted any more, leave."""
-        self._leave()
         if self.rows:
             self._mask = pad(self._mask, (0, 1), value=1)
             ids = self._mask.new_tensor([row.tokens[-1:] for row in self.rows])
@@ -113,9 +112,9 @@ def draw(logits: torch.Tensor, rows: list[Generation]) -> list[int]:
             logits[index] = RepetitionPenaltyLogitsProcessor(row.sampling.repetition_penalty)(seen, logits[[index]])[0]
     tokens = logits.argmax(-1)
     if drawn := [index for index, row in enumerate(rows) if not row.sampling.greedy]:
-        asked = [(rows[index].sampling, rows[index].random.random()) for index in drawn]
-        columns = [(sampling.temperature, sampling.top_p, uniform) for sampling, uniform in asked]
-        temperature, top_p, uniform = torch.tensor(columns, device=logits.device).T.unsqueeze(-1)
+        sampled = [rows[index] for index in drawn]
+        asked = [(row.sampling.temperature, row.sampling.top_p, row.random.random()) for row in sampled]
+        temperature, top_p, uniform = torch.tensor(asked, device=logits.device).T.unsqueeze(-1)
         chances, order = torch.softmax(logits[drawn] / temperature, -1).sort(-1, descending=True)
         # The most likely tokens until their sum reaches top_p, the first one in any case (nucleus sampling,
         # arXiv 1904.09751); then the inverse of the cumulative distribution at `uniform`.

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -16,32 +16,20 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.staticfiles import StaticFiles
-from starlette.types import Receive, Scope, Send
 
 from yi_tune.runs import Run
-from yi_tune.sampling import Generation, Piece, Sampling
-from yi_tune.serve.schema import ApiError, ChatRequest, completion, conversation, invalid, usage
+from yi_tune.sampling import Generation, Sampling
+from yi_tune.serve.schema import ApiError, ChatRequest, completion, conversation, invalid
 from yi_tune.serve.server import Guard
 from yi_tune.serve.worker import Worker
 
-# The longest reply where a client names no limit, as in `yi-tune chat`.
-_TOKENS = 1024
 _FAILED = ApiError(500, "The reply could not be made. The server's log says why, unless it was told to end.")
-# How often it is looked whether a client that waits for the whole of a reply is still there.
-_POLL_SECONDS = 0.25
 
 
-class Names(NamedTuple):
-    """What clients call the two models."""
-
-    tuned: str
-    base: str
-
-    @classmethod
-    def of(cls, run: Run) -> "Names":
-        """The run's name, and that of its base's folder."""
-        base = Path(run.record["model_path"]).name
-        return cls(run.name, f"{base}-base" if base == run.name else base)
+def names_of(run: Run) -> tuple[str, str]:
+    """What clients call the tuned model, which has the run's name, and the base, which has that of its folder."""
+    base = Path(run.record["model_path"]).name
+    return run.name, f"{base}-base" if base == run.name else base
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -49,19 +37,18 @@ async def _refuse(request: Request, error: Exception) -> Response:
     if isinstance(error, RequestValidationError):
         error = invalid(error)
     elif isinstance(error, HTTPException):
-        said = {404: f"Invalid URL ({request.method} {request.url.path})", 413: "The request is too large."}
-        error = ApiError(error.status_code, said.get(error.status_code, error.detail), headers=error.headers)
+        url = f"Invalid URL ({request.method} {request.url.path})"
+        error = ApiError(error.status_code, url, headers=error.headers)
     elif not isinstance(error, ApiError):
         error = ApiError(500, "The server made a mistake. Its log says more.")
     return error.response()
 
 
 def create_app(
-    worker: Worker, names: Names, key: str | None = None, origins: tuple[str, ...] = (), *, page: bool = False
+    worker: Worker, names: tuple[str, str], key: str | None = None, origins: tuple[str, ...] = (), *, page: bool = False
 ) -> FastAPI:
-    """The app. Under /v1 a `key` is asked for if given; pages of `origins` may use it besides its own.
-
-    With `page` its own is at "/": the guard asks no key there, and lets it load from here only.
+    """The app; `names` are the tuned model's and the base's. Under /v1 a `key` is asked for if given; pages of
+    `origins` may use it. With `page` one of its own is at "/", which the guard asks no key.
     """
     created = int(time.time())
     handlers: Any = dict.fromkeys((ApiError, RequestValidationError, HTTPException, Exception), _refuse)
@@ -72,20 +59,19 @@ def create_app(
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=("*",))
 
     def card(name: str) -> dict[str, Any]:
-        if name not in (names.tuned, names.base):
-            message = f"The model {name!r} does not exist. There are {names.tuned!r} and {names.base!r}."
-            raise ApiError(404, message, code="model_not_found", param="model")
+        if name not in names:
+            said = f"The model {name!r} does not exist. There are {names[0]!r} and {names[1]!r}."
+            raise ApiError(404, said, "model_not_found", "model")
         return {"id": name, "object": "model", "created": created, "owned_by": "yi-tune"}
 
     @app.get("/health")
-    async def health() -> JSONResponse:
+    async def health() -> dict[str, Any]:
         running, waiting = worker.counts()
-        body = {"status": "ok" if worker.alive else "failed", "running": running, "waiting": waiting}
-        return JSONResponse(body, 200 if worker.alive else 503)
+        return {"status": "ok", "running": running, "waiting": waiting}
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [card(names.tuned), card(names.base)]}
+        return {"object": "list", "data": [card(name) for name in names]}
 
     @app.get("/v1/models/{name:path}")
     async def model(name: str) -> dict[str, Any]:
@@ -97,82 +83,67 @@ def create_app(
         prompt = await asyncio.to_thread(worker.encode, conversation(body.messages))
         asked = body.max_completion_tokens or body.max_tokens
         if (wanted := len(prompt) + (asked or 1)) > worker.context:
-            message = f"This model's maximum context length is {worker.context} tokens. You asked for {wanted}: "
-            message += f"{len(prompt)} in the prompt, {asked or 1} in the completion."
-            raise ApiError(400, message, code="context_length_exceeded", param="messages")
+            said = f"This model's maximum context length is {worker.context} tokens. You asked for {wanted}: "
+            said += f"{len(prompt)} in the prompt, {asked or 1} in the completion."
+            raise ApiError(400, said, "context_length_exceeded", "messages")
         sampling = Sampling(
             temperature=body.temperature or 0.0,
             # At 0 the likeliest token is drawn, as it is at next to 0.
             top_p=1.0 if body.top_p is None else body.top_p or 1e-6,
-            max_new_tokens=min(asked or _TOKENS, worker.context - len(prompt)),
+            max_new_tokens=min(asked or Sampling.max_new_tokens, worker.context - len(prompt)),
             seed=None if body.seed is None else body.seed % 2**63,
         )
-        pieces: asyncio.Queue[Piece] = asyncio.Queue()
+        pieces: asyncio.Queue[str] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
-        def emit(piece: Piece) -> None:
-            with suppress(RuntimeError):  # a second Ctrl-C has closed the loop
-                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+        def emit(text: str) -> None:
+            if body.stream or not text:
+                with suppress(RuntimeError):  # a second Ctrl-C has closed the loop
+                    loop.call_soon_threadsafe(pieces.put_nowait, text)
 
-        base = body.model != names.tuned
-        reply = Generation(prompt, sampling, emit, base=base, stream=bool(body.stream), stop=body.stop or ())
-        if not worker.submit(reply):
-            message = "The server has as many requests as it takes. Ask again later."
-            raise ApiError(429, message, code="rate_limit_exceeded", headers={"retry-after": "1"})
-        answer = partial(completion, f"chatcmpl-{uuid.uuid4().hex}", body.model)
-        if body.stream:
-            with_usage = body.stream_options is not None and body.stream_options.get("include_usage")
-            return _Stream(reply, _events(answer, pieces, len(prompt) if with_usage else None))
-        while True:
-            try:
-                text, tokens, finish = await asyncio.wait_for(pieces.get(), _POLL_SECONDS)
-                break
-            except TimeoutError:
+        async def watch() -> None:
+            """End the reply where the client goes away."""
+            while not reply.over:
+                await asyncio.sleep(0.25)
                 if await request.is_disconnected():
                     reply.cancelled = True
-                    return Response(status_code=499)  # which nobody reads
-        if finish == "error":
+                    emit("")
+
+        reply = Generation(prompt, sampling, emit, base=body.model != names[0], stop=body.stop or ())
+        if not worker.submit(reply):
+            said = "The server has as many requests as it takes. Ask again later."
+            raise ApiError(429, said, "rate_limit_exceeded", headers={"retry-after": "1"})
+        request.state.watching = asyncio.create_task(watch())
+        answer = partial(completion, f"chatcmpl-{uuid.uuid4().hex}", body.model)
+        if body.stream:
+            events = _events(reply, pieces, answer, usage=bool((body.stream_options or {}).get("include_usage")))
+            return StreamingResponse(events, media_type="text/event-stream")
+        await pieces.get()
+        if reply.finish == "error":
             raise _FAILED
-        choice = {"message": {"role": "assistant", "content": text, "refusal": None}, "finish_reason": finish}
-        return JSONResponse(answer(choice, usage=usage(len(prompt), tokens)))
+        message = {"role": "assistant", "content": reply.text, "refusal": None}
+        return JSONResponse(answer({"message": message, "finish_reason": reply.finish}, reply))
 
     if page:
         app.mount("/", StaticFiles(directory=Path(__file__).parent / "page", html=True))
     return app
 
 
-class _Stream(StreamingResponse):
-    """Server-sent events; whatever ends the response, a client that went away too, ends the reply."""
-
-    def __init__(self, reply: Generation, events: AsyncIterator[str]) -> None:
-        super().__init__(events, media_type="text/event-stream")
-        self._reply = reply
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._reply.cancelled = True
-
-
 async def _events(
-    answer: Callable[..., dict[str, Any]], pieces: "asyncio.Queue[Piece]", prompt: int | None
+    reply: Generation, pieces: "asyncio.Queue[str]", answer: Callable[..., dict[str, Any]], *, usage: bool
 ) -> AsyncIterator[str]:
-    """The server-sent events of a streamed reply; the last one tells the tokens of a `prompt` that is given."""
+    """The server-sent events of a streamed reply, with its `usage` if wanted."""
 
     def event(body: dict[str, Any]) -> str:
         return f"data: {json.dumps(body, ensure_ascii=False)}\n\n"
 
     yield event(answer({"delta": {"role": "assistant", "content": ""}}))
-    finish = None
-    while finish is None:
-        text, tokens, finish = await pieces.get()
-        if finish == "error":
-            yield event(_FAILED.body)
-            return
-        if text:
-            yield event(answer({"delta": {"content": text}}))
-    yield event(answer({"delta": {}, "finish_reason": finish}))
-    if prompt is not None:
-        yield event(answer(None, usage=usage(prompt, tokens)))
+    while text := await pieces.get():
+        yield event(answer({"delta": {"content": text}}))
+    if reply.finish == "error":
+        yield event(_FAILED.body)
+        return
+    yield event(answer({"delta": {}, "finish_reason": reply.finish}))
+    if usage:
+        yield event(answer(None, reply))
     yield "data: [DONE]\n\n"

@@ -2,15 +2,15 @@
 
 import json
 import time
-from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from starlette.responses import Response
 
 from yi_tune.data.identity import Message, check_messages
 from yi_tune.errors import YiTuneError
+from yi_tune.sampling import Generation
 
 # Fields that would change the reply: refused but for null, zero, false, an empty value, and those named here. All other
 # unknown fields are ignored.
@@ -29,13 +29,7 @@ class ApiError(Exception):
     """A refusal: its HTTP status, and the fields of OpenAI's errors, so that its clients raise what they know."""
 
     def __init__(
-        self,
-        status: int,
-        message: str,
-        *,
-        code: str | None = None,
-        param: str | None = None,
-        headers: Mapping[str, str] | None = None,
+        self, status: int, message: str, code: str | None = None, param: str | None = None, headers: Any = None
     ) -> None:
         super().__init__(message)
         kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
@@ -47,42 +41,30 @@ class ApiError(Exception):
         return Response(json.dumps(self.body), self._status, self._headers, "application/json")
 
 
-def _whole(text: str) -> str:
-    """Raises ValueError for half a surrogate pair, which JSON can hold and no tokenizer takes."""
-    text.encode()
-    return text
-
-
 def _joined(content: Any) -> Any:
     """The text of a message that is given in parts, or null, as the assistant's is where it called a tool."""
-    if content is None:
-        return ""
     if not isinstance(content, list):
-        return content
+        return "" if content is None else content
     texts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text"]
     if len(texts) < len(content) or not all(isinstance(text, str) for text in texts):
         raise ValueError("parts are of type 'text'. No image, audio, video or file is looked at.")
     return "".join(map(str, texts))
 
 
-Text = Annotated[str, AfterValidator(_whole)]
+# pydantic looks for half a surrogate pair, which no tokenizer takes, only where there is a length to check.
+Text = Annotated[str, Field(max_length=1 << 20)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
-_CONFIG = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(BaseModel, strict=True):
     """A message: who says what."""
-
-    model_config = _CONFIG
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[Text, BeforeValidator(_joined)]
 
 
-class ChatRequest(BaseModel):
+class ChatRequest(BaseModel, strict=True):
     """POST /v1/chat/completions. Types are not converted: "1" is no number."""
-
-    model_config = _CONFIG
 
     model: Text
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
@@ -96,7 +78,7 @@ class ChatRequest(BaseModel):
         Field(max_length=4),
         BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
     ] = None
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
+    seed: int | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
 
@@ -106,21 +88,18 @@ class ChatRequest(BaseModel):
         """Raises ApiError for a field that is asked in vain."""
         for name, neutral in _UNSUPPORTED.items() if isinstance(body, dict) else ():
             if (value := body.get(name)) and value not in neutral:
-                message = f"{name} is not supported by this server."
-                raise ApiError(400, message, code="unsupported_parameter", param=name)
+                raise ApiError(400, f"{name} is not supported by this server.", "unsupported_parameter", name)
         return body
 
 
 def invalid(error: RequestValidationError) -> ApiError:
     """The first of pydantic's complaints, without the client's data."""
     first = error.errors()[0]
-    if first["type"] == "json_invalid":
-        return ApiError(400, "The body is not valid JSON.")
-    if first["loc"] == ("body",):
+    if first["type"] == "json_invalid" or first["loc"] == ("body",):
         return ApiError(400, "The body has to be a JSON object, sent as Content-Type: application/json.")
     path = ".".join(map(str, first["loc"][1:]))
     message = f"Invalid '{path}': {first['msg'].removeprefix('Value error, ')}"
-    return ApiError(400, message, param=str(first["loc"][1]), code="invalid_value")
+    return ApiError(400, message, "invalid_value", str(first["loc"][1]))
 
 
 def conversation(messages: list[ChatMessage]) -> list[Message]:
@@ -136,22 +115,22 @@ def conversation(messages: list[ChatMessage]) -> list[Message]:
             turns[-1]["content"] += f"\n\n{message.content}"
         else:
             turns.append({"role": role, "content": message.content})
+    if turns[-1]["role"] != "user":
+        raise ApiError(400, "The last message is the user's, for the assistant to answer.", param="messages")
     try:
-        checked = check_messages(turns)
+        return check_messages(turns)
     except YiTuneError as error:
         raise ApiError(400, f"{error.message} {error.hint}", param="messages") from None
-    if checked[-1]["role"] != "user":
-        raise ApiError(400, "The last message is the user's, for the assistant to answer.", param="messages")
-    return checked
 
 
-def completion(identifier: str, model: str, choice: dict[str, Any] | None, **more: Any) -> dict[str, Any]:
-    """The body of a response; a `choice` with a "delta" makes it, as no choice does, a piece of a streamed one."""
+def completion(
+    identifier: str, model: str, choice: dict[str, Any] | None, counted: Generation | None = None
+) -> dict[str, Any]:
+    """The body of a response, or of a piece of a streamed one, which has no "message"; and the tokens of `counted`."""
     kind = "chat.completion" if choice and "message" in choice else "chat.completion.chunk"
     choices = [{"index": 0, "logprobs": None, "finish_reason": None, **choice}] if choice else []
-    return {"id": identifier, "object": kind, "created": int(time.time()), "model": model, "choices": choices, **more}
-
-
-def usage(prompt_tokens: int, tokens: int) -> dict[str, int]:
-    """The tokens that a request took."""
-    return {"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens}
+    body = {"id": identifier, "object": kind, "created": int(time.time()), "model": model, "choices": choices}
+    if counted is None:
+        return body
+    asked, made = len(counted.prompt), len(counted.tokens)
+    return body | {"usage": {"prompt_tokens": asked, "completion_tokens": made, "total_tokens": asked + made}}

@@ -8,10 +8,9 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Sequence
-from urllib.parse import SplitResult, urlsplit
 
 import uvicorn
-from fastapi import FastAPI, HTTPException
+from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -22,9 +21,7 @@ from yi_tune.serve.schema import ApiError
 MAX_BODY = 1 << 20  # bytes; a context of 16,000 tokens is about 64 KB of English
 # A body is there whole by then: less than there is after SIGTERM, so that whoever stops in the middle is told.
 BODY_SECONDS = 20
-# How long replies may go on after SIGTERM or Ctrl-C, and how long it may then take to tell those who wait.
-GRACE_SECONDS = 30
-_FAREWELL_SECONDS = 5
+GRACE_SECONDS = 30  # how long replies may go on after SIGTERM or Ctrl-C
 _HEADERS = {
     # A page from here may load from here and talk to here, and never turn text into HTML or scripts.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -98,25 +95,6 @@ class Guard:
         self._app, self._key, self._origins = app, key, origins
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        read, deadline = 0, asyncio.get_running_loop().time() + BODY_SECONDS
-
-        async def bounded() -> Message:
-            nonlocal read, deadline
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408) from None
-            if not message.get("more_body"):
-                deadline = float("inf")  # what comes now is that the client goes away
-            read += len(message.get("body", b""))
-            if read > MAX_BODY:
-                raise HTTPException(413)
-            return message
-
         async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(_HEADERS)
@@ -124,31 +102,43 @@ class Guard:
 
         try:
             self._check(scope["path"], Headers(scope=scope))
+            read = [{"type": "http.request", "body": await _body(receive)}]
         except ApiError as error:
             await error.response()(scope, receive, secured)
-        else:
-            await self._app(scope, bounded, secured)
+            return
+
+        async def again() -> Message:
+            return read.pop() if read else await receive()
+
+        await self._app(scope, again, secured)
 
     def _check(self, path: str, headers: Headers) -> None:
         """Raises ApiError for a request that is refused."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self._key is None and not is_loopback(_split(f"//{host}").hostname or ""):
-            raise ApiError(403, f"This server does not go by the name {host!r}.", code="unknown_host")
-        if origin is not None and not ({origin, "*"} & {*self._origins}) and _split(origin).netloc != host:
-            raise ApiError(403, f"Pages of {origin} may not use this server: --allow-origin", code="unknown_origin")
+        if self._key is None and not is_loopback(re.sub(r":\d+$", "", host).strip("[]")):
+            raise ApiError(403, f"This server does not go by the name {host!r}.", "unknown_host")
+        if origin is not None and not {origin, "*"} & {*self._origins} and origin.partition("://")[2] != host:
+            raise ApiError(403, f"Pages of {origin} may not use this server: --allow-origin", "unknown_origin")
         if self._key is not None and (path.startswith("/v1/") or path == "/openapi.json"):
             scheme, _, given = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key.encode()):
                 message = "The API key is missing or wrong: Authorization: Bearer KEY"
-                raise ApiError(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+                raise ApiError(401, message, "invalid_api_key", headers={"www-authenticate": "Bearer"})
 
 
-def _split(url: str) -> SplitResult:
-    """The parts of a URL; all empty where it is none."""
+async def _body(receive: Receive) -> bytes:
+    """The body of a request. Raises ApiError for one that is too large, or does not end."""
+    body, more = b"", True
     try:
-        return urlsplit(url)
-    except ValueError:
-        return urlsplit("")
+        async with asyncio.timeout(BODY_SECONDS):
+            while more:
+                message = await receive()
+                body, more = body + message.get("body", b""), message.get("more_body", False)
+                if len(body) > MAX_BODY:
+                    raise ApiError(413, "The request is too large.")
+    except TimeoutError:
+        raise ApiError(408, "The request was not there whole in time.") from None
+    return body
 
 
 def serve(app: FastAPI, listening: socket.socket, close: Callable[[], None]) -> None:
@@ -159,7 +149,8 @@ def serve(app: FastAPI, listening: socket.socket, close: Callable[[], None]) -> 
 
     class Server(uvicorn.Server):
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-            # uvicorn would break the connections off.
+            # uvicorn would break the connections off. It does so where those who wait are not told in 5 seconds more.
+            self.config.timeout_graceful_shutdown = GRACE_SECONDS + 5
             asyncio.get_running_loop().call_later(GRACE_SECONDS, close)
             await super().shutdown(sockets)
 
@@ -167,6 +158,5 @@ def serve(app: FastAPI, listening: socket.socket, close: Callable[[], None]) -> 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     # No access log: nothing of what clients send is written down.
-    patience = GRACE_SECONDS + _FAREWELL_SECONDS
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=patience)
+    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", ws="none")
     Server(config).run(sockets=[listening])

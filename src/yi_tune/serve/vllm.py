@@ -16,18 +16,33 @@ from yi_tune.export import read_record
 from yi_tune.files import CHAT_TEMPLATE
 from yi_tune.output import err
 from yi_tune.runs import Run
-from yi_tune.serve.app import Names
+from yi_tune.serve.app import names_of
 
 # <|endoftext|>, <|im_start|>, <|im_end|>, <|im_sep|>: where a Yi-1.5 reply ends, in every tokenizer of Yi's.
 _STOP_IDS = [2, 6, 7, 8]
 
 
-def serve_run(run: Run) -> list[str]:
-    """The command for a run; a note tells of a base that chat has in fewer bits.
+def command(source: Run | Path, host: str, port: int, origins: tuple[str, ...]) -> list[str]:
+    """The command that serves a run, or the export in a folder. Raises YiTuneError for no export, or one as GGUF."""
+    if isinstance(source, Run):
+        model = _with_adapter(source)
+    else:
+        folder = source.absolute()
+        record = read_record(folder)
+        if record["gguf"]:
+            raise YiTuneError(f"{folder} is GGUF, and vLLM takes safetensors.", "Make them: yi-tune export --format hf")
+        model = [str(folder), "--served-model-name", record["run"]]
+    # By itself it lets the pages of every origin in, and shows its documentation to those without a key.
+    doors = ["--allowed-origins", json.dumps(list(origins)), "--disable-fastapi-docs"]
+    return ["vllm", "serve", *model, "--host", host, "--port", str(port), *doors]
+
+
+def _with_adapter(run: Run) -> list[str]:
+    """What serves a run: its base, and the adapter on it. A note tells of a base that chat has in fewer bits.
 
     Writes into the run's folder vllm/generation_config.json, with the tokens that end a reply.
     """
-    config, names, folder = loading.run_config(run), Names.of(run), run.folder / "vllm"
+    config, (tuned, base), folder = loading.run_config(run), names_of(run), run.folder / "vllm"
     if bits := config.get("quantization_bit"):
         err.print(
             f"Note: vLLM has the base in 16 bits, chat in {bits}: some answers differ. "
@@ -37,35 +52,15 @@ def serve_run(run: Run) -> list[str]:
     ends = {"eos_token_id": _STOP_IDS, "pad_token_id": 0}
     (folder / "generation_config.json").write_text(json.dumps(ends, indent=2) + "\n", encoding="utf-8")
     rank = json.loads((run.folder / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-    # vLLM has room for ranks of these sizes.
-    room = next((size for size in (1, 8, 16, 32, 64, 128, 256, 320, 512) if size >= rank), rank)
+    room = max(8, 1 << (rank - 1).bit_length())  # powers of two are among the sizes that vLLM takes
     # As JSON: of NAME=PATH it takes no path with a comma or an equals sign in it.
-    module = json.dumps({"name": names.tuned, "path": str(run.folder)}, ensure_ascii=False)
+    module = json.dumps({"name": tuned, "path": str(run.folder)}, ensure_ascii=False)
     return [
-        *["vllm", "serve", str(config["model_name_or_path"]), "--served-model-name", names.base],
+        *[str(config["model_name_or_path"]), "--served-model-name", base],
         *["--enable-lora", "--max-lora-rank", str(room), "--lora-modules", module],
         # The hub's own template leaves out the system turn's tokens.
         *["--chat-template", str(CHAT_TEMPLATE), "--generation-config", str(folder)],
     ]
-
-
-def serve_export(folder: Path) -> list[str]:
-    """The command for an export in `folder`, which brings its chat template and its generation_config.json along.
-
-    Raises YiTuneError when there is none, or it is GGUF, of which vLLM takes no folder.
-    """
-    folder = folder.absolute()
-    record = read_record(folder)
-    if record["gguf"]:
-        raise YiTuneError(f"{folder} is GGUF, and vLLM takes safetensors.", "Make them: yi-tune export --format hf")
-    return ["vllm", "serve", str(folder), "--served-model-name", record["run"]]
-
-
-def listening(host: str, port: int, origins: tuple[str, ...]) -> list[str]:
-    """Where the server listens and whom it lets in."""
-    # By itself it lets the pages of every origin in, and shows its documentation to those without a key.
-    doors = ["--allowed-origins", json.dumps(list(origins)), "--disable-fastapi-docs"]
-    return ["--host", host, "--port", str(port), *doors]
 
 
 def start(arguments: list[str], key: str | None) -> NoReturn:

@@ -24,11 +24,6 @@ class Worker:
         self._thread = threading.Thread(target=self._work, name="worker")
         self._thread.start()
 
-    @property
-    def alive(self) -> bool:
-        """Whether replies are made at all."""
-        return self._thread.is_alive()
-
     def counts(self) -> tuple[int, int]:
         """How many replies are being made, and how many wait their turn."""
         begun = [one.begun for one in self._wanted()]
