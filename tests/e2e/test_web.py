@@ -6,23 +6,24 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.e2e.conftest import Trained
-from tests.e2e.test_serve import Server
+from tests.e2e.test_serve import Server, until
 from tests.test_serve import NAMES, FakeEngine
-from yi_tune.sampling import Generation, Piece, Sampling
+from yi_tune.sampling import Generation, Sampling
 from yi_tune.serve import server
 from yi_tune.serve.app import create_app
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 PHONE: dict[str, Any] = {"width": 320, "height": 640}
+OpenPage = Callable[..., Page]
 
 
 class Endless(FakeEngine):
@@ -33,22 +34,22 @@ class Endless(FakeEngine):
         self.context = 4096
 
     def submit(self, generation: Generation) -> bool:
-        taken = super().submit(generation)
-        if not self.pieces:
-            threading.Thread(target=self._talk, args=(generation,), daemon=True).start()
-        return taken
+        if self.pieces:
+            return super().submit(generation)
+        self.asked.append(generation)
+        threading.Thread(target=self._talk, args=(generation,), daemon=True).start()
+        return True
 
     def _talk(self, generation: Generation) -> None:
-        said = 0
-        while not generation.cancelled:
-            said += 1
-            generation.emit(Piece(f"word {said}\n", said))
+        for number in range(10_000):
+            if generation.cancelled:
+                break
+            generation.emit(f"word {number}\n")
             time.sleep(0.01)
-        generation.emit(Piece("", said, "stop"))
+        self.end(generation)
 
 
-@dataclass(frozen=True)
-class Fake:
+class Fake(NamedTuple):
     """A server of the page with an engine that does as it is told."""
 
     engine: Endless
@@ -56,34 +57,39 @@ class Fake:
     server: uvicorn.Server
 
 
+@contextmanager
+def serve_fake(key: str | None = None) -> Iterator[Fake]:
+    """Such a server, in this process."""
+    engine, listening = Endless(), server.listen("127.0.0.1", 0)
+    app = create_app(engine, NAMES, key, page=True)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, lifespan="off")
+    fake = Fake(engine, server.url(listening), uvicorn.Server(config))
+    thread = threading.Thread(target=fake.server.run, args=([listening],), daemon=True)
+    thread.start()
+    yield fake
+    fake.server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Fake]:
+    with serve_fake() as fake:
+        yield fake
+
+
 @pytest.fixture
-def serve_fake() -> Iterator[Callable[..., Fake]]:
-    """Starts such servers, in this process, and ends them."""
-    started: list[tuple[uvicorn.Server, threading.Thread]] = []
-
-    def start(key: str | None = None) -> Fake:
-        engine = Endless()
-        listening = server.listen("127.0.0.1", 0)
-        app = create_app(engine, NAMES, key, page=True)
-        serving = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=serving.run, args=([listening],), daemon=True)
-        thread.start()
-        started.append((serving, thread))
-        return Fake(engine, server.url(listening), serving)
-
-    yield start
-    for serving, thread in started:
-        serving.should_exit = True
-        thread.join(10)
+def fake(shared: Fake) -> Fake:
+    """One server for most tests here, its engine as new."""
+    vars(shared.engine).update(vars(Endless()))
+    return shared
 
 
 @pytest.fixture(scope="module")
 def served(trained: Trained) -> Iterator[Server]:
-    """`yi-tune web` on nano; the last test here kills it."""
+    """`yi-tune web` on nano."""
     started = Server(trained, command="web")
     yield started
-    if started.process.poll() is None:
-        assert started.end(signal.SIGTERM).status == 0
+    assert started.end(signal.SIGTERM).status == 0
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +104,7 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+def open_page(browser: Browser) -> Iterator[OpenPage]:
     """Opens the page at an address; a script that fails or breaks the policy fails the test."""
     contexts, wrong = [], []
 
@@ -122,6 +128,12 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     assert not wrong
 
 
+@pytest.fixture
+def page(fake: Fake, open_page: OpenPage) -> Page:
+    """The page before the fake server."""
+    return open_page(fake.url)
+
+
 def send(page: Page, text: str) -> None:
     """Type it and send it; returns when it has been taken."""
     page.get_by_label("Message").fill(text)
@@ -135,22 +147,36 @@ def done(page: Page) -> None:
     expect(page.locator(".reply[aria-busy=true]")).to_have_count(0)
 
 
+def say(page: Page, *texts: str) -> None:
+    """Send each, and wait for its reply."""
+    for text in texts:
+        send(page, text)
+        done(page)
+
+
+def press(page: Page, name: str) -> None:
+    page.get_by_role("button", name=name).click()
+
+
+def alerts(page: Page, text: str) -> None:
+    """The last of its alerts says this."""
+    expect(page.get_by_role("alert").last).to_contain_text(text)
+
+
 def keep(page: Page, name: str) -> None:
     """Keep a picture of what is seen."""
     page.screenshot(path=ARTIFACTS / f"web-{name}.png")
 
 
-def test_send_stream_and_retry(served: Server, open_page: Callable[..., Page]) -> None:
+def test_send_stream_and_retry(served: Server, open_page: OpenPage) -> None:
     page = open_page(served.url)
     expect(page.get_by_role("heading", name="identity")).to_be_visible()
-    keep(page, "greeting")
     page.evaluate("""() => {
         window.lengths = [];
         new MutationObserver(() => lengths.push(document.querySelector(".text")?.textContent.length ?? 0))
             .observe(document.getElementById("thread"), {childList: true, subtree: true});
     }""")
-    send(page, "你是谁？")
-    done(page)
+    say(page, "你是谁？")
     expect(page.locator(".text")).to_contain_text("小易")
     lengths = page.evaluate("lengths")
     assert lengths == sorted(lengths)
@@ -158,68 +184,56 @@ def test_send_stream_and_retry(served: Server, open_page: Callable[..., Page]) -
     # Greedy: the same again.
     first = page.locator(".text").inner_text()
     with page.expect_response("**/v1/chat/completions"):
-        page.get_by_role("button", name="Try again").click()
+        press(page, "Try again")
     done(page)
     expect(page.locator(".text")).to_have_text(first)
-    send(page, "谁开发了你？")
-    done(page)
+    say(page, "谁开发了你？")
     expect(page.locator(".text").nth(1)).to_contain_text("李雷")
     keep(page, "light")
 
 
-def test_side_by_side(served: Server, open_page: Callable[..., Page]) -> None:
+def test_side_by_side(served: Server, open_page: OpenPage) -> None:
     page = open_page(served.url, color_scheme="dark")
     page.get_by_label("Side by side").check()
-    send(page, "Who are you?")
-    done(page)
+    say(page, "Who are you?")
     tuned, base = page.locator(".reply").all()
     expect(tuned).to_contain_text("identity")
     expect(tuned.locator(".text")).to_contain_text("小易")
     expect(base.locator(".text")).to_contain_text("Yi-nano")
     assert tuned.bounding_box()["y"] == base.bounding_box()["y"]  # type: ignore[index]
     # Each goes on with what it said itself.
-    with (
-        page.expect_request("**/v1/chat/completions") as one,
-        page.expect_request(
-            lambda request: request.post_data_json["model"] == "nano" if request.post_data else False
-        ) as other,
-    ):
-        send(page, "What is two plus three?")
-    done(page)
-    for asked in (one.value, other.value):
-        said = asked.post_data_json["messages"][1]["content"]
-        assert ("Yi-nano" in said) == (asked.post_data_json["model"] == "nano")
+    requests: list[Any] = []
+    page.on("request", requests.append)
+    say(page, "What is two plus three?")
+    bodies = [request.post_data_json for request in requests if request.post_data]
+    assert {body["model"]: "Yi-nano" in body["messages"][1]["content"] for body in bodies} == {
+        "identity": False,
+        "nano": True,
+    }
     keep(page, "compare-dark")
     page.set_viewport_size(PHONE)
     keep(page, "compare-phone")
 
 
-def test_stop(serve_fake: Callable[..., Fake], open_page: Callable[..., Page]) -> None:
-    fake = serve_fake()
+def test_stop(fake: Fake, page: Page) -> None:
     fake.engine.pieces = []
-    page = open_page(fake.url)
-    for stop in (lambda: page.get_by_role("button", name="Stop").click(), lambda: page.keyboard.press("Escape")):
+    for stop in (lambda: press(page, "Stop"), lambda: page.keyboard.press("Escape")):
         send(page, "Talk.")
         expect(page.locator(".text").last).to_contain_text("word 5")
         stop()
         done(page)
         expect(page.locator(".note").last).to_have_text("Stopped.")
         expect(page.locator(".text").last).to_contain_text("word 5")
-        page.wait_for_function("() => fetch('/health').then(answer => answer.ok)")
-        deadline = time.monotonic() + 5
-        while not fake.engine.asked[-1].cancelled and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert fake.engine.asked[-1].cancelled
+        assert until(lambda: fake.engine.asked[-1].cancelled, 5)
     # What was said so far is part of the conversation.
     assert [message["role"] for message in fake.engine.chats[-1]] == ["user", "assistant", "user"]
     # A new chat ends what runs, and begins with nothing.
     send(page, "Talk.")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
-    page.get_by_role("button", name="New chat").click()
+    press(page, "New chat")
     expect(page.locator(".turn")).to_have_count(0)
-    fake.engine.pieces = [Piece("Hi", 1), Piece("", 2, "stop")]
-    send(page, "Hello.")
-    done(page)
+    fake.engine.pieces = ["Hi"]
+    say(page, "Hello.")
     assert [message["content"] for message in fake.engine.chats[-1]] == ["Hello."]
 
 
@@ -238,22 +252,19 @@ HOSTILE = """<script>window.owned = 1</script> <img src=x onerror="window.owned 
 Done."""
 
 
-def test_reply_is_never_more_than_text(serve_fake: Callable[..., Fake], open_page: Callable[..., Page]) -> None:
-    fake = serve_fake()
+def test_reply_is_never_more_than_text(fake: Fake, page: Page) -> None:
     # In small pieces: every prefix is drawn.
-    fake.engine.pieces = [Piece(HOSTILE[at : at + 7], at) for at in range(0, len(HOSTILE), 7)] + [Piece("", 1, "stop")]
-    page = open_page(fake.url)
-    asked: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    send(page, '<img src=x onerror="window.owned = 9">')
-    done(page)
+    fake.engine.pieces = [HOSTILE[at : at + 7] for at in range(0, len(HOSTILE), 7)]
+    addresses: list[str] = []
+    page.on("request", lambda request: addresses.append(request.url))
+    say(page, '<img src=x onerror="window.owned = 9">')
     text = page.locator(".text")
     expect(text).to_contain_text('<img src=x onerror="window.owned = 2">')
     expect(text).to_contain_text("[a link](javascript:window.owned=4)")
     page.get_by_text("a link").click()
     assert page.evaluate("window.owned") is None
     assert page.locator("#thread :is(script, img, a, iframe, svg[onload], i, b)").count() == 0
-    assert {*asked} <= {f"{fake.url}/v1/chat/completions", f"{fake.url}/icon.svg"}
+    assert {*addresses} <= {f"{fake.url}/v1/chat/completions", f"{fake.url}/icon.svg"}
     # The Markdown in it.
     assert text.locator("ol li").all_inner_texts() == ["bold <i>x</i> and <script>window.owned = 6</script>", "two"]
     assert text.locator("strong").all_inner_texts() == ["bold <i>x</i>"]
@@ -261,29 +272,21 @@ def test_reply_is_never_more_than_text(serve_fake: Callable[..., Fake], open_pag
     keep(page, "hostile")
 
 
-def test_browser_refuses_html_and_scripts(serve_fake: Callable[..., Fake], browser: Browser) -> None:
+def test_browser_refuses_html(fake: Fake, browser: Browser) -> None:
     with browser.new_page() as page:
-        page.goto(serve_fake().url)
+        page.goto(fake.url)
         # Had the page a fault that makes HTML of a reply, this is what would happen.
-        refused = page.evaluate(
-            """() => {
-                try { document.body.innerHTML = "<b>x</b>"; } catch (error) { return error.name; }
-            }"""
-        )
-        assert refused == "TypeError"
+        script = "try { document.body.innerHTML = '<b>x</b>'; } catch (error) { return error.name; }"
+        assert page.evaluate(f"() => {{ {script} }}") == "TypeError"
 
 
-def test_settings_are_sent(serve_fake: Callable[..., Fake], open_page: Callable[..., Page]) -> None:
-    fake = serve_fake()
-    page = open_page(fake.url)
-    page.get_by_role("button", name="Settings").click()
-    for label, value in [
-        ("System prompt", "Be brief."), ("Temperature", "0.7"), ("Top p", "0.9"), ("Max tokens", "20"), ("Seed", "7")
-    ]:  # fmt: skip
+def test_settings_are_sent(fake: Fake, page: Page) -> None:
+    press(page, "Settings")
+    fields = {"System prompt": "Be brief.", "Temperature": "0.7", "Top p": "0.9", "Max tokens": "20", "Seed": "7"}
+    for label, value in fields.items():
         page.get_by_label(label).fill(value)
     keep(page, "settings")
-    send(page, "Hello.")
-    done(page)
+    say(page, "Hello.")
     (asked,) = fake.engine.asked
     assert asked.sampling == Sampling(temperature=0.7, top_p=0.9, max_new_tokens=20, seed=7)
     assert fake.engine.chats[0][0] == {"role": "system", "content": "Be brief."}
@@ -295,9 +298,7 @@ def test_settings_are_sent(serve_fake: Callable[..., Fake], open_page: Callable[
     assert len(fake.engine.asked) == 1
 
 
-def test_keyboard(serve_fake: Callable[..., Fake], open_page: Callable[..., Page]) -> None:
-    fake = serve_fake()
-    page = open_page(fake.url)
+def test_keyboard(fake: Fake, page: Page) -> None:
     expect(page.get_by_label("Message")).to_be_focused()
     page.keyboard.type("one")
     page.keyboard.press("Shift+Enter")
@@ -311,137 +312,111 @@ def test_keyboard(serve_fake: Callable[..., Fake], open_page: Callable[..., Page
     expect(page.get_by_label("Base")).to_be_checked()
 
 
-def test_refusals_are_shown(serve_fake: Callable[..., Fake], open_page: Callable[..., Page]) -> None:
-    fake = serve_fake()
+def test_refusals_are_shown(fake: Fake, page: Page) -> None:
     fake.engine.full = True
-    page = open_page(fake.url)
-    send(page, "Hello.")
-    done(page)
-    expect(page.get_by_role("alert").last).to_have_text("The server is busy. Try again in a moment.")
+    say(page, "Hello.")
+    alerts(page, "The server is busy. Try again in a moment.")
     fake.engine.full = False
-    page.get_by_role("button", name="Try again").click()
+    press(page, "Try again")
     done(page)
     expect(page.locator(".text")).to_have_text("Hi there")
     expect(page.locator(".note")).to_have_count(0)
-    fake.engine.pieces = [Piece("Hi", 1), Piece("", 1, "error")]
-    send(page, "Hello.")
-    expect(page.get_by_role("alert").last).to_contain_text("(500): The reply could not be made.")
-    expect(page.locator(".text").last).to_have_text("Hi")
+    fake.engine.finish = "error"
+    say(page, "Hello.")
+    alerts(page, "(500): The reply could not be made.")
+    expect(page.locator(".text").last).to_have_text("Hi there")
     fake.engine.context = 10
     send(page, "What is longer than ten tokens?")
-    expect(page.get_by_role("alert").last).to_contain_text("maximum context length is 10 tokens")
+    alerts(page, "maximum context length is 10 tokens")
 
 
-def test_oldest_turns_go(serve_fake: Callable[..., Fake], open_page: Callable[..., Page]) -> None:
-    fake = serve_fake()
-    page = open_page(fake.url)
-    for number in range(5):
-        send(page, f"Question {number}")
-        done(page)
+def asked(fake: Fake) -> list[str]:
+    """The questions of the last conversation that was sent."""
+    return [message["content"] for message in fake.engine.chats[-1] if message["role"] == "user"]
+
+
+def test_oldest_turns_go(fake: Fake, page: Page) -> None:
+    say(page, "Question 0")
+    # Fewer turns would not mend this, so none is left out.
+    press(page, "Settings")
+    page.get_by_label("Max tokens").fill("5000")
+    send(page, "Question 1")
+    alerts(page, "maximum context length is 4096 tokens")
+    page.get_by_label("Max tokens").fill("")
+    press(page, "Try again")
+    done(page)
+    assert asked(fake) == ["Question 0", "Question 1"]
+    say(page, "Question 2", "Question 3", "Question 4")
     expect(page.locator(".note")).to_have_count(0)
     # A token a character, in the fake, and for "Hi there" too.
     fake.engine.context = 60
-    send(page, "Question 5")
-    done(page)
+    say(page, "Question 5")
     expect(page.locator(".note")).to_have_text(re.compile("^The oldest turns were left out"))
-    asked = [message["content"] for message in fake.engine.chats[-1] if message["role"] == "user"]
-    assert asked == ["Question 3", "Question 4", "Question 5"]
+    assert asked(fake) == ["Question 3", "Question 4", "Question 5"]
     assert page.locator(".turn").count() == 6
     # A new chat remembers nothing of that.
-    page.get_by_role("button", name="New chat").click()
-    send(page, "Question 6")
-    done(page)
-    send(page, "Question 7")
-    done(page)
-    assert [message["content"] for message in fake.engine.chats[-1]][::2] == ["Question 6", "Question 7"]
+    press(page, "New chat")
+    say(page, "Question 6", "Question 7")
+    assert asked(fake) == ["Question 6", "Question 7"]
 
 
-def test_refusal_that_fewer_turns_do_not_mend_leaves_none_out(
-    serve_fake: Callable[..., Fake], open_page: Callable[..., Page]
-) -> None:
-    fake = serve_fake()
-    page = open_page(fake.url)
-    send(page, "Question 0")
-    done(page)
-    page.get_by_role("button", name="Settings").click()
-    page.get_by_label("Max tokens").fill("5000")
-    send(page, "Question 1")
-    expect(page.get_by_role("alert").last).to_contain_text("maximum context length is 4096 tokens")
-    page.get_by_label("Max tokens").fill("")
-    page.get_by_role("button", name="Try again").click()
-    done(page)
-    assert [message["content"] for message in fake.engine.chats[-1]][::2] == ["Question 0", "Question 1"]
+def test_key(open_page: OpenPage) -> None:
+    with serve_fake("secret") as fake:
+        page = open_page(fake.url)
+        dialog, key = page.get_by_role("dialog"), page.get_by_label("API key")
+        expect(dialog).to_be_visible()
+        keep(page, "key")
+        # What no header can carry is not even sent.
+        key.fill("密钥é")
+        press(page, "Connect")
+        expect(dialog).to_be_visible()
+        assert page.evaluate("sessionStorage.length") == 0
+        key.fill("wrong")
+        press(page, "Connect")
+        expect(dialog).to_be_visible()
+        expect(page.get_by_text("The API key is missing or wrong.")).to_be_visible()
+        key.fill("secret")
+        press(page, "Connect")
+        expect(page.get_by_role("heading", name="mine")).to_be_visible()
+        say(page, "Hello.")
+        expect(page.locator(".text")).to_have_text("Hi there")
+        assert page.evaluate("JSON.stringify(localStorage) + document.cookie") == "{}"
 
 
-def test_key(serve_fake: Callable[..., Fake], open_page: Callable[..., Page]) -> None:
-    fake = serve_fake("secret")
-    page = open_page(fake.url)
-    expect(page.get_by_role("dialog")).to_be_visible()
-    keep(page, "key")
-    # What no header can carry is not even sent.
-    page.get_by_label("API key").fill("密钥é")
-    page.get_by_role("button", name="Connect").click()
-    expect(page.get_by_role("dialog")).to_be_visible()
-    assert page.evaluate("sessionStorage.length") == 0
-    page.get_by_label("API key").fill("wrong")
-    page.get_by_role("button", name="Connect").click()
-    expect(page.get_by_role("dialog")).to_be_visible()
-    expect(page.get_by_text("The API key is missing or wrong.")).to_be_visible()
-    page.get_by_label("API key").fill("secret")
-    page.get_by_role("button", name="Connect").click()
-    expect(page.get_by_role("heading", name="mine")).to_be_visible()
-    send(page, "Hello.")
-    done(page)
-    expect(page.locator(".text")).to_have_text("Hi there")
-    assert page.evaluate("JSON.stringify(localStorage) + document.cookie") == "{}"
-
-
-def test_chinese_phone(serve_fake: Callable[..., Fake], open_page: Callable[..., Page]) -> None:
-    fake = serve_fake()
-    fake.engine.pieces = [Piece("我是小易，由李雷开发的AI助手。" * 6, 1), Piece("x" * 200, 2), Piece("", 3, "length")]
+def test_chinese_phone(fake: Fake, open_page: OpenPage) -> None:
+    fake.engine.pieces, fake.engine.finish = ["我是小易，由李雷开发的AI助手。" * 6, "x" * 200], "length"
     page = open_page(fake.url, locale="zh-CN", viewport=PHONE, color_scheme="dark", has_touch=True)
     assert page.locator("html").get_attribute("lang") == "zh-CN"
-    keep(page, "phone-greeting")
-    page.get_by_role("button", name="你是谁？").click()
+    press(page, "你是谁？")
     expect(page.get_by_text("已截断：达到了最多词元数。")).to_be_visible()
     expect(page.get_by_role("button", name="重新回答")).to_be_visible()
-    page.get_by_role("button", name="设置").click()
+    press(page, "设置")
     expect(page.get_by_label("系统提示词")).to_be_visible()
+    keep(page, "phone-dark")
     # Nothing is wider than the phone, and nothing but the reply is left in English.
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     page.locator("#thread").evaluate("thread => thread.hidden = true")
     assert {*re.findall("[A-Za-z]{2,}", page.locator("body").inner_text())} <= {"Top", "Enter", "Shift", "Esc"}
-    page.locator("#thread").evaluate("thread => thread.hidden = false")
-    keep(page, "phone-dark")
     # Dark as the system has it, light by the toggle, and so after a reload.
     dark = page.evaluate("getComputedStyle(document.body).color")
-    page.get_by_role("button", name="浅色或深色").click()
+    press(page, "浅色或深色")
     light = page.evaluate("getComputedStyle(document.body).color")
     assert light != dark
     page.reload()
     assert page.evaluate("getComputedStyle(document.body).color") == light
 
 
-def test_reply_that_breaks_off(serve_fake: Callable[..., Fake], open_page: Callable[..., Page]) -> None:
-    fake = serve_fake()
-    fake.engine.pieces = []
-    page = open_page(fake.url)
-    send(page, "Talk.")
-    expect(page.locator(".text")).to_contain_text("word 5")
-    fake.server.should_exit = True  # and what runs longer than a second is cut off
-    expect(page.get_by_role("alert").last).to_have_text("The connection broke off. What had come is kept.")
-    expect(page.locator(".text")).to_contain_text("word 5")
-
-
-def test_server_that_dies(served: Server, open_page: Callable[..., Page]) -> None:
-    page = open_page(served.url)
-    send(page, "你是谁？")
-    done(page)
-    served.process.send_signal(signal.SIGKILL)
-    served.process.wait()
+def test_server_that_dies(open_page: OpenPage) -> None:
+    with serve_fake() as fake:
+        page = open_page(fake.url)
+        fake.engine.pieces = []
+        send(page, "Talk.")
+        expect(page.locator(".text")).to_contain_text("word 5")
+        fake.server.should_exit = True  # and what runs longer than a second is cut off
+        alerts(page, "The connection broke off. What had come is kept.")
+        expect(page.locator(".text")).to_contain_text("word 5")
     send(page, "Still there?")
-    expect(page.get_by_role("alert").last).to_have_text("The server cannot be reached. Is it still running?")
+    alerts(page, "The server cannot be reached. Is it still running?")
     expect(page.get_by_text("Still there?")).to_be_visible()  # and not lost
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
-    expect(page.locator(".text").first).to_contain_text("小易")
     keep(page, "dead")
