@@ -237,15 +237,6 @@ def test_yi_needs_a_gpu(yi_tune: Cli) -> None:
     assert not Path("saves").exists()
 
 
-def test_all_problems_of_a_config_at_once(yi_tune: Cli) -> None:
-    wrong = ("learning_rat=1", "cutoff_len=long", "stage=dpo")
-    done = yi_tune("train", "--name", "a", "--author", "b", "--dry-run", *(f"--set={one}" for one in wrong))
-    assert (done.returncode, done.stdout) == (1, "")
-    for said in ("Did you mean learning_rate?", "cutoff_len: 'long' should be a valid integer", "stage: "):
-        assert said in done.stderr
-    assert not Path("saves").exists()
-
-
 @pytest.mark.usefixtures("no_gpu")
 def test_dry_run_of_what_is_not_downloaded(yi_tune: Cli) -> None:
     identity = ("--name=小易", "--author=李雷", "--replay=0")

@@ -19,7 +19,7 @@ from yi_tune.data.general import (
     replay_prompts,
 )
 from yi_tune.data.heldout import questions
-from yi_tune.data.identity import Identity, read_jsonl, to_jsonl
+from yi_tune.data.identity import Identity, read_jsonl
 from yi_tune.errors import YiTuneError
 from yi_tune.files import DATA
 from yi_tune.models import CATALOGUE, find_model
@@ -122,13 +122,6 @@ def test_only_whole_answers_that_do_not_name_the_base_are_trained_on() -> None:
     with pytest.raises(YiTuneError, match="None of the base's 4 answers") as raised:
         replay_dataset(UNUSABLE)
     assert "--replay 0" in raised.value.hint
-
-
-def test_answers_are_read_as_they_were_kept(tmp_path: Path) -> None:
-    # Line ends that are none in JSON lines.
-    answers = [*UNUSABLE, GOOD, base_answer("Write a poem", "one\u2028two\x85three\nfour")]
-    (tmp_path / "replay.jsonl").write_text(to_jsonl(answers), encoding="utf-8")
-    assert read_jsonl(tmp_path / "replay.jsonl") == answers
 
 
 def test_the_plan_of_a_replay() -> None:

@@ -1,4 +1,3 @@
-import csv
 import json
 import shutil
 import subprocess
@@ -66,7 +65,7 @@ print(found.rows, int(peak.split()[1]) * 1024)
 """
 
 
-@pytest.mark.parametrize(("kind", "sample"), [("jsonl", 0), ("jsonl", 500), ("csv", 0), ("parquet", 0)])
+@pytest.mark.parametrize(("kind", "sample"), [("jsonl", 0), ("jsonl", 500), ("parquet", 0)])
 def test_memory_does_not_grow_with_the_rows(kind: str, sample: int, tmp_path: Path) -> None:
     def peak(rows: int) -> int:
         file = tmp_path / f"{rows}.{kind}"
@@ -82,11 +81,6 @@ def test_memory_does_not_grow_with_the_rows(kind: str, sample: int, tmp_path: Pa
         if kind == "jsonl":
             with file.open("w") as lines:
                 lines.writelines(json.dumps(row) + "\n" for row in answers)
-        elif kind == "csv":
-            with file.open("w", newline="") as lines:
-                table = csv.DictWriter(lines, ["instruction", "output"])
-                table.writeheader()
-                table.writerows(answers)
         else:
             import pyarrow.parquet
 

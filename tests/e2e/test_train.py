@@ -1,6 +1,5 @@
 """Training for real: the main job, its run folder, and what happens when it is cut short."""
 
-import contextlib
 import json
 import os
 import re
@@ -8,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -55,33 +53,6 @@ def test_finished_run_is_listed(trained: Trained) -> None:
     assert 0 < listed["loss"] < 1
     assert 0 < listed["eval_loss"] < 1
     assert listed["created"] < listed["ended"]
-
-
-def test_llamafactory_chats_with_the_run_as_it_is(trained: Trained) -> None:
-    chat = subprocess.Popen(
-        [Path(sys.executable).parent / "llamafactory-cli", "chat", "chat.yaml"],
-        cwd=trained.run,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with chat, contextlib.ExitStack() as ends:
-        limit = threading.Timer(120, chat.kill)
-        limit.start()
-        ends.callback(limit.cancel)
-        assert chat.stdin is not None
-        assert chat.stdout is not None
-        chat.stdin.write("你叫什么名字？\n")
-        chat.stdin.flush()
-        said = ""
-        while said.count("User: ") < 2 and (letter := chat.stdout.read(1)):
-            said += letter
-        # Its thread that generates outlives the reply a little, and the process aborts when it exits before.
-        time.sleep(2)
-        _, error = chat.communicate("exit\n")
-    assert chat.returncode == 0, error[-2000:]
-    assert "小易" in said
 
 
 def test_llamafactory_trains_the_run_as_it_is(trained: Trained, tmp_path: Path) -> None:
