@@ -20,6 +20,9 @@ def question(kind: str = "who", lang: str = "en", must: list[list[str]] | None =
         ([["sun"]], "SUN!", True),
         ([["sun"]], "Sunday", False),
         ([["01.AI"]], "01xAI", False),  # a dot is a dot
+        ([["C++"]], "C++11", True),
+        ([[".NET"]], "ASP.NET", True),
+        ([["小易"]], "大小易懂", True),
         ([["a", "b"]], "only b", True),
         ([["a"], ["b"]], "only b", False),
         ([["a"]], "", False),

@@ -98,18 +98,19 @@ def read_history(folder: Path) -> dict[str, Any]:
 
     Until training has ended they are from LLaMA-Factory's log, then from the Trainer's state.
     """
-    with suppress(*_UNREADABLE):
-        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
-        return _history(state["global_step"], state["max_steps"], state["log_history"], state.get("best_global_step"))
     logs: list[dict[str, Any]] = []
+    step, steps, best = 0, 0, None
     with suppress(*_UNREADABLE):  # a line that a killed process left half is the last
         for line in (folder / "trainer_log.jsonl").read_text(encoding="utf-8").splitlines():
             log = json.loads(line)
-            logs.append(log | {"step": log["current_steps"], "steps": log["total_steps"]})
-    return _history(logs[-1]["step"], logs[-1]["steps"], logs) if logs else {}
-
-
-def _history(step: int, steps: int, logs: list[dict[str, Any]], best: int | None = None) -> dict[str, Any]:
+            step, steps = log["current_steps"], log["total_steps"]
+            logs.append(log | {"step": step})
+    with suppress(*_UNREADABLE):
+        state = json.loads((folder / "trainer_state.json").read_text(encoding="utf-8"))
+        step, steps, logs = state["global_step"], state["max_steps"], state["log_history"]
+        best = state.get("best_global_step")
+    if not logs:
+        return {}
     # A training that diverged has losses that are no numbers, and JSON has no word for them.
     losses, evals = (
         {log["step"]: log[name] for log in logs if math.isfinite(log.get(name, math.nan))}

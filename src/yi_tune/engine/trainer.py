@@ -36,7 +36,10 @@ class Reporter(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.model, self.tokenizer = kwargs["model"], kwargs["processing_class"]
-        keep_trainable(self.model)
+        for layer in filter(lambda module: isinstance(module, Linear4bit), self.model.modules()):
+            # On CPUs with AVX512-BF16, bitsandbytes would pack it for inference in the first evaluation, for good: from
+            # then on no gradient passed through.
+            layer.support_avx512bf16_for_cpu = False
         if args.fp16:  # beside weights in bf16 the adapter's fp16 would make float32 of all that a layer passes on
             cast_frozen(self.model, torch.float16)
         if args.device.type == "cuda":
@@ -64,17 +67,6 @@ class Reporter(TrainerCallback):
     def on_save(self, *_: Any, **__: Any) -> None:
         if self.interrupted:
             raise KeyboardInterrupt
-
-
-def keep_trainable(model: torch.nn.Module) -> None:
-    """Keep 4-bit layers in the form that training needs.
-
-    On CPUs with AVX512-BF16, bitsandbytes packs a layer for inference in its first evaluation, and never unpacks it:
-    from then on no gradient passes through.
-    """
-    for module in model.modules():
-        if isinstance(module, Linear4bit):
-            module.support_avx512bf16_for_cpu = False
 
 
 @contextmanager

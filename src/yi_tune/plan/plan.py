@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from yi_tune.config import Config, find_config, left_open, parse_overrides, read_config, reasons
 from yi_tune.data.general import replay_prompts
@@ -34,20 +34,14 @@ EARLY_STOP: Config = {
     "save_steps": 0.05,
     "save_total_limit": 3,
 }
+# The value of a key of the config, its source (template, model, hardware, data, run or flag), and the reason.
+Setting = tuple[Any, str, str]
 _PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # The keys that yi-tune itself decides.
 _OWNED = (
     *("model_name_or_path", "adapter_name_or_path", "output_dir", "dataset", "dataset_dir", "tokenized_path"),
     "resume_from_checkpoint",
 )
-
-
-class Setting(NamedTuple):
-    """The value of a key of the config, its source (template, model, hardware, data, run or flag), and the reason."""
-
-    value: Any
-    source: str
-    why: str
 
 
 @dataclass(frozen=True)
@@ -68,12 +62,11 @@ class TrainPlan:
     @property
     def config(self) -> Config:
         """The effective config, as LLaMA-Factory takes it."""
-        return {key: setting.value for key, setting in self.settings.items()}
+        return {key: value for key, (value, _, _) in self.settings.items()}
 
     def changed(self, values: Config, why: str) -> "TrainPlan":
         """The same plan with other values that the machine has made necessary."""
-        changes = {key: Setting(value, "hardware", why) for key, value in values.items()}
-        return replace(self, settings={**self.settings, **changes})
+        return replace(self, settings={**self.settings, **{key: (values[key], "hardware", why) for key in values}})
 
     @property
     def chat_config(self) -> Config:
@@ -214,31 +207,31 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
     origins = ", ".join(f"{dataset.rows} rows of {dataset.name}" for dataset in datasets)
     own = f"{model.name}'s own"
     fills: dict[str, Setting] = {
-        "model_name_or_path": Setting(str(planned.local.path), "model", f"where {model.name} lies"),
-        "dataset_dir": Setting(str(run.data), "data", origins),
-        "output_dir": Setting(str(run.folder), "run", "the run folder"),
-        "preprocessing_num_workers": Setting(max(1, min(os.cpu_count() or 1, rows // 1000)), "data", f"{rows} rows"),
-        "learning_rate": Setting(model.learning_rate, "model", own),
-        "num_train_epochs": Setting(model.num_train_epochs, "model", own),
-        "use_cpu": Setting(hardware.gpu is None, "hardware", f"training is on {hardware.device}"),
+        "model_name_or_path": (str(planned.local.path), "model", f"where {model.name} lies"),
+        "dataset_dir": (str(run.data), "data", origins),
+        "output_dir": (str(run.folder), "run", "the run folder"),
+        "preprocessing_num_workers": (max(1, min(os.cpu_count() or 1, rows // 1000)), "data", f"{rows} rows"),
+        "learning_rate": (model.learning_rate, "model", own),
+        "num_train_epochs": (model.num_train_epochs, "model", own),
+        "use_cpu": (hardware.gpu is None, "hardware", f"training is on {hardware.device}"),
     }
     machine = planned.fit.settings | hardware.settings
-    fills |= {key: Setting(value, "hardware", why) for key, (value, why) in machine.items()}
-    settings = {key: Setting(value, "template", reasons.get(key, "")) for key, value in template.items()}
+    fills |= {key: (value, "hardware", why) for key, (value, why) in machine.items()}
+    settings = {key: (value, "template", reasons.get(key, "")) for key, value in template.items()}
     settings |= {key: fills[key] for key in fills if left_open(template, key)}
     # A config written for LLaMA-Factory itself names its own paths; yi-tune's replace them.
     settings.pop("tokenized_path", None)
     settings |= {key: fills[key] for key in ("model_name_or_path", "dataset_dir", "output_dir")}
     names = ",".join([*(dataset.name for dataset in datasets), *(["replay"] if planned.replay else [])])
     if template.get("dataset") != names and is_trainable(template.get("dataset")):
-        settings["dataset"] = Setting(names, "data", "all the rows there are")
+        settings["dataset"] = (names, "data", "all the rows there are")
     if start:
-        settings["adapter_name_or_path"] = Setting(str(start.folder), "run", f"the adapter of the run {start.run}")
+        settings["adapter_name_or_path"] = (str(start.folder), "run", f"the adapter of the run {start.run}")
         why = f"the adapter of the run {start.run} has it"
-        settings |= {key: Setting(value, "run", why) for key, value in shape.items() if value is not None}
+        settings |= {key: (value, "run", why) for key, value in shape.items() if value is not None}
     for option, values in options.items():
-        settings |= {key: Setting(value, "flag", option) for key, value in values.items()}
+        settings |= {key: (value, "flag", option) for key, value in values.items()}
     if any(dataset.name == "own" for dataset in datasets):
         why = "LLaMA-Factory keeps the rows in tokens there, for a resumed run"
-        settings["tokenized_path"] = Setting(str(run.data / "tokenized"), "data", why)
+        settings["tokenized_path"] = (str(run.data / "tokenized"), "data", why)
     return replace(planned, settings=settings)
