@@ -34,12 +34,7 @@ _CORE_SCHEMA = [
     ("null", r"^(null|Null|NULL|~|)$", ["~", "n", "N", ""]),
     ("bool", r"^(true|True|TRUE|false|False|FALSE)$", list("tTfF")),
     ("int", r"^([-+]?(0|[1-9][0-9]*)|0x[0-9a-fA-F]+)$", list("-+0123456789")),
-    (
-        "float",
-        r"^([-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$",
-        list("-+0123456789."),
-    ),
-    ("merge", r"^(<<)$", ["<"]),
+    ("float", r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$", list("-+0123456789.")),
 ]
 _Loader.yaml_implicit_resolvers = {}
 for _flavour in (_Loader, _Dumper):

@@ -12,9 +12,8 @@ from pathlib import Path
 from statistics import median
 
 from yi_tune.config import Config
-from yi_tune.data.forms import Source, conversation, find_sources
 from yi_tune.data.identity import Dataset, Message
-from yi_tune.data.rows import read_rows
+from yi_tune.data.rows import Source, conversation, find_sources, read_rows
 from yi_tune.errors import YiTuneError
 from yi_tune.output import err
 
@@ -39,9 +38,8 @@ def prepare_own(data: list[str], data_dir: Path | None, config: Config, *, skip_
             for line in _draw(source, _good_lines(source, bad)):
                 file.write(line)
                 rows += 1
-    why = "".join(f"\n  {reason}" for reason in bad[:_SHOWN])
-    if len(bad) > _SHOWN:
-        why += f"\n  and {len(bad) - _SHOWN:,} more"
+    more = [f"and {len(bad) - _SHOWN:,} more"] if len(bad) > _SHOWN else []
+    why = "".join(f"\n  {reason}" for reason in bad[:_SHOWN] + more)
     if not rows and not bad:
         raise YiTuneError("There is no row in --data.", "Is that the right file?")
     if bad and not (rows and skip_bad_rows):
