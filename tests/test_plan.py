@@ -105,7 +105,7 @@ def test_paths_of_a_config_written_for_llamafactory_are_replaced() -> None:
         (T4, {}, {"quantization_bit": 4, "infer_dtype": "float16"}),
         (H200, {"quantization_bit": 8}, {"quantization_bit": 8, "infer_dtype": "bfloat16"}),
         (H200, {"quantization_bit": None}, {"infer_dtype": "bfloat16"}),
-        (OLD_CPU, {}, {"quantization_bit": 4}),
+        (OLD_CPU, {}, {"quantization_bit": 4, "infer_dtype": "float32"}),
         (OLD_CPU, {"quantization_bit": None}, {"infer_dtype": "float32"}),
     ],
 )
