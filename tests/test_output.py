@@ -35,7 +35,6 @@ except ZeroDivisionError:
     print("kept failure")
 print("kept after")
 print("kept error", file=sys.stderr)
-os.write(1, b"")
 subprocess.run(["sh", "-c", "echo kept child"])
 """
 HIDDEN = ["print 你好", "stderr", "unflushed", "write 1", "write 2", "child\n", "child error", "logging", "warning"]
@@ -43,26 +42,17 @@ HIDDEN = ["print 你好", "stderr", "unflushed", "write 1", "write 2", "child\n"
 
 @pytest.mark.parametrize("how", ["succeed", "fail"])
 def test_engine_output_goes_to_the_log(tmp_path: Path, how: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-u", "-X", "utf8", "-c", TALK, how], capture_output=True, encoding="utf-8", check=True
-    )
+    # Its streams buffer: what was written before must not land in the log, nor what is written within outside it.
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    command = [sys.executable, "-X", "utf8", "-c", TALK, how]
+    done = subprocess.run(command, env=buffered, capture_output=True, encoding="utf-8", check=True)
     failure = ["kept failure"] if how == "fail" else []
-    assert done.stdout.splitlines() == ["kept before", *failure, "kept after", "kept child"]
+    assert sorted(done.stdout.splitlines()) == ["kept after", "kept before", "kept child", *failure]
     assert done.stderr.splitlines() == ["kept console :cat:", "kept error"]
     log = (tmp_path / "deeper" / "train.log").read_text(encoding="utf-8")
     for hidden in HIDDEN:
         assert f"hidden {hidden}" in log
     assert "kept" not in log
-
-
-def test_output_before_and_after_is_kept_apart_in_a_pipe() -> None:
-    # Without -u: what is buffered before must not land in the log, nor what is buffered within outside it.
-    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
-    done = subprocess.run(
-        [sys.executable, "-X", "utf8", "-c", TALK], env=buffered, capture_output=True, encoding="utf-8", check=True
-    )
-    assert sorted(done.stdout.splitlines()) == ["kept after", "kept before", "kept child"]
-    assert "hidden" not in done.stdout + done.stderr
 
 
 def test_log_goes_on_and_descriptors_are_given_back(tmp_path: Path) -> None:
@@ -77,17 +67,14 @@ def test_log_goes_on_and_descriptors_are_given_back(tmp_path: Path) -> None:
     assert log.read_text() == "first leg\n"
 
 
-def test_log_folder_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_log_folder_is_the_users_or_a_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     assert log_folder() == tmp_path / "config" / "yi-tune"
-    assert log_folder().is_dir()
     (tmp_path / "file").touch()
-    (tmp_path / "temporary").mkdir()
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    folder = log_folder()
-    assert folder.parent == tmp_path / "temporary"
-    (folder / "load.log").write_text("it can be written")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert log_folder().parent == tmp_path
+    assert log_folder().is_dir()
 
 
 def test_question_in_the_log_finds_no_terminal() -> None:
@@ -105,13 +92,6 @@ def test_question_in_the_log_finds_no_terminal() -> None:
     done = subprocess.run([sys.executable, "-c", code], input="mine\n", capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("mine\n", "")
     assert Path("log").read_text() == "Your key? "
-    closed = subprocess.run(
-        ["bash", "-c", 'exec "$0" -c "$1" <&-', sys.executable, code.replace("input", "print")],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (closed.returncode, closed.stderr) == (0, "")
 
 
 def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

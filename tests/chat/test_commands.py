@@ -13,16 +13,13 @@ from yi_tune.sampling import Sampling
 
 def test_starting_over() -> None:
     engine = FakeAssistant()
-    lines = ["a", "/clear", "b", "/system  Be\nbrief. ", "c", "d", "/clear", "e", "/system", "f"]
-    transcript, session = chat(engine, *lines)
+    transcript, session = chat(engine, "a", "/clear", "/system  Be\nbrief. ", "c", "/clear", "e", "/system", "f")
     assert transcript == (
-        "<a>\nStarting over.\n<b>\nSystem prompt set; starting over.\n<c>\n<d>\nStarting over.\n<e>\n"
+        "<a>\nStarting over.\nSystem prompt set; starting over.\n<c>\nStarting over.\n<e>\n"
         "No system prompt; starting over.\n<f>\n"
     )
     brief = {"role": "system", "content": "Be\nbrief."}
-    assert engine.asked[:3] == [[user("a")], [user("b")], [brief, user("c")]]
-    assert engine.asked[3:5] == [[brief, user("c"), assistant("<c>"), user("d")], [brief, user("e")]]
-    assert engine.asked[5] == [user("f")]
+    assert engine.asked == [[user("a")], [brief, user("c")], [brief, user("e")], [user("f")]]
     assert session.system is None
 
 
