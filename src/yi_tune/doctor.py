@@ -32,18 +32,18 @@ def diagnose(model: str, workspace: Path) -> list[Check]:
     Raises YiTuneError for an unknown model.
     """
     local = find_model(model, workspace)
-    with err.status("Looking at the machine"):
+    with err.status("Loading the packages"):
         packages, hardware = _packages(), None
-        try:
-            hardware = detect() if packages["verdict"] == "ok" else None
-            checks = [packages, _gpu(local, hardware)]
-        except YiTuneError as error:  # the GPU is too old
-            checks = [packages, _check("gpu", error.message, error.hint)]
-        if hardware and (hardware.gpu or not local.needs_gpu):
-            checks.append(_memory(local, hardware))
-        here = _model(local)
-        checks += [here, _disk(local, workspace, here)]
-        return [*checks, _hub(local)] if here["verdict"] == "warning" else checks
+    try:
+        hardware = detect() if packages["verdict"] == "ok" else None
+        checks = [packages, _gpu(local, hardware)]
+    except YiTuneError as error:  # the GPU is too old
+        checks = [packages, _check("gpu", error.message, error.hint)]
+    if hardware and (hardware.gpu or not local.needs_gpu):
+        checks.append(_memory(local, hardware))
+    here = _model(local)
+    checks += [here, _disk(local, workspace, here)]
+    return [*checks, _hub(local)] if here["verdict"] == "warning" else checks
 
 
 def _check(name: str, found: str, remedy: str = "", verdict: str = "error") -> Check:
@@ -127,9 +127,8 @@ def _hub(local: LocalModel) -> Check:
     for hub in hubs_of(local.model, None):
         try:
             httpx.head(hub.endpoint, timeout=PATIENCE)
+            return _check("hub", f"{hub.endpoint} answers")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             faults.append(f"{hub.endpoint} cannot be reached: {error}")
-        else:
-            return _check("hub", f"{hub.endpoint} answers")
     remedy = "Check the network and HTTPS_PROXY, or name a mirror: HF_ENDPOINT or MODELSCOPE_ENDPOINT"
     return _check("hub", "; ".join(faults), remedy)

@@ -70,12 +70,14 @@ def detect(*, cpu_only: bool = False) -> Hardware:
         os.environ["CUDA_VISIBLE_DEVICES"] = "0"
     elif listed is None or "," in listed:
         os.environ["CUDA_VISIBLE_DEVICES"] = _freest(listed)
-    from torch import cuda
+    with err.status("Looking at the machine"):
+        from torch import cuda
 
-    if not cuda.is_available():
-        return Hardware(None, cpu_has_bf16(), free_ram())
-    _check_age(cuda.get_device_name(), cuda.get_device_capability(), cuda.get_arch_list())
-    return Hardware(cuda.get_device_name(), cuda.is_bf16_supported(including_emulation=False), cuda.mem_get_info()[0])
+        if not cuda.is_available():
+            return Hardware(None, cpu_has_bf16(), free_ram())
+        gpu = cuda.get_device_name()
+        _check_age(gpu, cuda.get_device_capability(), cuda.get_arch_list())
+        return Hardware(gpu, cuda.is_bf16_supported(including_emulation=False), cuda.mem_get_info()[0])
 
 
 def _freest(listed: str | None) -> str:

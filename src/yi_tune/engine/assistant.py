@@ -102,20 +102,6 @@ class Assistant:
         ids, _ = self._template.encode_oneturn(self.tokenizer, [*turns, {"role": "assistant", "content": ""}], system)
         return list(ids)
 
-    def fit(self, messages: list[Message], max_new_tokens: int) -> list[Message]:
-        """The conversation without its oldest turns, where it would leave no room for a reply of that length.
-
-        A quarter of the context is room enough. What goes leaves a quarter of the rest free, so that the next
-        turns can append to what is cached instead of each shifting all of it.
-        """
-        limit = self.context - min(max_new_tokens, self.context // 4)
-        system = messages[:1] if messages[0]["role"] == "system" else []
-        turns = messages[len(system) :]
-        if len(self.encode(messages)) > limit:
-            while len(turns) > 1 and len(self.encode([*system, *turns])) > limit * 3 // 4:
-                turns = turns[2:]
-        return [*system, *turns]
-
     def batch(self) -> Batch:
         """A new batch of replies that this model makes."""
         return Batch(self.model, self.tokenizer, self.stop_ids)

@@ -124,8 +124,7 @@ def plan(
     conversations = render(identity) if identity else []
     datasets = [dataset_of("identity", conversations)] if conversations else []
     on_cpu = wanted.get("use_cpu") is True
-    with err.status("Looking at the machine"):
-        hardware = detect(cpu_only=on_cpu)
+    hardware = detect(cpu_only=on_cpu)
     use_cached(local, err)
     try:
         if local.needs_gpu and hardware.gpu is None and not on_cpu:
