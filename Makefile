@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit test-llamacpp test-npm test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-gpu bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
+.PHONY: help demo test test-unit test-llamacpp test-npm test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-gpu bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -94,6 +94,9 @@ bench-cpu: $(ready) ## training on a CPU with and without bf16; writes docs/benc
 
 bench-memory: $(ready) ## the estimate of memory beside what training takes; writes docs/memory.md
 	$(bin)/python -m bench.memory
+
+bench-published: $(ready) ## the estimate of memory beside published figures, without training; writes docs/memory.md
+	$(bin)/python -m bench.published
 
 bench-gpu: $(ready) ## all that needs a CUDA GPU, in less than eight minutes; writes docs/bench-gpu.md
 	$(bin)/python -m bench.gpu

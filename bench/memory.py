@@ -1,7 +1,7 @@
 """The estimate of memory beside what `yi-tune train` takes as a whole process on a CPU: `make bench-memory`.
 
 nano and random models of three other sizes, and nano in each other way that it is trained; some steps each, that with
-the longest rows first. Writes docs/memory.md. A GPU's memory is bench/gpu.py's.
+the longest rows first. Writes docs/memory.md. A GPU's memory is bench/gpu.py's and bench/published.py's.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 
 from bench.pages import DOCS, table, write
+from bench.published import section
 from bench.random_model import NANO
 from bench.train import measure, training
 from yi_tune.models import find_model
@@ -98,7 +99,7 @@ def main() -> None:
                     f"| {estimated / GIB:.2f} | {measured / GIB:.2f} | {estimated / measured:.2f} |"
                 )
                 print(lines[-1], flush=True)
-    write(DOCS / "memory.md", "Memory", "memory", lines)
+    write(DOCS / "memory.md", "Memory", "memory", [*lines, "", *section()])
 
 
 if __name__ == "__main__":

@@ -49,11 +49,11 @@ def test_by_hand() -> None:
     # A row of 30 tokens is padded to 32. q is 64 wide, k and v 16.
     tokens, linear = 8 * 32, 2 * (2 * 64 * 64 + 2 * 64 * 16 + 3 * 64 * 128)
     rank = 8 * 2 * ((64 + 64) * 2 + (64 + 16) * 2 + 3 * (64 + 128))
-    layer = tokens * (12 * 64 + 8 * 64 + 8 * 128)
+    layer = tokens * (12 * 64 + 8 * 64 + 8 * 128 + 2 * 32)
     assert parts["weights"] == int(linear * (4 + 8 / 64 + 32 / (64 * 256)) / 8)
     assert parts["embeddings and head"] == 2 * (2 * 1000 * 64 + 5 * 64)
     assert (parts["adapter"], parts["gradients"], parts["optimiser"]) == (4 * rank, 4 * rank, 8 * rank)
-    assert parts["logits"] == tokens * 1000 * 12
+    assert parts["logits"] == tokens * 1000 * 14
     assert parts["activations"] == 2 * layer + tokens * 4 * 64  # a layer going backward takes less than the logits
     assert parts["model file"] == 0
 
@@ -65,6 +65,8 @@ def test_by_hand() -> None:
         ({MICRO: 4}, "logits", 0.5),
         ({"quantization_bit": 8}, "weights", 8 / 4.126953125),
         ({"quantization_bit": None}, "weights", 16 / 4.126953125),
+        ({"quantization_bit": 4, "double_quantization": False}, "weights", 4.5 / 4.126953125),
+        ({"optim": "paged_adamw_8bit"}, "optimiser", 0.25),
         ({"lora_target": "gate_proj, up_proj, down_proj"}, "gradients", 3 * 192 / (128 * 2 + 80 * 2 + 3 * 192)),
     ],
 )
@@ -73,16 +75,33 @@ def test_of_the_config(change: dict[str, Any], part: str, factor: float) -> None
     assert changed[part] == pytest.approx(base[part] * factor, rel=1e-4)
 
 
-def test_a_cpus_activations_by_precision() -> None:
-    tokens, (h, q, f) = 8 * 32, (64, 64, 128)
-    scores = 6 * 4 * 32
-    for config, layer in (
-        ({"bf16": True}, 18 * h + 10 * q + 8 * f),
-        ({"bf16": True, "flash_attn": "disabled"}, 18 * h + 10 * q + 8 * f + scores),
-        ({"flash_attn": "disabled"}, 28 * h + 10 * q + 10 * f + scores),
-    ):
-        parts = estimate(SMALL, FOUR_BIT | config, 30, "cpu")
-        assert parts["activations"] == tokens * (2 * layer + 4 * h)
+# Bytes of a token in a layer of SMALL: norms, attention, SiLU with up; and SDPA's mask.
+KEPT, MASK = 8 * 64 + 8 * 64 + 6 * 128, 2 * 32
+
+
+@pytest.mark.parametrize(
+    ("device", "config", "token"),
+    [
+        ("cuda", {}, KEPT + MASK + 4 * 64 + 2 * 128),
+        ("cuda", {"flash_attn": "fa2"}, KEPT + 4 * 64 + 2 * 128),
+        ("cuda", {"lora_target": "q_proj,v_proj"}, KEPT + MASK + 2 * 64),
+        ("cuda", {"lora_target": "o_proj"}, KEPT + MASK),
+        ("cuda", {"lora_target": "q_proj,v_proj", "lora_dropout": 0.05}, KEPT + MASK + 2 * 3 * 64),
+        ("cuda", {"quantization_bit": None}, KEPT + MASK + 2 * (6 * 64 + 128)),
+        ("cpu", {"pure_bf16": True}, KEPT + MASK + 2 * (6 * 64 + 128)),
+        ("cpu", {"pure_bf16": True, "flash_attn": "disabled"}, KEPT + 2 * (6 * 64 + 128) + 6 * 4 * 32),
+        ("cpu", {"flash_attn": "disabled"}, 28 * 64 + 10 * 64 + 10 * 128 + 6 * 4 * 32),
+    ],
+)
+def test_what_a_layer_keeps(device: str, config: dict[str, Any], token: int) -> None:
+    # 256 tokens, two layers; a layer going backward takes less than the logits.
+    assert estimate(SMALL, FOUR_BIT | config, 30, device)["activations"] == 256 * (2 * token + 4 * 64)
+
+
+def test_autocast_keeps_the_adapter_in_16_bits() -> None:
+    parts = estimate(SMALL, FOUR_BIT | {"bf16": True}, 30, "cuda")
+    more = parts["activations"] - estimate(SMALL, FOUR_BIT, 30, "cuda")["activations"]
+    assert more == parts["adapter"] / 2
 
 
 def test_of_yi() -> None:

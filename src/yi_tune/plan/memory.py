@@ -1,6 +1,7 @@
 """The memory that a run takes, how its steps are divided for the memory that is free, and how precisely it answers.
 
-The formula is held against measurements on a CPU in docs/memory.md (bench/memory.py); none on a GPU yet.
+docs/memory.md holds the formula against measurements on a CPU (bench/memory.py) and against figures that others
+published for their GPUs (bench/published.py).
 """
 
 from collections.abc import Sequence
@@ -26,6 +27,10 @@ EFFECTIVE_BATCH = 8
 # Bits of a quantised weight. 4: with double quantisation an 8-bit scale for 64 weights, and a 32-bit scale for 256
 # of these scales (QLoRA, arXiv 2305.14314, section 3; bitsandbytes' block sizes). 8: LLM.int8's scale is one a row.
 _BITS = {4: 4 + 8 / 64 + 32 / (64 * 256), 8: 8.0}
+# Without double quantisation: a 32-bit scale for 64 weights.
+_SINGLE = 4 + 32 / 64
+# Linear parts that share an input. o_proj's is the attention's output, which is kept anyway.
+_SHARED = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"}, {"down_proj"})
 # Bytes before anything is loaded: Python with torch and LLaMA-Factory, or CUDA with its kernels and cuBLAS' workspaces.
 _BASELINE = {"cpu": 1_250_000_000, "cuda": 1_000_000_000}
 # After training heldout.one_of_each asks 18 questions in a batch, each with 256 tokens at most to be answered in.
@@ -38,43 +43,58 @@ def estimate(shape: Shape, config: Config, length: int, device: str) -> dict[str
     """The peak, in bytes by what takes it, of a run whose longest row has `length` tokens, on "cuda" or "cpu".
 
     With h, q and f for the widths of hidden state, queries and FFN a layer keeps of each token, for the backward pass,
-    in bytes: two norms in float32 8h; the inputs of q, k, v and of gate, up 4h; q, k, v (repeated to q's width) and the
-    attention's output 8q; SiLU's input and output, up, and their product 8f (Korthikanti et al., arXiv 2205.05198,
-    section 4, less what frozen weights, SDPA and no dropout save). PEFT casts to float32 on a CPU, and for unquantised
-    weights, so that each linear part keeps an input of its own: 6h + 2q. In float32 nothing is shared. Without SDPA
-    each head keeps its weights for each token of the row, before and after their cast.
+    in bytes: two norms in float32 8h; q, k, v (repeated to q's width) and the attention's output 8q; SiLU's input and
+    output, and up 6f (Korthikanti et al., arXiv 2205.05198, section 4, less what frozen weights and SDPA save); and the
+    inputs of the parts that LoRA adapts, with all of them 4h + 2f. PEFT casts to float32 on a CPU, and for unquantised
+    weights, so that each part keeps an input of its own: 6h + 2q more. So it is with dropout, which keeps a mask too,
+    in float32 on a CPU. In float32 nothing is shared. SDPA keeps the mask of a padded batch; without SDPA each head
+    keeps its weights for each token of the row, before and after their cast.
     """
     padded = -(-length // 8) * 8  # as LLaMA-Factory does
     tokens = number(config, MICRO, 8) * padded
     bits = config.get("quantization_bit") or 0
+    single = bits == 4 and config.get("double_quantization") is False
     linear, rest = shape.linear_parameters, shape.parameters - shape.linear_parameters
     target = str(config.get("lora_target", "all"))
-    adapted = shape.linear if target == "all" else {name.strip() for name in target.split(",")} & shape.linear.keys()
+    named = set(shape.linear) if target == "all" else {name.strip() for name in target.split(",")}
+    adapted = named & shape.linear.keys()
     adapter = shape.layers * number(config, "lora_rank", 8) * sum(sum(shape.linear[name]) for name in adapted)
     trained = adapter * (2 if config.get("pure_bf16") else 4)
+    states = adapter * 2 if "8bit" in str(config.get("optim")) else trained * 2
+    # Autocast keeps the adapter in 16 bits too, until the backward pass is done.
+    cast = adapter * 2 if config.get("bf16") or config.get("fp16") else 0
     h, q, f = shape.hidden, shape.query, shape.ffn
+    inputs = sum(shape.linear[name][0] for name in adapted)
     if device == "cpu" and not any(config.get(key) for key in ("bf16", "fp16", "pure_bf16")):
         token = 28 * h + 10 * q + 10 * f
+    elif config.get("lora_dropout"):
+        token = 8 * h + 8 * q + 6 * f + (3 if device == "cuda" else 6) * inputs
+    elif device == "cpu" or bits != 4:
+        token = 8 * h + 8 * q + 6 * f + 2 * inputs
     else:
-        token = 12 * h + 8 * q + 8 * f + (0 if device == "cuda" and bits == 4 else 6 * h + 2 * q)
+        token = 8 * h + 8 * q + 6 * f + 2 * sum(shape.linear[min(parts)][0] for parts in _SHARED if parts & adapted)
     if config.get("flash_attn") == "disabled":
         token += 6 * shape.heads * padded
+    elif config.get("flash_attn") != "fa2":
+        token += 2 * padded
     layer = tokens * token
     # While a layer goes backward: its gradients, about as much as it kept, and a matrix in 16 bits.
     kept, backward = shape.layers * layer, layer + 2 * h * f
     if not config.get(NO_CHECKPOINTING):
         kept, backward = shape.layers * tokens * 2 * h, backward + layer
-    logits = tokens * shape.vocab * 12
-    activations = kept + tokens * 4 * h + max(0, backward - logits)
+    # Of each word the loss has its float32 logarithm and two gradients of it at once: 12 bytes. CUDA's allocator still
+    # holds the 2 bytes of the 16-bit logit then, a block that is too small for any of these.
+    logits = tokens * shape.vocab * (14 if device == "cuda" else 12)
+    activations = kept + cast + tokens * 4 * h + max(0, backward - logits)
     answers = _ANSWERS * (_ANSWER_TOKENS * shape.layers * 4 * shape.key + 10 * shape.vocab)
     return {
         "CUDA" if device == "cuda" else "Python and libraries": _BASELINE[device],
-        "weights": int(linear * _BITS.get(bits, 16.0) / 8),
+        "weights": int(linear * (_SINGLE if single else _BITS.get(bits, 16.0)) / 8),
         "model file": 2 * linear if device == "cpu" and bits in _BITS else 0,
         "embeddings and head": 2 * rest,
         "adapter": trained,
         "gradients": trained,
-        "optimiser": 2 * trained,
+        "optimiser": states,
         "activations": activations,
         "logits": logits,
         "answers": max(0, answers - activations - logits),
