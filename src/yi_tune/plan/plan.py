@@ -1,13 +1,14 @@
 """A training run, decided before anything heavy starts; every value of its config knows where it came from."""
 
-import importlib.metadata
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from yi_tune import __version__
 from yi_tune.config import Config, find_config, left_open, parse_overrides, read_config, reasons
 from yi_tune.data.general import replay_prompts
 from yi_tune.data.identity import Dataset, Identity, dataset_of, render
@@ -36,7 +37,7 @@ EARLY_STOP: Config = {
 }
 # The value of a key of the config, its source (template, model, hardware, data, run or flag), and the reason.
 Setting = tuple[Any, str, str]
-_PACKAGES = ("yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes")
+_PACKAGES = ("llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # The keys that yi-tune itself decides.
 _OWNED = (
     *("model_name_or_path", "adapter_name_or_path", "output_dir", "dataset", "dataset_dir", "tokenized_path"),
@@ -89,7 +90,7 @@ class TrainPlan:
             "replay": self.replay,
             "config": self.config,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {package: importlib.metadata.version(package) for package in _PACKAGES},
+            "versions": {"yi-tune": __version__, **{package: version(package) for package in _PACKAGES}},
         }
 
 
