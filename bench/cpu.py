@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from bench.pages import DOCS, MACHINE, table, write
-from bench.train import by_yi_tune, gpu, training
+from bench.train import by_yi_tune, gpu, run_folder, training
 from yi_tune.hardware import cpu_has_bf16
 
 WAYS = {
@@ -25,10 +25,13 @@ def main() -> None:
         sys.exit("There is a GPU here: this is about training without one.")
     loops: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory() as temporary:
-        train = [*training("nano", Path(temporary)), "--set", f"max_steps={STEPS}"]
+        work = Path(temporary)
+        train = [*training("nano", work), "--set", f"max_steps={STEPS}"]
         for _ in range(ROUNDS):
             for way, assignments in WAYS.items():
-                run = by_yi_tune([*train, *(part for one in assignments for part in ("--set", one))])
+                run = by_yi_tune(
+                    [*train, *(part for one in assignments for part in ("--set", one))], run_folder("nano", work)
+                )
                 assert run.loop is not None  # noqa: S101 (for the type checker)
                 loops[way].append(run.loop)
                 print(way, run.loop, flush=True)

@@ -15,9 +15,15 @@ def table(*columns: str) -> list[str]:
     return [f"| {' | '.join(columns)} |", "|" + "---|" * len(columns)]
 
 
-def write(page: Path, title: str, script: str, lines: Iterable[str]) -> None:
-    """Write a page of docs/, and print it. `script` is the file's name in bench/, and make's target for it."""
+def text(title: str, script: str, lines: Iterable[str]) -> str:
+    """A page of docs/. `script` is the file's name in bench/, and make's target for it."""
     target = {"train": "bench", "own_data": "bench-data"}.get(script, f"bench-{script}")
-    text = "\n".join([f"# {title}", "", f"Written by `make {target}` (bench/{script}.py); not by hand.", "", *lines])
-    page.write_text(text + "\n", encoding="utf-8")
-    print(text, f"wrote {page.name}", sep="\n")
+    head = [f"# {title}", "", f"Written by `make {target}` (bench/{script}.py); not by hand.", ""]
+    return "\n".join([*head, *lines, ""])
+
+
+def write(page: Path, title: str, script: str, lines: Iterable[str]) -> None:
+    """Write a page of docs/, and print it."""
+    content = text(title, script, lines)
+    page.write_text(content, encoding="utf-8")
+    print(content, f"wrote {page.name}", sep="\n")

@@ -1,6 +1,6 @@
 """Make a model of a Yi-1.5 shape whose weights are random: for time and memory on a GPU, where no hub is.
 
-.venv/bin/python -m bench.random_model yi-1.5-6b models/random-6b
+python3 -m bench.random_model yi-1.5-6b models/random-6b
 """
 
 import argparse

@@ -16,25 +16,31 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from bench.pages import DOCS, MACHINE, table, write
+from yi_tune.config import find_config, read_config
 
 EPOCHS = 3  # the tutorial's
 YI_TUNE, LLAMAFACTORY = [sys.executable, "-m", "yi_tune"], [sys.executable, "-m", "llamafactory.cli"]
+FIGURES = ("seconds", "memory", "loop", "tokens", "loss")
 OURS, THEIRS = "yi-tune train", "llamafactory-cli train, the tutorial's config"
 PROFILES = ("qlora", "qlora-8bit", "lora")
+# What both sides have in common, by LLaMA-Factory's keys.
+SHARED = (
+    *("model_name_or_path", "dataset", "dataset_dir", "num_train_epochs", "max_steps", "learning_rate"),
+    "include_effective_tokens_per_second",
+)
 
 
 @dataclass(frozen=True)
 class Measured:
     """A command as a whole process: wall seconds and peak memory in GiB; where it trained, seconds of its training
-    loop, tokens a second in that loop, and mean training loss.
+    loop, tokens a second in that loop, and mean training loss; and the end of what it said.
     """
 
     seconds: float
@@ -42,28 +48,35 @@ class Measured:
     loop: float | None = None
     tokens: float | None = None
     loss: float | None = None
+    said: str = field(default="", repr=False)
 
 
 class CommandError(Exception):
-    """A command that failed: the end of what it said."""
+    """A command that failed, and the end of its log."""
+
+    def __init__(self, message: str, log: str) -> None:
+        super().__init__(message)
+        self.log = log
 
 
-class OutOfTimeError(Exception):
+class OutOfTimeError(CommandError):
     """A command that took longer than it may."""
 
 
 def gpu(figure: str) -> str:
-    """What nvidia-smi says of the GPU that is used; "" where there is none."""
+    """What nvidia-smi says of the GPU that is used; "" where there is none, or it does not say."""
     if shutil.which("nvidia-smi") is None:
         return ""
     first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0"
     query = ["nvidia-smi", f"--id={first}", f"--query-gpu={figure}", "--format=csv,noheader,nounits"]
-    return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+    told = subprocess.run(query, capture_output=True, text=True, check=False)
+    return "" if told.returncode else told.stdout.strip()
 
 
 def gpu_memory() -> float:
     """Memory in use on that GPU, by whatever process, in GiB; 0 where there is none."""
-    return float(gpu("memory.used") or 0) / 1024
+    used = gpu("memory.used")
+    return float(used) / 1024 if used.isdigit() else 0.0
 
 
 def largest(process: int) -> float:
@@ -76,44 +89,47 @@ def largest(process: int) -> float:
     return int(peak[1]) / 1024**2 if peak else 0.0
 
 
-def measure(command: list[str], results: Path | None = None, limit: float = float("inf")) -> Measured:
+def end_of(said: str) -> str:
+    """The last 15 lines of what a command said, and of each log that it names: the engine's output goes there."""
+    logs = [Path(name) for name in dict.fromkeys(re.findall(r"/\S+\.log\b", said))]
+    texts = [said, *(log.read_text(encoding="utf-8", errors="replace") for log in logs if log.is_file())]
+    return "\n".join(line[:400] for text in texts for line in [*filter(str.strip, text.splitlines())][-15:])
+
+
+def measure(command: list[str], results: Path | None = None, limit: float = float("inf"), stdin: str = "") -> Measured:
     """Run a command; if it trains, the Trainer leaves its figures in the folder `results`.
 
     Memory is the GPU's, polled, where there is one, else the largest the process was. Raises CommandError when the
     command fails, and OutOfTimeError when it takes more than `limit` seconds: it is killed with all that it started.
     """
-    before, peak, resident, status = gpu_memory(), 0.0, 0.0, None
-    with tempfile.TemporaryFile() as output:
+    on_gpu, before, peak, status = bool(gpu("name")), gpu_memory(), 0.0, None
+    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as output:
+        asked.write(stdin.encode())
+        asked.seek(0)
         began = time.monotonic()
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
+        process = subprocess.Popen(command, stdin=asked, stdout=output, stderr=output, start_new_session=True)
         try:
-            while status is None:
+            while (status := process.poll()) is None and time.monotonic() - began <= limit:
+                peak = max(peak, gpu_memory() - before if on_gpu else largest(process.pid))
                 time.sleep(0.05)
-                ended, code = os.waitpid(process.pid, os.WNOHANG)
-                seconds = time.monotonic() - began
-                if ended:
-                    status = code
-                elif seconds > limit:
-                    raise OutOfTimeError
-                else:
-                    peak = max(peak, gpu_memory() - before)
-                    resident = max(resident, largest(process.pid))
+            seconds = time.monotonic() - began
         finally:
             if status is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-        if status:
-            output.seek(0)
-            raise CommandError(f"{' '.join(command)} failed:\n{output.read().decode(errors='replace')[-4000:]}")
-    memory = peak or resident
-    if results is None:
-        return Measured(seconds, memory)
-    figures = json.loads((results / "all_results.json").read_text())
-    return Measured(
-        seconds, memory, figures["train_runtime"], figures["effective_tokens_per_sec"], figures["train_loss"]
-    )
+        output.seek(0)
+        said = end_of(output.read().decode(errors="replace"))
+    name = " ".join(command[:6])
+    if status is None:
+        raise OutOfTimeError(f"{name} ... took more than {limit:.0f} s", said)
+    if status:
+        raise CommandError(f"{name} ... ended with status {status}", said)
+    figures = {}
+    if results is not None:
+        trained = json.loads((results / "all_results.json").read_text())
+        names = {"loop": "train_runtime", "tokens": "effective_tokens_per_sec", "loss": "train_loss"}
+        figures = {figure: trained[key] for figure, key in names.items()}
+    return Measured(seconds, peak, **figures, said=said)
 
 
 def training(model: str, workspace: Path) -> list[str]:
@@ -123,35 +139,31 @@ def training(model: str, workspace: Path) -> list[str]:
     return [*train, "--set", "include_effective_tokens_per_second=true"]
 
 
-@cache
-def planned(*train: str) -> dict[str, Any]:
-    """The config that a training would have."""
-    dry = subprocess.run([*train, "--dry-run"], capture_output=True, text=True, check=False)
-    if dry.returncode:
-        raise CommandError(dry.stderr)
-    config: dict[str, Any] = yaml.safe_load(dry.stdout)
-    return config
+def run_folder(model: str, workspace: Path, run: str = "identity") -> Path:
+    """Where a run of that model lies."""
+    return workspace / "saves" / Path(model).name / run
+
+
+def by_yi_tune(train: list[str], run: Path, limit: float = float("inf")) -> Measured:
+    """Train the run anew, by yi-tune."""
+    return measure([*train, "--fresh"], run, limit)
 
 
 def by_llamafactory(config: dict[str, Any], folder: Path, limit: float = float("inf")) -> Measured:
-    """Train `config` into `folder`, by llamafactory-cli."""
+    """Train `config` into `folder`, by llamafactory-cli; the file beside it has the whole config."""
     file = folder.with_suffix(".yaml")
     file.write_text(yaml.safe_dump({**config, "output_dir": str(folder)}, allow_unicode=True), encoding="utf-8")
     return measure([*LLAMAFACTORY, "train", str(file)], folder, limit)
 
 
-def by_yi_tune(train: list[str], limit: float = float("inf")) -> Measured:
-    """Train anew, by yi-tune."""
-    return measure([*train, "--fresh"], Path(planned(*train)["output_dir"]), limit)
-
-
-def by_tutorial(train: list[str], folder: Path, limit: float = float("inf")) -> Measured:
-    """Train anew by llamafactory-cli with the tutorial's values, but for what both sides share: rows, epochs and
-    learning rate. The rows are those that yi-tune left.
+def by_tutorial(run: Path, folder: Path, limit: float = float("inf")) -> Measured:
+    """Train anew by llamafactory-cli with the tutorial's values, but for what both sides share: model, rows, epochs or
+    steps, and learning rate are those of yi-tune's run.
     """
-    rate = planned(*train)["learning_rate"]
     shutil.rmtree(folder, ignore_errors=True)
-    return by_llamafactory(planned(*train, "--config", "tutorial", "--set", f"learning_rate={rate}"), folder, limit)
+    ours = yaml.safe_load((run / "train.yaml").read_text(encoding="utf-8"))
+    shared = {key: ours[key] for key in SHARED if key in ours}
+    return by_llamafactory(read_config(find_config("tutorial")) | shared, folder, limit)
 
 
 def profiles(model: str, work: Path) -> list[str]:
@@ -159,7 +171,7 @@ def profiles(model: str, work: Path) -> list[str]:
     lines = table("config", "seconds", "loop", "peak memory", "recall zh", "recall en", "plain answers kept")
     for name in PROFILES:
         train = [*training(model, work), "--config", name, "--run", name]
-        run = measure(train, Path(planned(*train)["output_dir"]))
+        run = by_yi_tune(train, run_folder(model, work, name))
         check = [*YI_TUNE, "check", "--run", name, "--workspace", str(work), "--json"]
         asked = json.loads(subprocess.run(check, capture_output=True, text=True, check=True).stdout)
         print(name, run, {key: asked[key] for key in ("recall_zh", "recall_en", "kept")}, flush=True)
@@ -174,7 +186,7 @@ def page(model: str, rounds: list[tuple[Measured, Measured]], table: list[str]) 
     """The page's lines."""
     runs = dict(zip((OURS, THEIRS), zip(*rounds, strict=True), strict=True))
     medians = {
-        name: Measured(*(statistics.median(getattr(run, field) for run in each) for field in vars(each[0])))
+        name: Measured(*(statistics.median(getattr(run, figure) for run in each) for figure in FIGURES))
         for name, each in runs.items()
     }
     ours, theirs = medians[OURS], medians[THEIRS]
@@ -214,9 +226,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         train = [*training(options.model, work), "--set", f"num_train_epochs={EPOCHS}"]
-        rounds = []
+        run, rounds = run_folder(options.model, work), []
         for _ in range(options.rounds):
-            rounds.append((by_yi_tune(train), by_tutorial(train, work / "tutorial")))
+            rounds.append((by_yi_tune(train, run), by_tutorial(run, work / "tutorial")))
             print(*rounds[-1], sep="\n", flush=True)
         lines = page(Path(options.model).name, rounds, profiles(options.model, work))
     write(DOCS / "benchmarks.md", "Benchmarks", "train", lines)

@@ -1,14 +1,18 @@
-"""What measures must not hang, nor call a failure a figure."""
+"""What measures must not hang, nor call a failure a figure, nor lose what it has measured."""
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from bench import gpu, train
+from bench.pages import DOCS, ROOT
 from bench.train import CommandError, Measured, OutOfTimeError, measure
 
 
@@ -25,12 +29,18 @@ def test_measured_command(tmp_path: Path) -> None:
     assert measured.seconds >= 0.3
     # The command's own memory, whatever the process holds that started it.
     assert 0.18 <= measured.memory < 0.3 < len(held) / 1e9
-    assert measure(python("")).loop is None
+    asked = measure(python("print(input())"), stdin="what it is asked\n")
+    assert (asked.loop, asked.said) == (None, "what it is asked")
 
 
-def test_failed_command_says_what_it_said() -> None:
-    with pytest.raises(CommandError, match="no such thing"):
-        measure(python("raise SystemExit('no such thing')"))
+def test_failed_command_has_the_end_of_what_it_said_and_of_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "train.log"
+    log.write_text("".join(f"line {number}\n" for number in range(100)) + "\nno kernel image\n")
+    with pytest.raises(CommandError, match="status 1") as failed:
+        measure(python(f"print('many\\n' * 50); raise SystemExit('The whole story is in {log}')"))
+    lines = failed.value.log.splitlines()
+    assert len(lines) == 30
+    assert (lines[14], lines[-1]) == (f"The whole story is in {log}", "no kernel image")
 
 
 def test_command_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -> None:
@@ -48,43 +58,97 @@ def run_bench(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """bench/gpu.py on a machine without a GPU; returns its exit status."""
     monkeypatch.setattr(gpu, "gpu", lambda figure: "")
     monkeypatch.setattr(sys, "argv", ["gpu", *arguments])
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     with pytest.raises(SystemExit) as ended:
         gpu.main()
     return int(ended.value.code or 0)
 
 
-def test_failing_step_is_reported_and_the_rest_goes_on(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_failing_steps_are_reported_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    def hang(left: float) -> Measured:
+        return measure(python("import time; print('at work', flush=True); time.sleep(300)"), limit=left)
+
+    def not_done_before() -> float:
+        return float(Path("train.yaml").read_text())
+
     steps = [
-        gpu.Step("good", lambda left: measure(python(""), limit=left)),
-        gpu.Step("bad", lambda left: measure(python("raise SystemExit('broken | here')"), limit=left)),
-        gpu.Step("late", lambda left: measure(python("import time; time.sleep(300)"), limit=min(left, 1))),
-        gpu.Step("last", lambda left: Measured(1.5, 2.25, 1.0, 1234.0, 0.25)),
+        gpu.Step("good", partial(measure, python(""), None)),
+        gpu.Step("bad", partial(measure, python("raise SystemExit('broken | here')"), None)),
+        gpu.Step("hangs", hang),
+        gpu.Step("no estimate", lambda left: Measured(3.5, 1.0), not_done_before),
+        gpu.Step("last", lambda left: Measured(1.5, 2.25, 1.0, 1234.0, 0.25), lambda: 2.5),
     ]
     monkeypatch.setattr(gpu, "steps", lambda *_: steps)
-    page = gpu.PAGE.exists()
-    assert run_bench(monkeypatch, "--shape", "tiny") == 1
-    out = capsys.readouterr().out
-    rows = json.loads(out.splitlines()[-1])
-    assert [row["outcome"].split(":")[0] for row in rows] == ["done", "failed", "no time left", "done"]
-    assert "broken" in rows[1]["outcome"]
-    assert "| last | done | 1.5 | 1.0 | 1234 | 2.25 GiB |  | 0.2500 |" in out
-    assert {line.count("|") for line in out.splitlines() if line.startswith("| ")} == {9}
-    # What was tried on a CPU is no page of docs/.
-    assert gpu.PAGE.exists() == page
-    # When the time is over no step begins.
+    monkeypatch.setattr(gpu, "STEP_SECONDS", 1)
+    assert run_bench(monkeypatch, "--shape", "tiny", "--out", str(tmp_path)) == 1
+    rows = json.loads((tmp_path / "bench-gpu.json").read_text())
+    assert [row["outcome"].split(":")[0] for row in rows] == ["done", "failed", "failed", "failed", "done"]
+    page = (tmp_path / "bench-gpu.md").read_text()
+    for line in ("broken | here", "at work", "FileNotFoundError", "| no estimate | failed | 3.5 |"):
+        assert line in page
+    assert "| last | done | 1.5 | 1.0 | 1234 | 2.25 | 2.50 | 0.2500 |" in page
+    table = [line for line in page.splitlines() if line.startswith("| ")]
+    assert {line.count("|") for line in table} == {9}
+    assert all(line in capsys.readouterr().out for line in table[-1:])
+
+
+def test_time_that_is_over(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    page = DOCS / "bench-gpu.md"
+    before = page.exists()
     assert run_bench(monkeypatch, "--shape", "tiny", "--minutes", "0") == 0
-    assert {row["outcome"] for row in json.loads(capsys.readouterr().out.splitlines()[-1])} == {"no time left"}
-    # And a large model takes a GPU.
+    assert "| yi-tune train | no time left |" in capsys.readouterr().out
+    assert page.exists() == before  # what was tried on a CPU is no page of docs/
     assert run_bench(monkeypatch) == 2
     assert "--shape tiny" in capsys.readouterr().err
 
 
-def test_every_step_has_a_name_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+KILLED = """
+from bench import gpu
+from bench.train import Measured
+from functools import partial
+asleep = ["sh", "-c", "echo $$ > pid; exec sleep 300"]
+gpu.gpu = lambda figure: ""
+first, second = gpu.Step("first", lambda left: Measured(1, 2)), gpu.Step("second", partial(gpu.measure, asleep, None))
+gpu.steps = lambda *_: [first, second]
+gpu.main()
+"""
+
+
+def test_killed_run_has_written_what_it_measured(tmp_path: Path) -> None:
+    command = [*python(KILLED), "--shape", "tiny", "--out", str(tmp_path)]
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path})
+    pid, deadline = tmp_path / "pid", time.monotonic() + 60
+    while not (pid.exists() and pid.read_text().strip()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(30) != 0
+    assert "| first | done | 1.0 |" in (tmp_path / "bench-gpu.md").read_text()
+    assert [row["outcome"] for row in json.loads((tmp_path / "bench-gpu.json").read_text())] == ["done"]
+    assert not Path(f"/proc/{int(pid.read_text())}").exists()
+
+
+def test_time_to_the_report_of_both_sides() -> None:
+    seconds = {gpu.OURS: 50.0, gpu.THEIRS: 40.0}
+    assert gpu.time_to_report(seconds) == []
+    told = "\n".join(gpu.time_to_report(seconds | {gpu.THEIR_CHAT: 20.5}))
+    assert "**50.0 s**" in told
+    assert "**60.5 s**, 40.0 s for its train and 20.5 s" in told
+
+
+def test_steps_have_names_of_their_own_and_what_decides_most_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(gpu, "gpu", lambda figure: "NVIDIA H200")
     monkeypatch.setattr(gpu, "find_spec", lambda module: True)
     names = [step.name for step in gpu.steps("yi-1.5-6b", 2, 10, tmp_path)]
     assert len(set(names)) == len(names)
-    for wanted in ("build", train.OURS, train.THEIRS, "micro-batch 1", "chat", "enable_liger_kernel"):
-        assert any(wanted in name for name in names), wanted
+    rest = iter(names)
+    for wanted in (
+        *("nano: yi-tune train", "nano: yi-tune check", "nano: yi-tune chat", "build", train.OURS, "yi-tune check"),
+        *("16 bits", "4 bits", train.THEIRS, gpu.THEIR_CHAT, "512 tokens, checkpointing", "--replay 64", "round 2"),
+    ):
+        assert any(wanted in name for name in rest), wanted

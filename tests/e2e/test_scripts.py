@@ -1,5 +1,7 @@
 """bench/ and nano/ still fit the code: each script is imported and asked for help; bench/gpu.py takes two steps."""
 
+import re
+import shutil
 import subprocess
 import sys
 import time
@@ -9,7 +11,8 @@ import pytest
 
 from bench import gpu
 from bench.pages import ROOT
-from bench.train import OURS
+from bench.train import run_folder
+from tests.e2e.conftest import Trained
 
 SCRIPTS = sorted(path.relative_to(ROOT) for folder in ("bench", "nano") for path in (ROOT / folder).glob("*.py"))
 # In one process: most of the time is the engine's import. Those without options are only imported.
@@ -33,13 +36,20 @@ def test_scripts_can_be_started() -> None:
     assert "all of them" in done.stdout, done.stderr
 
 
-def test_steps_of_the_smallest_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_on_a_model_that_is_trained(trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two of bench/gpu.py's steps on nano's run, which stands for that of its large model."""
     monkeypatch.chdir(ROOT)
-    steps = {step.name: step for step in gpu.steps("tiny", 1, 2, tmp_path)}
-    for name in ("build the model", f"{OURS}, round 1"):
-        row = gpu.take(steps[name], time.monotonic() + 300)
-        assert row.outcome == "done"
-    assert row.measured
-    assert f"| {OURS}, round 1 | done |" in gpu.page("tiny", 2, [row], 1.0)[-1]
-    # Beside what training took; tests/e2e/test_fit.py has the estimate's precision.
-    assert abs((steps["memory at micro-batch 8"].estimate() or 0) / row.measured.memory - 1) < 0.5
+    monkeypatch.setattr(gpu, "ROW_TOKENS", 64)
+    run = run_folder("tiny", tmp_path)
+    shutil.copytree(trained.run, run, ignore=shutil.ignore_patterns("checkpoint-*"))
+    rows = {}
+    for step in gpu.steps("tiny", 1, 2, tmp_path):
+        if step.name.startswith(("yi-tune check", "2 rows")):
+            rows[step.name] = row = gpu.take(step, time.monotonic() + 100)
+            assert row.outcome == "done", row.log
+    check, training = rows.values()
+    assert check.measured
+    assert re.search(r"general prompts: +8 ", check.measured.said)
+    assert training.measured
+    assert training.measured.loss
+    assert training.estimate == pytest.approx(training.measured.memory, rel=0.2)
