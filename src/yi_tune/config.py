@@ -49,10 +49,9 @@ def shipped() -> dict[str, Path]:
 
 def find_config(name: str) -> Path:
     """The config called `name`, or the file of that path. Raises YiTuneError when there is neither."""
-    if name in shipped():
-        return shipped()[name]
-    if Path(name).is_file():
-        return Path(name)
+    path = shipped().get(name, Path(name))
+    if path.is_file():
+        return path
     raise YiTuneError(f"No config is called {name!r}, and no such file exists.", did_you_mean(name, list(shipped())))
 
 

@@ -67,9 +67,8 @@ class Run:
     @property
     def failure(self) -> str:
         """The error that ended the last training; empty if none did, or none could be written."""
-        with suppress(OSError):
-            return (self.folder / "failure.txt").read_text(encoding="utf-8", errors="ignore")
-        return ""
+        file = self.folder / "failure.txt"
+        return file.read_text(encoding="utf-8", errors="ignore") if file.is_file() else ""
 
     def record_failure(self, message: str) -> None:
         """Keep the error that ended training, until the run goes on; on a full disk it may be lost."""

@@ -103,23 +103,17 @@ def _replay(planned: TrainPlan, progress: Progress) -> Dataset:
 
 
 def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> "Assistant":
-    """Train as planned; out of memory, in half the micro-batch from the newest whole checkpoint on, and so on.
-
-    The run folder is told of each change. Raises YiTuneError when there are no smaller steps; else as
-    engine.trainer.train does.
+    """Train as planned; out of memory, in half the micro-batch from the newest whole checkpoint on, and so on, as long
+    as there are smaller steps. The run folder is told of each change. Raises as engine.trainer.train does.
     """
     from yi_tune.engine.trainer import OutOfMemoryError, train
 
     while True:
         try:
             return train(planned.config, checkpoint, progress)
-        except OutOfMemoryError as error:
+        except OutOfMemoryError:
             if not (changes := smaller(planned.config)):
-                raise YiTuneError(
-                    f"Out of memory with one row a step: {error}",
-                    "Free some (what else runs on this machine?), or take a shorter cutoff (--set cutoff_len=...) or a "
-                    "smaller model (yi-tune models).",
-                ) from None
+                raise
         planned = planned.changed(changes, "memory ran out with more")
         write_configs(planned.run, planned.config, planned.chat_config)
         checkpoint = newest_whole(planned.run.folder, progress.say)
@@ -136,8 +130,8 @@ def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:
         return full
     if is_out_of_memory(error):
         return YiTuneError(
-            f"Out of memory while a model was loaded or asked: {error}",
-            "Free some, then type the same command, without --fresh: it goes on where it stopped. Or take a smaller "
-            "model (yi-tune models).",
+            f"Out of memory: {error}",
+            "Free some (what else runs on this machine?), then type the same command, without --fresh: it goes on "
+            "where it stopped. Or take a shorter cutoff (--set cutoff_len=...) or a smaller model (yi-tune models).",
         )
     return YiTuneError(f"Training failed: {type(error).__name__}: {error}", f"The whole story is in {planned.run.log}")

@@ -87,10 +87,7 @@ def _draw(source: Source, lines: Iterator[str]) -> Iterable[str]:
     if source.rows is None:
         return lines
     draw = random.Random(42)  # noqa: S311
-    drawn = list(islice(lines, source.rows))
-    for number, line in enumerate(lines, source.rows + 1):
-        if (place := draw.randrange(number)) < source.rows:
-            drawn[place] = line
+    drawn = heapq.nlargest(source.rows, lines, key=lambda _: draw.random())
     if len(drawn) < source.rows:
         raise YiTuneError(
             f"{source.path} has {len(drawn):,} good rows; {source.rows:,} are asked for.", "Ask for fewer."

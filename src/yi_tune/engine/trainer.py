@@ -21,7 +21,7 @@ from yi_tune.errors import is_out_of_memory
 from yi_tune.progress import Progress
 
 
-class OutOfMemoryError(Exception):
+class OutOfMemoryError(MemoryError):
     """Memory ran out in training, and the model is freed."""
 
 
