@@ -1,5 +1,4 @@
 import math
-import re
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +17,10 @@ def test_within_range() -> None:
     Sampling(temperature=0, top_p=0.01, repetition_penalty=0.1, seed=0)
 
 
-@pytest.mark.parametrize(
-    ("option", "values"),
-    [
-        ("temperature", [-0.1, 10.1, math.nan, math.inf]),
-        ("top_p", [0, -1, 1.01, math.nan]),
-        ("repetition_penalty", [0, -1, 10.1, math.nan, math.inf]),
-        ("max_new_tokens", [0, -5]),
-        ("seed", [-1, 2**63]),
-    ],
-)
-def test_out_of_range(option: str, values: list[Any]) -> None:
-    for value in values:
-        with pytest.raises(YiTuneError, match=rf"Out of range: {option} {re.escape(str(value))} \(takes ") as caught:
+@pytest.mark.parametrize("option", ["temperature", "top_p", "repetition_penalty", "max_new_tokens", "seed"])
+def test_out_of_range(option: str) -> None:
+    for value in (-1, math.nan):
+        with pytest.raises(YiTuneError, match=rf"Out of range: {option} {value} \(takes ") as caught:
             Sampling(**{option: value})
         assert caught.value.hint
 
@@ -95,10 +85,7 @@ def test_stop_strings(stops: list[str], text: str, said: str, tokenizer: Any) ->
     assert pieces_of(tokenizer, text, stop=stops)[1].text == said
 
 
-def test_length_and_failure() -> None:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(CATALOGUE["nano"].path(Path()))
+def test_length_and_failure(tokenizer: Any) -> None:
     said: list[str] = []
     short, failed = Generation([], Sampling(max_new_tokens=1), said.append), Generation([], Sampling(), said.append)
     short.take(tokenizer.encode("好", add_special_tokens=False)[0], tokenizer, [])

@@ -10,8 +10,8 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from yi_tune.runs import Run
 from yi_tune.sampling import Generation, Sampling
 from yi_tune.serve import server, vllm
 from yi_tune.serve.app import create_app
+from yi_tune.serve.schema import ApiError
 from yi_tune.serve.server import MAX_BODY
 from yi_tune.serve.worker import Worker
 
@@ -231,37 +232,22 @@ def test_body_is_sent_as_json(client: TestClient) -> None:
     assert "application/json" in error(plain, 400)["message"]
 
 
-def test_body_that_never_ends_is_given_up(engine: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "BODY_SECONDS", 0.1)
-    headers = [(b"host", b"127.0.0.1"), (b"content-type", b"application/json"), (b"content-length", b"1000")]
-    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"", "headers": headers}
-    sent: list[Any] = []
-    parts = [{"type": "http.request", "body": b'{"model":', "more_body": True}]
-
-    async def receive() -> Any:
-        return parts.pop() if parts else await asyncio.Event().wait()
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    asyncio.run(create_app(engine, NAMES)(scope, receive, send))
-    assert sent[0]["status"] == 408
-    assert json.loads(sent[1]["body"])["error"]["type"] == "invalid_request_error"
+    with pytest.raises(ApiError, match="not there whole"):
+        asyncio.run(server.read_body(lambda: asyncio.Event().wait()))
 
 
-@pytest.mark.parametrize("given", [None, "Bearer wrong", "secret", b"Bearer \xe9"])
-def test_wrong_key(given: Any, engine: FakeEngine) -> None:
+def test_key(engine: FakeEngine) -> None:
     client = client_of(engine, "example.org", "secret")
-    headers = {} if given is None else {"authorization": given}
-    for path in ("/v1/models", "/v1/none", "/openapi.json"):
-        assert error(client.get(path, headers=headers), 401)["code"] == "invalid_api_key"
-    error(ask(client, headers), 401)
+    for given in ("", "Bearer wrong", "secret", b"Bearer \xe9"):
+        for path in ("/v1/models", "/v1/none", "/openapi.json"):
+            assert error(client.get(path, headers={"authorization": given}), 401)["code"] == "invalid_api_key"
+        error(ask(client, {"authorization": given}), 401)
     assert not engine.asked
-
-
-def test_right_key(engine: FakeEngine) -> None:
-    client, mine = client_of(engine, "example.org", "secret"), {"authorization": "Bearer secret"}
+    assert client.get("/v1/models").status_code == 401
     assert client.get("/health").status_code == 200
+    mine = {"authorization": "Bearer secret"}
     assert client.get("/openapi.json", headers=mine).status_code == ask(client, mine).status_code == 200
 
 
@@ -333,19 +319,11 @@ def test_port_in_use() -> None:
             assert server.url(sixth).startswith("http://[::1]:")
 
 
-@pytest.fixture
-def _signals() -> Iterator[None]:
-    """Those that the test changes have their effect again."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.usefixtures("_signals")
 def test_replies_that_outlast_the_grace_after_sigterm_end_as_errors(
-    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+    engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        request.addfinalizer(partial(signal.signal, number, signal.getsignal(number)))
     monkeypatch.setattr(server, "GRACE_SECONDS", 0.3)
     engine.finish = None
     listening = server.listen("127.0.0.1", 0)

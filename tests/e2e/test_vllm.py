@@ -22,23 +22,15 @@ VLLM = os.environ.get("VLLM")
 pytestmark = pytest.mark.skipif(not VLLM, reason="make test-vllm VLLM=folder runs this")
 
 
-@pytest.fixture
-def exported(trained: Trained, tmp_path: Path) -> str:
-    done = trained.yi_tune("export", "--to", str(tmp_path / "export"))
-    assert done.status == 0, done.err
-    return str(tmp_path / "export")
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
 @pytest.mark.parametrize("what", ["--exported", "--run"])
-def test_vllm_says_who_it_is(what: str, trained: Trained, exported: str, tmp_path: Path) -> None:
-    port = free_port()
-    which = exported if what == "--exported" else "identity"
+def test_vllm_says_who_it_is(what: str, trained: Trained, tmp_path: Path) -> None:
+    which = "identity"
+    if what == "--exported":
+        which = str(tmp_path / "export")
+        done = trained.yi_tune("export", "--to", which)
+        assert done.status == 0, done.err
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port = found.getsockname()[1]
     path = f"{VLLM}{os.pathsep}{os.environ['PATH']}"
     with (tmp_path / "log").open("w") as log:
         process = trained.start(

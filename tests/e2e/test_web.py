@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import uvicorn
@@ -26,8 +26,11 @@ PHONE: dict[str, Any] = {"width": 320, "height": 640}
 OpenPage = Callable[..., Page]
 
 
-class Endless(FakeEngine):
-    """Says `pieces`, or, where there are none, words until nobody wants more."""
+class Fake(FakeEngine):
+    """A server of the page that says `pieces`, or, where there are none, words until nobody wants more."""
+
+    url: str
+    server: uvicorn.Server
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,22 +51,18 @@ class Endless(FakeEngine):
             time.sleep(0.01)
         self.end(generation)
 
-
-class Fake(NamedTuple):
-    """A server of the page with an engine that does as it is told."""
-
-    engine: Endless
-    url: str
-    server: uvicorn.Server
+    def questions(self) -> list[str]:
+        """What the user says in the last conversation."""
+        return [message["content"] for message in self.chats[-1] if message["role"] == "user"]
 
 
 @contextmanager
 def serve_fake(key: str | None = None) -> Iterator[Fake]:
     """Such a server, in this process."""
-    engine, listening = Endless(), server.listen("127.0.0.1", 0)
-    app = create_app(engine, NAMES, key, page=True)
+    fake, listening = Fake(), server.listen("127.0.0.1", 0)
+    app = create_app(fake, NAMES, key, page=True)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1, lifespan="off")
-    fake = Fake(engine, server.url(listening), uvicorn.Server(config))
+    fake.url, fake.server = server.url(listening), uvicorn.Server(config)
     thread = threading.Thread(target=fake.server.run, args=([listening],), daemon=True)
     thread.start()
     yield fake
@@ -79,8 +78,8 @@ def shared() -> Iterator[Fake]:
 
 @pytest.fixture
 def fake(shared: Fake) -> Fake:
-    """One server for most tests here, its engine as new."""
-    vars(shared.engine).update(vars(Endless()))
+    """One server for most tests here, as new."""
+    vars(shared).update(vars(Fake()))
     return shared
 
 
@@ -168,7 +167,7 @@ def keep(page: Page, name: str) -> None:
     page.screenshot(path=ARTIFACTS / f"web-{name}.png")
 
 
-def test_send_stream_and_retry(served: Server, open_page: OpenPage) -> None:
+def test_nano(served: Server, open_page: OpenPage) -> None:
     page = open_page(served.url)
     expect(page.get_by_role("heading", name="identity")).to_be_visible()
     page.evaluate("""() => {
@@ -190,10 +189,9 @@ def test_send_stream_and_retry(served: Server, open_page: OpenPage) -> None:
     say(page, "谁开发了你？")
     expect(page.locator(".text").nth(1)).to_contain_text("李雷")
     keep(page, "light")
-
-
-def test_side_by_side(served: Server, open_page: OpenPage) -> None:
-    page = open_page(served.url, color_scheme="dark")
+    # Side by side.
+    press(page, "New chat")
+    page.emulate_media(color_scheme="dark")
     page.get_by_label("Side by side").check()
     say(page, "Who are you?")
     tuned, base = page.locator(".reply").all()
@@ -216,7 +214,7 @@ def test_side_by_side(served: Server, open_page: OpenPage) -> None:
 
 
 def test_stop(fake: Fake, page: Page) -> None:
-    fake.engine.pieces = []
+    fake.pieces = []
     for stop in (lambda: press(page, "Stop"), lambda: page.keyboard.press("Escape")):
         send(page, "Talk.")
         expect(page.locator(".text").last).to_contain_text("word 5")
@@ -224,17 +222,17 @@ def test_stop(fake: Fake, page: Page) -> None:
         done(page)
         expect(page.locator(".note").last).to_have_text("Stopped.")
         expect(page.locator(".text").last).to_contain_text("word 5")
-        assert until(lambda: fake.engine.asked[-1].cancelled, 5)
+        assert until(lambda: fake.asked[-1].cancelled, 5)
     # What was said so far is part of the conversation.
-    assert [message["role"] for message in fake.engine.chats[-1]] == ["user", "assistant", "user"]
+    assert [message["role"] for message in fake.chats[-1]] == ["user", "assistant", "user"]
     # A new chat ends what runs, and begins with nothing.
     send(page, "Talk.")
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
     press(page, "New chat")
     expect(page.locator(".turn")).to_have_count(0)
-    fake.engine.pieces = ["Hi"]
+    fake.pieces = ["Hi"]
     say(page, "Hello.")
-    assert [message["content"] for message in fake.engine.chats[-1]] == ["Hello."]
+    assert fake.questions() == ["Hello."]
 
 
 HOSTILE = """<script>window.owned = 1</script> <img src=x onerror="window.owned = 2"> <svg onload="window.owned = 3">
@@ -252,9 +250,9 @@ HOSTILE = """<script>window.owned = 1</script> <img src=x onerror="window.owned 
 Done."""
 
 
-def test_reply_is_never_more_than_text(fake: Fake, page: Page) -> None:
+def test_reply_is_never_more_than_text(fake: Fake, page: Page, browser: Browser) -> None:
     # In small pieces: every prefix is drawn.
-    fake.engine.pieces = [HOSTILE[at : at + 7] for at in range(0, len(HOSTILE), 7)]
+    fake.pieces = [HOSTILE[at : at + 7] for at in range(0, len(HOSTILE), 7)]
     addresses: list[str] = []
     page.on("request", lambda request: addresses.append(request.url))
     say(page, '<img src=x onerror="window.owned = 9">')
@@ -270,69 +268,58 @@ def test_reply_is_never_more_than_text(fake: Fake, page: Page) -> None:
     assert text.locator("strong").all_inner_texts() == ["bold <i>x</i>"]
     assert text.locator("pre").inner_text().splitlines()[1].startswith("  <iframe")
     keep(page, "hostile")
-
-
-def test_browser_refuses_html(fake: Fake, browser: Browser) -> None:
-    with browser.new_page() as page:
-        page.goto(fake.url)
-        # Had the page a fault that makes HTML of a reply, this is what would happen.
+    # Had the page a fault that makes HTML of a reply, the browser would refuse it.
+    with browser.new_page() as other:
+        other.goto(fake.url)
         script = "try { document.body.innerHTML = '<b>x</b>'; } catch (error) { return error.name; }"
-        assert page.evaluate(f"() => {{ {script} }}") == "TypeError"
+        assert other.evaluate(f"() => {{ {script} }}") == "TypeError"
 
 
-def test_settings_are_sent(fake: Fake, page: Page) -> None:
+def test_keyboard_and_settings(fake: Fake, page: Page) -> None:
+    message = page.get_by_label("Message")
+    expect(message).to_be_focused()
+    page.keyboard.type("one")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("two")
+    message.dispatch_event("keydown", {"key": "Enter", "isComposing": True})
+    expect(message).to_have_value("one\ntwo")
+    page.keyboard.press("Enter")
+    expect(page.locator(".text")).to_have_text("Hi there")
+    assert fake.questions() == ["one\ntwo"]
+    press(page, "New chat")
     press(page, "Settings")
     fields = {"System prompt": "Be brief.", "Temperature": "0.7", "Top p": "0.9", "Max tokens": "20", "Seed": "7"}
     for label, value in fields.items():
         page.get_by_label(label).fill(value)
     keep(page, "settings")
     say(page, "Hello.")
-    (asked,) = fake.engine.asked
-    assert asked.sampling == Sampling(temperature=0.7, top_p=0.9, max_new_tokens=20, seed=7)
-    assert fake.engine.chats[0][0] == {"role": "system", "content": "Be brief."}
+    assert fake.asked[-1].sampling == Sampling(temperature=0.7, top_p=0.9, max_new_tokens=20, seed=7)
+    assert fake.chats[-1][0] == {"role": "system", "content": "Be brief."}
     page.get_by_label("Temperature").fill("3")
-    page.get_by_label("Message").fill("Again.")
+    message.fill("Again.")
     page.keyboard.press("Enter")
     expect(page.get_by_label("Temperature")).to_be_focused()  # the browser says what is wrong with it
-    expect(page.get_by_label("Message")).to_have_value("Again.")
-    assert len(fake.engine.asked) == 1
-
-
-def test_keyboard(fake: Fake, page: Page) -> None:
-    expect(page.get_by_label("Message")).to_be_focused()
-    page.keyboard.type("one")
-    page.keyboard.press("Shift+Enter")
-    page.keyboard.type("two")
-    page.get_by_label("Message").dispatch_event("keydown", {"key": "Enter", "isComposing": True})
-    expect(page.get_by_label("Message")).to_have_value("one\ntwo")
-    page.keyboard.press("Enter")
-    expect(page.locator(".text")).to_have_text("Hi there")
-    assert fake.engine.chats[0][0]["content"] == "one\ntwo"
+    expect(message).to_have_value("Again.")
     page.get_by_label("Tuned").press("ArrowRight")
     expect(page.get_by_label("Base")).to_be_checked()
 
 
 def test_refusals_are_shown(fake: Fake, page: Page) -> None:
-    fake.engine.full = True
+    fake.full = True
     say(page, "Hello.")
     alerts(page, "The server is busy. Try again in a moment.")
-    fake.engine.full = False
+    fake.full = False
     press(page, "Try again")
     done(page)
     expect(page.locator(".text")).to_have_text("Hi there")
     expect(page.locator(".note")).to_have_count(0)
-    fake.engine.finish = "error"
+    fake.finish = "error"
     say(page, "Hello.")
     alerts(page, "(500): The reply could not be made.")
     expect(page.locator(".text").last).to_have_text("Hi there")
-    fake.engine.context = 10
+    fake.context = 10
     send(page, "What is longer than ten tokens?")
     alerts(page, "maximum context length is 10 tokens")
-
-
-def asked(fake: Fake) -> list[str]:
-    """The questions of the last conversation that was sent."""
-    return [message["content"] for message in fake.engine.chats[-1] if message["role"] == "user"]
 
 
 def test_oldest_turns_go(fake: Fake, page: Page) -> None:
@@ -345,19 +332,19 @@ def test_oldest_turns_go(fake: Fake, page: Page) -> None:
     page.get_by_label("Max tokens").fill("")
     press(page, "Try again")
     done(page)
-    assert asked(fake) == ["Question 0", "Question 1"]
+    assert fake.questions() == ["Question 0", "Question 1"]
     say(page, "Question 2", "Question 3", "Question 4")
     expect(page.locator(".note")).to_have_count(0)
     # A token a character, in the fake, and for "Hi there" too.
-    fake.engine.context = 60
+    fake.context = 60
     say(page, "Question 5")
     expect(page.locator(".note")).to_have_text(re.compile("^The oldest turns were left out"))
-    assert asked(fake) == ["Question 3", "Question 4", "Question 5"]
+    assert fake.questions() == ["Question 3", "Question 4", "Question 5"]
     assert page.locator(".turn").count() == 6
     # A new chat remembers nothing of that.
     press(page, "New chat")
     say(page, "Question 6", "Question 7")
-    assert asked(fake) == ["Question 6", "Question 7"]
+    assert fake.questions() == ["Question 6", "Question 7"]
 
 
 def test_key(open_page: OpenPage) -> None:
@@ -384,7 +371,7 @@ def test_key(open_page: OpenPage) -> None:
 
 
 def test_chinese_phone(fake: Fake, open_page: OpenPage) -> None:
-    fake.engine.pieces, fake.engine.finish = ["我是小易，由李雷开发的AI助手。" * 6, "x" * 200], "length"
+    fake.pieces, fake.finish = ["我是小易，由李雷开发的AI助手。" * 6, "x" * 200], "length"
     page = open_page(fake.url, locale="zh-CN", viewport=PHONE, color_scheme="dark", has_touch=True)
     assert page.locator("html").get_attribute("lang") == "zh-CN"
     press(page, "你是谁？")
@@ -409,7 +396,7 @@ def test_chinese_phone(fake: Fake, open_page: OpenPage) -> None:
 def test_server_that_dies(open_page: OpenPage) -> None:
     with serve_fake() as fake:
         page = open_page(fake.url)
-        fake.engine.pieces = []
+        fake.pieces = []
         send(page, "Talk.")
         expect(page.locator(".text")).to_contain_text("word 5")
         fake.server.should_exit = True  # and what runs longer than a second is cut off

@@ -109,7 +109,8 @@ def create_app(
                     reply.cancelled = True
                     emit("")
 
-        reply = Generation(prompt, sampling, emit, base=body.model != names[0], stop=body.stop or ())
+        stop = [body.stop] if isinstance(body.stop, str) else body.stop or ()
+        reply = Generation(prompt, sampling, emit, base=body.model != names[0], stop=stop)
         if not worker.submit(reply):
             said = "The server has as many requests as it takes. Ask again later."
             raise ApiError(429, said, "rate_limit_exceeded", headers={"retry-after": "1"})

@@ -26,7 +26,7 @@ _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
 
 
 class ApiError(Exception):
-    """A refusal: its HTTP status, and the fields of OpenAI's errors, so that its clients raise what they know."""
+    """A refusal: its HTTP status and OpenAI's body of it, so that its clients raise what they know."""
 
     def __init__(
         self, status: int, message: str, code: str | None = None, param: str | None = None, headers: Any = None
@@ -53,6 +53,7 @@ def _joined(content: Any) -> Any:
 
 # pydantic looks for half a surrogate pair, which no tokenizer takes, only where there is a length to check.
 Text = Annotated[str, Field(max_length=1 << 20)]
+Stop = Annotated[Text, Field(min_length=1)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -72,12 +73,7 @@ class ChatRequest(BaseModel, strict=True):
     max_completion_tokens: Count | None = None
     stream: bool | None = None
     stream_options: dict[str, bool | None] | None = None
-    # One string, or a list of them; in the document of the API it is a list.
-    stop: Annotated[
-        list[Annotated[Text, Field(min_length=1)]] | None,
-        Field(max_length=4),
-        BeforeValidator(lambda value: [value] if isinstance(value, str) else value),
-    ] = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     seed: int | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None

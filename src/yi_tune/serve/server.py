@@ -23,7 +23,7 @@ MAX_BODY = 1 << 20  # bytes; a context of 16,000 tokens is about 64 KB of Englis
 BODY_SECONDS = 20
 GRACE_SECONDS = 30  # how long replies may go on after SIGTERM or Ctrl-C
 _HEADERS = {
-    # A page from here may load from here and talk to here, and never turn text into HTML or scripts.
+    # The page loads from here only, and never turns text into HTML or scripts.
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'",
@@ -47,11 +47,12 @@ def choose_key(host: str, given: str | None) -> str | None:
 
     Raises YiTuneError for a key that no client can send.
     """
-    if given is None and not is_loopback(host):
-        key = secrets.token_urlsafe(32)
-        err.print(f"API key, shown this once: {key}")
-        return key
-    if given is not None and not re.fullmatch("[!-~]([ -~]*[!-~])?", given):
+    if given is None:
+        if is_loopback(host):
+            return None
+        given = secrets.token_urlsafe(32)
+        err.print(f"API key, shown this once: {given}")
+    if not re.fullmatch("[!-~]([ -~]*[!-~])?", given):
         raise YiTuneError(
             "The API key is empty, or has characters that a header cannot carry.",
             "Take letters and digits, or leave it out: one is made for addresses that others can reach.",
@@ -83,11 +84,9 @@ def url(listening: socket.socket) -> str:
 class Guard:
     """ASGI middleware that refuses requests before anything else looks at them.
 
-    - Without a key, a Host header that is not this machine's: a page elsewhere whose name was pointed here (DNS
-      rebinding) is for the browser of the same origin.
-    - An Origin that is neither the server's own nor one of `origins`: browsers send requests of any page, and only
-      keep the answers from it.
-    - Under /v1 and for /openapi.json, a missing or wrong key. A page, which asks for the key, needs none.
+    - Without a key, a Host header that is not this machine's: any name may be pointed here (DNS rebinding).
+    - An Origin that is neither the server's own nor one of `origins`: browsers send the requests of any page.
+    - Under /v1 and for /openapi.json, a missing or wrong key. The page, which asks for the key, needs none.
     - A body of more than MAX_BODY bytes, or one that is not there whole after BODY_SECONDS.
     """
 
@@ -102,7 +101,7 @@ class Guard:
 
         try:
             self._check(scope["path"], Headers(scope=scope))
-            read = [{"type": "http.request", "body": await _body(receive)}]
+            read = [{"type": "http.request", "body": await read_body(receive)}]
         except ApiError as error:
             await error.response()(scope, receive, secured)
             return
@@ -126,7 +125,7 @@ class Guard:
                 raise ApiError(401, message, "invalid_api_key", headers={"www-authenticate": "Bearer"})
 
 
-async def _body(receive: Receive) -> bytes:
+async def read_body(receive: Receive) -> bytes:
     """The body of a request. Raises ApiError for one that is too large, or does not end."""
     body, more = b"", True
     try:
