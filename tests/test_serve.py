@@ -211,20 +211,20 @@ def test_conversation_as_the_template_has_it(client: TestClient, engine: FakeEng
 
 
 @pytest.mark.parametrize(
-    ("content", "status"),
+    ("content", "status", "said"),
     [
-        (b"", 400),
-        (b"\xff", 400),
-        (b"[" * 100_000, 400),
-        (b'{"model": "\\ud800", "messages": [{"role": "user", "content": "x"}]}', 400),
-        (b'{"model": "mine", "messages": [{"role": "user", "content": "\\ud800"}]}', 400),
-        (b'{"model": "mine", "temperature": NaN, "messages": [{"role": "user", "content": "x"}]}', 400),
-        (b"x" * (MAX_BODY + 1), 413),
-        ((b"x" * 65536 for _ in range(40)), 413),
+        (b"", 400, "The body"),
+        (b"\xff", 400, "the body"),
+        (b"[" * 100_000, 400, "the body"),
+        (b'{"model": "\\ud800", "messages": [{"role": "user", "content": "x"}]}', 400, "'model'"),
+        (b'{"model": "mine", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, "'messages.0.content'"),
+        (b'{"model": "mine", "messages": [{"role": "user", "content": "x"}], "top_p": NaN}', 400, "'top_p'"),
+        (b"x" * (MAX_BODY + 1), 413, "too large"),
+        ((b"x" * 65536 for _ in range(40)), 413, "too large"),
     ],
 )
-def test_bodies_that_are_none(content: Any, status: int, client: TestClient) -> None:
-    error(client.post("/v1/chat/completions", content=content, headers=JSON), status)
+def test_bodies_that_are_none(content: Any, status: int, said: str, client: TestClient) -> None:
+    assert said in error(client.post("/v1/chat/completions", content=content, headers=JSON), status)["message"]
 
 
 def test_body_is_sent_as_json(client: TestClient) -> None:

@@ -38,7 +38,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
         error = invalid(error)
     elif isinstance(error, HTTPException):
         url = f"Invalid URL ({request.method} {request.url.path})"
-        error = ApiError(error.status_code, url, headers=error.headers)
+        error = ApiError(error.status_code, error.detail if error.status_code == 400 else url, headers=error.headers)
     elif not isinstance(error, ApiError):
         error = ApiError(500, "The server made a mistake. Its log says more.")
     return error.response()

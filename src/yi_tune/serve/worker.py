@@ -70,8 +70,7 @@ class Worker:
                 except Exception:  # of memory, for one: whoever is in this batch is told, the server goes on
                     traceback.print_exc()
                     batches[base] = self._assistant.batch()
-                    for one in self._wanted():
-                        if one.begun and one.base == base:
-                            one.fail()
+                    for one in {*batch.rows, *joining}:
+                        one.fail()
         for one in self._wanted():
             one.fail()
