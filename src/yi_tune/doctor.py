@@ -23,14 +23,11 @@ from yi_tune.plan.memory import choose_fit, refuse
 
 _RUN = 1_000_000_000  # bytes of a run: adapter, checkpoints with the optimiser's state, logs
 
-Check = dict[str, str]
+Check = dict[str, str]  # name, verdict, found and remedy
 
 
 def diagnose(model: str, workspace: Path) -> list[Check]:
-    """All that training `model` in `workspace` depends on: name, verdict, found and remedy of each.
-
-    Raises YiTuneError for an unknown model.
-    """
+    """All that training `model` in `workspace` depends on. Raises YiTuneError for an unknown model."""
     local = find_model(model, workspace)
     with err.status("Loading the packages"):
         packages, hardware = _packages(), None

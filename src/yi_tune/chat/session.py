@@ -166,8 +166,7 @@ class Session:
             raise YiTuneError(f"{path} is not JSON lines in UTF-8: {error}.", "It takes what /save writes.") from None
         system = messages.pop(0)["content"] if messages[0]["role"] == "system" else None
         self.start(system, messages)
-        last = " The last one has no answer: /retry asks it." if self.unanswered else ""
-        return f"Going on after {len(messages)} messages from {path}.{last}"
+        return f"Going on after {len(messages)} messages from {path}."
 
     def _switch(self, *, base: bool) -> str:
         self.base = base
@@ -177,10 +176,9 @@ class Session:
         last = self.assistant.last
         if last is None:
             raise YiTuneError("There is no reply yet.")
+        times = f"at {last.tokens_per_second:.1f} tokens/s, the first after {last.first_token_seconds:.2f} s"
         return (
-            f"{last.tokens} tokens at {last.tokens_per_second:.1f} tokens/s, the first after "
-            f"{last.first_token_seconds:.2f} s; {last.prompt_tokens} tokens were read, {last.cached_tokens} of them "
-            "cached"
+            f"{last.tokens} tokens {times}; {last.prompt_tokens} tokens were read, {last.cached_tokens} of them cached"
         )
 
     def _clear(self, _: str) -> str:
@@ -214,11 +212,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Session, str], str | None]]] = {
     "/load": ("FILE", "go on from a conversation that was saved", Session._load),
     "/base": ("", "talk to the base model, as it was before", lambda at, _: at._switch(base=True)),
     "/tuned": ("", "talk to the tuned model", lambda at, _: at._switch(base=False)),
-    "/compare": (
-        "[TEXT]",
-        "both answers side by side, to TEXT or the last message",
-        lambda at, text: at.say(text, both=True),
-    ),
+    "/compare": ("[TEXT]", "both answers, to TEXT or the last message", lambda at, text: at.say(text, both=True)),
     "/stats": ("", "tokens and times of the last reply", Session._stats),
     "/clear": ("", "start over; the system prompt stays", Session._clear),
     "/help": ("", "this list", Session._help),
@@ -228,10 +222,7 @@ KEYS = "Ctrl-C stops an answer, Ctrl-D leaves, Alt-Enter breaks the line, Tab co
 
 
 def interactive(session: Session, ask: Callable[[str], str]) -> None:
-    """Chat with a person until /exit or end of file; `ask` shows a prompt and reads a message, as `input` does.
-
-    Whatever a command or an answer dies of, the chat goes on.
-    """
+    """Chat until /exit or end of file, whatever a command or an answer dies of; `ask` reads as `input` does."""
     note = session.screen.note
     note("Type a message, or /help.")
     while True:

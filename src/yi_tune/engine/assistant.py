@@ -107,10 +107,7 @@ class Assistant:
         return Batch(self.model, self.tokenizer, self.stop_ids)
 
     def stream(self, messages: list[Message], sampling: Sampling) -> Generator[str]:
-        """The reply, piece by piece. Closing the iterator, or Ctrl-C, ends the reply.
-
-        Raises YiTuneError when the conversation leaves no room for a reply.
-        """
+        """The reply, piece by piece, until it ends or the iterator is closed. Raises YiTuneError if it has no room."""
         ids = self.encode(messages)
         room = self.context - len(ids)
         if room < 1:
@@ -186,10 +183,7 @@ def cast_frozen(model: torch.nn.Module, dtype: torch.dtype) -> None:
 
 
 def load_assistant(config: Config) -> Assistant:
-    """Load the model, the adapter and the tokenizer that a chat.yaml names.
-
-    LLaMA-Factory would merge the adapter into unquantised weights and lose the base, so the adapter is put on here.
-    """
+    """Load the model, the adapter and the tokenizer that a chat.yaml names."""
     adapter = config.get("adapter_name_or_path")
     alone = {key: value for key, value in config.items() if key != "adapter_name_or_path"}
     model_args, _, finetuning_args, _ = get_infer_args(alone)
@@ -198,7 +192,7 @@ def load_assistant(config: Config) -> Assistant:
     tokenizer = load_tokenizer(model_args)["tokenizer"]
     model: Any = load_model(tokenizer, model_args, finetuning_args)
     cast_frozen(model, model_args.compute_dtype)
-    if adapter is not None:
+    if adapter is not None:  # LLaMA-Factory would merge it into unquantised weights, and lose the base
         # In float32 on quantised layers only: beside others the casts to and fro take longer than they save.
         model = PeftModel.from_pretrained(model, adapter, autocast_adapter_dtype="quantization_bit" in config)
     return Assistant(model, tokenizer, config["template"])
@@ -208,21 +202,18 @@ def load_exported(folder: Path, gguf: str) -> Assistant:
     """Load the model in `folder`, from the GGUF file named `gguf` unless that is "", as any program does."""
     source: dict[str, Any] = {"gguf_file": gguf} if gguf else {}
     hardware = detect()
-    # As `chat` computes: hardware without bf16 would emulate it, slowly.
-    dtype = torch.bfloat16 if hardware.bf16 else torch.float16 if hardware.gpu else torch.float32
-    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, **source)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=hardware.dtypes[0], **source)
     tokenizer = AutoTokenizer.from_pretrained(folder, **source)
     return Assistant(model.to("cuda" if hardware.gpu else "cpu"), tokenizer, None)
 
 
 def llamafactory_chat(chat_yaml: Path, config: Config) -> None:
-    """LLaMA-Factory's own chat, as `llamafactory-cli chat` starts it, until `exit` or the end of the input.
+    """LLaMA-Factory's own chat, until `exit` or the end of the input. Raises YiTuneError when it fails.
 
-    `config` goes along: the run folder of `chat_yaml` may have been moved. Raises YiTuneError when the chat fails.
+    `config` is what `chat_yaml` says, with its paths as they are today.
     """
     from llamafactory.chat.chat_model import run_chat
 
-    # They are read there.
     sys.argv = ["llamafactory-cli", str(chat_yaml), *(f"{key}={json.dumps(value)}" for key, value in config.items())]
     try:
         run_chat()

@@ -26,10 +26,7 @@ _CORRECTION = {"add_prefix_space": False, "tokenizer_class": "LlamaTokenizer"}
 
 
 def correct_tokenizer(folder: Path, origin: Origin, console: Console) -> Origin:
-    """Correct tokenizer_config.json where that is needed, and keep the hub's beside it.
-
-    Returns the record with both.
-    """
+    """Correct tokenizer_config.json where that is needed, and keep the hub's beside it; returns the record of both."""
     if not (change := correction(folder, console)):
         return origin
     why = f"{CONFIG}: {json.dumps(change)}. As published, {_WRONG}"
