@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le
 
 from yi_tune.config import Config
 from yi_tune.data.identity import NAMES
-from yi_tune.errors import YiTuneError, did_you_mean
+from yi_tune.errors import did_you_mean
 from yi_tune.models import LINEAR
 from yi_tune.output import engine_output_to, log_folder
 
@@ -121,22 +121,16 @@ def is_trainable(names: Any) -> bool:
     return isinstance(names, str) and {name.strip() for name in names.split(",")} <= set(NAMES)
 
 
-def check_validation(config: Config, datasets: list[int]) -> None:
-    """Raise YiTuneError when validation leaves none of the rows to train on, or early stopping has too few to go by."""
+def too_few_rows(config: Config, datasets: list[int]) -> Iterator[str]:
+    """What is wrong with the rows that validation holds back; `datasets` has the number of rows of each."""
     if config.get("eval_dataset"):  # which is evaluated on whole
         return
     rows = sum(min(rows, config.get("max_samples") or rows) for rows in datasets)
     share = config.get("val_size") or 0
     # As datasets' train_test_split counts, which LLaMA-Factory calls.
     held_back = int(share) if share > 1 else math.ceil(share * rows)
+    said = f"val_size={share:g} holds back {held_back} of {rows} rows"
     if held_back >= rows:
-        raise YiTuneError(
-            f"val_size={share:g} holds back {held_back} of {rows} rows: none is left to train on.",
-            "Hold fewer back: --set val_size=0.1",
-        )
-    if config.get("early_stopping_steps") and held_back < _MIN_ROWS:
-        raise YiTuneError(
-            f"--early-stop needs {_MIN_ROWS} validation rows, and val_size={share:g} holds back {held_back} of {rows}. "
-            "The loss on fewer rises and falls by chance.",
-            f"Hold more back, --set val_size={_MIN_ROWS}, or train without --early-stop.",
-        )
+        yield f"{said}: none is left to train on. Hold fewer back: --set val_size=0.1"
+    elif config.get("early_stopping_steps") and held_back < _MIN_ROWS:
+        yield f"{said}. The loss on fewer than {_MIN_ROWS} rises and falls by chance: --set val_size={_MIN_ROWS}"

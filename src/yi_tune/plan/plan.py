@@ -18,7 +18,7 @@ from yi_tune.hardware import detect
 from yi_tune.hubs.download import use_cached
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import err
-from yi_tune.plan.checks import check_validation, is_trainable, problems
+from yi_tune.plan.checks import is_trainable, problems, too_few_rows
 from yi_tune.plan.memory import MICRO, Fit, answering, choose_fit, longest_row, refuse
 from yi_tune.runs import Run, Start, find_start, train_run
 
@@ -153,10 +153,9 @@ def plan(
     planned = TrainPlan(local, identity, tuple(datasets), target, fit, replay, start)
     planned = merge(planned, template, reasons(path), options)
     with err.status("Looking at the config"):
-        wrong = problems(planned.config)
+        wrong = problems(planned.config) or list(too_few_rows(planned.config, [dataset.rows for dataset in datasets]))
     if wrong:
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
-    check_validation(planned.config, [dataset.rows for dataset in datasets])
     if not fit.fits:
         too_large = refuse(fit, local.model.name)
         too_large.hint += f" To try all the same: --set {MICRO}={fit.micro_batch}"
