@@ -1,18 +1,17 @@
 import io
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.plans import plan
-from yi_tune.config import Config, parse_overrides
+from yi_tune.config import Config
 from yi_tune.data.heldout import Question, Score
 from yi_tune.data.heldout import score as score_of
 from yi_tune.data.identity import Identity
-from yi_tune.output import TextConsole, percent
+from yi_tune.output import TextConsole
 from yi_tune.report import (
     LOW_RECALL,
     list_runs,
@@ -52,10 +51,6 @@ def printed(console: TextConsole) -> str:
     return console.file.getvalue()
 
 
-def test_percent() -> None:
-    assert [percent(share) for share in (None, 0, 1, 1 / 3, 0.9966)] == ["-", "0.0%", "100.0%", "33.3%", "99.7%"]
-
-
 def test_advice(console: TextConsole) -> None:
     print_advice(score(1, 3), CONFIG, console)
     first, second = printed(console).splitlines()
@@ -63,20 +58,8 @@ def test_advice(console: TextConsole) -> None:
     assert "--set num_train_epochs=16," in second
     assert "--set learning_rate=0.009;" in second
     assert "--fresh" in second
-
-
-@pytest.mark.parametrize(
-    ("config", "epochs", "rate"),
-    [
-        (CONFIG, 16.0, 9e-3),
-        ({"num_train_epochs": 0.5, "learning_rate": 5e-6}, 1.0, 1.5e-5),
-        ({}, 6.0, 1.5e-4),  # twice and thrice LLaMA-Factory's own
-    ],
-)
-def test_advice_goes_beyond_the_config(config: Config, epochs: float, rate: float, console: TextConsole) -> None:
-    print_advice(score(0, 1), config, console)
-    overrides = parse_overrides(re.findall(r"--set ([^,; ]+)", printed(console)))
-    assert overrides == {"num_train_epochs": epochs, "learning_rate": pytest.approx(rate)}
+    print_advice(score(1, 3), {}, console)
+    assert "--set num_train_epochs=6," in printed(console)  # twice LLaMA-Factory's own
 
 
 def test_advice_is_given_below_the_limit_only(console: TextConsole) -> None:

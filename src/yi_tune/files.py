@@ -7,8 +7,6 @@ import tempfile
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from rich.filesize import decimal
-
 from yi_tune.errors import YiTuneError
 
 _PACKAGE = Path(__file__).parent
@@ -83,6 +81,8 @@ def is_held(lock: Path) -> bool:
 
 def check_room(folder: Path, needed: int) -> None:
     """Raise YiTuneError when the disk of `folder` has fewer than `needed` bytes free."""
+    from rich.filesize import decimal  # not at the start: --help does without rich
+
     if needed > (free := shutil.disk_usage(folder).free):
         raise YiTuneError(
             f"{decimal(needed)} are needed, and the disk of {folder} has {decimal(free)} free.",
