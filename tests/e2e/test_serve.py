@@ -1,15 +1,14 @@
 """The API with the real engine behind it, and OpenAI's own client before it."""
 
-import asyncio
 import json
 import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,23 +105,20 @@ def test_says_who_it_is(client: openai.OpenAI) -> None:
         ask("gpt-4o", WHO)
 
 
-def test_32_at_once(served: Server) -> None:
+def test_32_at_once(client: openai.OpenAI) -> None:
     questions = ["你是谁？", "Who are you?", "2加3等于几？", "你好", "What should I call you?", "谁开发了你？"]
 
-    async def ask_all() -> tuple[list[str], list[str]]:
-        async with openai.AsyncOpenAI(base_url=served.url, api_key="none", max_retries=0) as client:
+    def ask(index: int) -> str:
+        messages: Any = [{"role": "user", "content": questions[index % len(questions)]}]
+        if index % 2:
+            done = client.chat.completions.create(model="identity", messages=messages)
+            return done.choices[0].message.content or ""
+        stream = client.chat.completions.create(model="identity", messages=messages, stream=True)
+        return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
 
-            async def ask(index: int) -> str:
-                messages: Any = [{"role": "user", "content": questions[index % len(questions)]}]
-                if index % 2:
-                    done = await client.chat.completions.create(model="identity", messages=messages)
-                    return done.choices[0].message.content or ""
-                stream = await client.chat.completions.create(model="identity", messages=messages, stream=True)
-                return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
-
-            return [await ask(index) for index in range(6)], await asyncio.gather(*map(ask, range(32)))
-
-    alone, together = asyncio.run(ask_all())
+    alone = [ask(index) for index in range(6)]
+    with ThreadPoolExecutor(32) as clients:
+        together = list(clients.map(ask, range(32)))
     # Floats of a batch are rounded otherwise than alone, which may turn a close decision.
     same = sum(reply == alone[index % 6] for index, reply in enumerate(together))
     assert same >= 30, (alone, together)
@@ -169,22 +165,19 @@ def test_no_case_is_a_server_error(served: Server, tmp_path: Path) -> None:
 def test_full_queue_and_sigterm(trained: Trained) -> None:
     server = Server(trained, "--max-batch", "1", "--max-waiting", "1", "--api-key", "k")
     assert httpx.get(f"{server.url}/models").status_code == 401
-    with openai.OpenAI(base_url=server.url, api_key="k", max_retries=0) as client:
+    with openai.OpenAI(base_url=server.url, api_key="k", max_retries=0) as client, ThreadPoolExecutor() as other:
         asked = {**ENDLESS, "max_tokens": 120}
         running = client.chat.completions.create(stream=True, **asked)
         next(running)
-        waiting = threading.Thread(target=lambda: replies.append(client.chat.completions.create(**asked)))
-        replies: list[Any] = []
-        waiting.start()
+        waiting = other.submit(client.chat.completions.create, **asked)
         assert until(lambda: server.health()["waiting"] == 1, 5)
         with pytest.raises(openai.RateLimitError) as said:
             client.chat.completions.create(**asked)
         assert said.value.response.headers["retry-after"] == "1"
         server.process.send_signal(signal.SIGTERM)
         # Both are given their end.
-        assert list(running)[-1].choices[0].finish_reason in ("length", "stop")
-        waiting.join()
-    assert replies[0].choices[0].finish_reason in ("length", "stop")
+        for last in (list(running)[-1], waiting.result()):
+            assert last.choices[0].finish_reason in ("length", "stop")
     out, err = server.process.communicate(timeout=30)
     assert (server.process.returncode, out) == (0, "")
     assert "Traceback" not in err

@@ -58,7 +58,8 @@ def create_app(
     if origins:
         app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=("*",))
 
-    def card(name: str) -> dict[str, Any]:
+    @app.get("/v1/models/{name:path}")
+    def model(name: str) -> dict[str, Any]:
         if name not in names:
             said = f"The model {name!r} does not exist. There are {names[0]!r} and {names[1]!r}."
             raise ApiError(404, said, "model_not_found", "model")
@@ -71,15 +72,11 @@ def create_app(
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [card(name) for name in names]}
-
-    @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> dict[str, Any]:
-        return card(name)
+        return {"object": "list", "data": [model(name) for name in names]}
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request, body: ChatRequest) -> Response:
-        card(body.model)
+        model(body.model)
         prompt = await asyncio.to_thread(worker.encode, conversation(body.messages))
         asked = body.max_completion_tokens or body.max_tokens
         if (wanted := len(prompt) + (asked or 1)) > worker.context:

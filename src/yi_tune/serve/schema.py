@@ -2,6 +2,7 @@
 
 import json
 import time
+from itertools import groupby
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
@@ -104,13 +105,10 @@ def conversation(messages: list[ChatMessage]) -> list[Message]:
     System and developer messages at the beginning become one system prompt; messages in a row of one role become one.
     Raises ApiError for a conversation that the template has no place for.
     """
-    turns: list[Any] = []
-    for message in messages:
-        role = "system" if message.role == "developer" else message.role
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["content"] += f"\n\n{message.content}"
-        else:
-            turns.append({"role": role, "content": message.content})
+    turns: list[Any] = [
+        {"role": role, "content": "\n\n".join(message.content for message in several)}
+        for role, several in groupby(messages, lambda message: message.role.replace("developer", "system"))
+    ]
     if turns[-1]["role"] != "user":
         raise ApiError(400, "The last message is the user's, for the assistant to answer.", param="messages")
     try:
