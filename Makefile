@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit test-llamacpp test-npm test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-gpu bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
+.PHONY: help demo test test-unit test-llamacpp test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-gpu bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -56,13 +56,6 @@ test-unit: $(ready) ## only the tests that start no engine
 
 test-llamacpp: $(ready) .venv-llamacpp/.ready ## exported GGUF in llama.cpp, which is compiled first (some minutes)
 	LLAMACPP_PYTHON="$(CURDIR)/.venv-llamacpp/bin/python" $(bin)/python -m pytest -rP tests/e2e/test_llamacpp.py
-
-.npm/.ready: Makefile
-	npm install --silent --no-audit --no-fund --prefix .npm openai@7.57.0
-	@touch $@
-
-test-npm: $(ready) .npm/.ready ## yi-tune serve asked by OpenAI's JavaScript client (Node 20 has to be there)
-	NPM_MODULES="$(CURDIR)/.npm/node_modules" $(bin)/python -m pytest tests/e2e/test_npm_client.py
 
 test-vllm: $(ready) ## yi-tune serve --engine vllm; VLLM= names the folder in which there is a command vllm
 	VLLM="$(VLLM)" $(bin)/python -m pytest -rP tests/e2e/test_vllm.py
@@ -127,4 +120,4 @@ lock: $(ready) ## compile requirements.lock anew from pyproject.toml
 		--no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 
 clean: ## remove the environment
-	rm -rf .venv .venv-llamacpp .npm
+	rm -rf .venv .venv-llamacpp

@@ -36,11 +36,6 @@ class Sampling:
                 said = f"Out of range: {name} {getattr(self, name)} (takes {takes})."
                 raise YiTuneError(said, "For example: temperature 0.7 and top_p 0.8.")
 
-    @property
-    def greedy(self) -> bool:
-        """Whether the likeliest token is always the next one. Logits divided by less would be no floats."""
-        return self.temperature < 1e-4
-
 
 @dataclass(eq=False)
 class Generation:

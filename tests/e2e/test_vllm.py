@@ -4,10 +4,9 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import openai
 import pytest
 
 from tests.e2e.conftest import Trained
+from tests.e2e.test_serve import until
 from yi_tune.data.heldout import questions, score
 from yi_tune.data.identity import Identity, Message
 
@@ -41,9 +41,15 @@ def test_vllm_says_who_it_is(what: str, trained: Trained, tmp_path: Path) -> Non
         )
     url = f"http://127.0.0.1:{port}/v1"
     client = openai.OpenAI(base_url=url, api_key="k", max_retries=0)
+
+    def models() -> list[str]:
+        with suppress(openai.APIConnectionError):
+            return [model.id for model in client.models.list().data]
+        return []
+
     try:
-        models = wait_for(client, process, tmp_path / "log")
-        assert models == (["identity"] if what == "--exported" else ["nano", "identity"])
+        assert until(lambda: process.poll() is not None or models(), 300), (tmp_path / "log").read_text()[-4000:]
+        assert models() == (["identity"] if what == "--exported" else ["nano", "identity"])
         with pytest.raises(openai.AuthenticationError):
             openai.OpenAI(base_url=url, api_key="other").models.list()
         ends: Counter[str] = Counter()
@@ -69,14 +75,3 @@ def test_vllm_says_who_it_is(what: str, trained: Trained, tmp_path: Path) -> Non
     assert scored["recall"] >= 0.95
     assert same >= 0.95
     assert set(ends) == {"stop"}
-
-
-def wait_for(client: openai.OpenAI, process: "subprocess.Popen[str]", log: Path) -> list[str]:
-    """The names of the models, once the server is there."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            return [model.id for model in client.models.list().data]
-        except openai.APIConnectionError:
-            time.sleep(1)
-    raise AssertionError(log.read_text()[-4000:])

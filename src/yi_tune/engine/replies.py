@@ -111,7 +111,8 @@ def draw(logits: torch.Tensor, rows: list[Generation]) -> list[int]:
             seen = torch.tensor([row.prompt + row.tokens], device=logits.device)
             logits[index] = RepetitionPenaltyLogitsProcessor(row.sampling.repetition_penalty)(seen, logits[[index]])[0]
     tokens = logits.argmax(-1)
-    if drawn := [index for index, row in enumerate(rows) if not row.sampling.greedy]:
+    # Logits divided by a lower temperature would be no floats.
+    if drawn := [index for index, row in enumerate(rows) if row.sampling.temperature >= 1e-4]:
         sampled = [rows[index] for index in drawn]
         asked = [(row.sampling.temperature, row.sampling.top_p, row.random.random()) for row in sampled]
         temperature, top_p, uniform = torch.tensor(asked, device=logits.device).T.unsqueeze(-1)
