@@ -73,13 +73,6 @@ def test_steps_are_divided_as_they_fit() -> None:
     assert plan(overrides={keys[0]: 4}, fit=Fit(4, 2, False, T4)).config[keys[1]] == 2
 
 
-def test_values_that_the_machine_made_necessary() -> None:
-    planned = plan(overrides={"per_device_train_batch_size": 8})
-    changed = planned.changed({"per_device_train_batch_size": 4, "extra": 1}, "memory ran out with more")
-    assert provenance(changed, "per_device_train_batch_size") == (4, "hardware", "memory ran out with more")
-    assert changed.config == planned.config | {"per_device_train_batch_size": 4, "extra": 1}
-
-
 def test_what_yi_tune_decides_cannot_be_set() -> None:
     with pytest.raises(YiTuneError, match="itself decides dataset, resume_from_checkpoint: ") as caught:
         plan(overrides={"dataset": "x", "cutoff_len": 1, "resume_from_checkpoint": "x"})

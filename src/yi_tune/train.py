@@ -3,6 +3,7 @@
 import json
 import signal
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -114,7 +115,8 @@ def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: P
         except OutOfMemoryError:
             if not (changes := smaller(planned.config)):
                 raise
-        planned = planned.changed(changes, "memory ran out with more")
+        settings = {key: (value, "hardware", "memory ran out with more") for key, value in changes.items()}
+        planned = replace(planned, settings={**planned.settings, **settings})
         write_configs(planned.run, planned.config, planned.chat_config)
         checkpoint = newest_whole(planned.run.folder, progress.say)
         told = ", ".join(f"{key} {value}" for key, value in changes.items())

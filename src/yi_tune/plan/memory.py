@@ -183,7 +183,8 @@ def refuse(fit: Fit, name: str) -> YiTuneError:
         f"{fit.hardware.device} has {decimal(fit.hardware.free)} free.",
         f"Free {decimal(needed(parts))}, or take less, where it is not so yet: no answers of the base, --replay 0; a "
         f"shorter cutoff, --set cutoff_len=... (the longest row has {fit.length} tokens); 4 bits, --config qlora; a "
-        "smaller model of those that yi-tune models lists, down to --model nano.",
+        "smaller model of those that yi-tune models lists, down to --model nano. "
+        f"To try all the same: --set {MICRO}={fit.micro_batch}",
     )
 
 

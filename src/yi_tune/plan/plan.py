@@ -65,10 +65,6 @@ class TrainPlan:
         """The effective config, as LLaMA-Factory takes it."""
         return {key: value for key, (value, _, _) in self.settings.items()}
 
-    def changed(self, values: Config, why: str) -> "TrainPlan":
-        """The same plan with other values that the machine has made necessary."""
-        return replace(self, settings={**self.settings, **{key: (values[key], "hardware", why) for key in values}})
-
     @property
     def chat_config(self) -> Config:
         """The config that loads what this plan trains: base and tuned model from one copy of the base."""
@@ -157,9 +153,7 @@ def plan(
     if wrong:
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
     if not fit.fits:
-        too_large = refuse(fit, local.model.name)
-        too_large.hint += f" To try all the same: --set {MICRO}={fit.micro_batch}"
-        _refuse(too_large, dry_run or MICRO in flags)
+        _refuse(refuse(fit, local.model.name), dry_run or MICRO in flags)
     err.print(fit.summary)
     return planned
 
