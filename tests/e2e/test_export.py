@@ -112,6 +112,41 @@ def test_logits_are_those_of_the_base_with_the_adapter_beside_it(hf: tuple[Path,
     assert largest <= 1.0
 
 
+@pytest.mark.parametrize("options", [{}, {"use_dora": True, "modules_to_save": ["lm_head"]}])
+def test_weights_are_merged_a_few_at_a_time(
+    options: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PEFT merges a whole model, in files of a bounded size. None is kept in memory, nor is the base changed."""
+    import torch
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from yi_tune.engine import export as engine
+
+    def load(folder: Path) -> Any:
+        return AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+
+    adapted = get_peft_model(load(NANO), LoraConfig(target_modules=["q_proj", "down_proj"], **options))
+    for parameter in adapted.parameters():
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter.data, std=0.05)
+    adapted.save_pretrained(str(tmp_path / "adapter"))
+    base = (NANO / "model.safetensors").read_bytes()
+    monkeypatch.setattr(engine, "_SHARD", "2MB")
+    (tmp_path / "model").mkdir()
+    with Progress(err) as progress:
+        engine.export(NANO, tmp_path / "adapter", tmp_path / "model", None, "nano", progress)
+    assert len(list((tmp_path / "model").glob("*.safetensors"))) > 1
+    whole = PeftModel.from_pretrained(load(NANO), str(tmp_path / "adapter")).merge_and_unload().state_dict()
+    ours = load(tmp_path / "model").state_dict()
+    assert ours.keys() == whole.keys()
+    assert all(torch.equal(ours[name], whole[name]) for name in whole)
+    assert (NANO / "model.safetensors").read_bytes() == base
+    weights = engine.MergedWeights(NANO, None)
+    assert sum(weights[name].nbytes for name in weights) > 5_000_000
+    assert sum(parameter.untyped_storage().nbytes() for parameter in weights._model.parameters()) < 1_000
+
+
 def test_folder(hf: tuple[Path, Done]) -> None:
     folder, done = hf
     generation = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))

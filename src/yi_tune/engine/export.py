@@ -8,24 +8,70 @@ from typing import Any
 
 import gguf
 import numpy
-import psutil
 import torch
 from gguf import GGMLQuantizationType as Kind
+from huggingface_hub import split_torch_state_dict_into_shards
 from peft import PeftModel
-from rich.filesize import decimal
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaForCausalLM
 
 from yi_tune.errors import YiTuneError
 from yi_tune.files import CHAT_TEMPLATE
-from yi_tune.models import TOKENIZER
+from yi_tune.models import INDEX, TOKENIZER
 from yi_tune.progress import Progress
 
-# Files of this size at most: writing one takes that much memory beside the model.
-_SHARD = "4GB"
+# Files of this size at most: one is in memory before it is written.
+_SHARD = "2GB"
 # llama.cpp splits text by one of the rules that it knows by name. This one, each digit by itself and then GPT-2's
 # rule, is that of nano's tokenizer, whose merges never cross the border of a Chinese character anyway.
 _PRE = "smollm"
 _OTHER_WAY = "Export it with --format hf, and convert that folder with llama.cpp's convert_hf_to_gguf.py."
+
+
+class MergedWeights:
+    """The weights of the model in the folder `base`, with an adapter merged in, each read and computed when it is asked
+    for: of a model of any size only some tensors are in memory. They have the 16 bits that the base was published in;
+    32 become bfloat16.
+    """
+
+    def __init__(self, base: Path, adapter: Path | None) -> None:
+        self.config: Any = AutoConfig.from_pretrained(base)
+        with torch.device("meta"):
+            model: Any = LlamaForCausalLM(self.config)  # type: ignore[no-untyped-call]
+        self.shapes: dict[str, torch.Size] = {}
+        for name, parameter in list(model.named_parameters()):
+            self.shapes[name] = parameter.shape
+            # On the CPU, where PEFT puts the adapter then, but of no size: one zero stands for all.
+            zeros = torch.zeros(1, dtype=torch.bfloat16).expand(parameter.shape)
+            module, _, last = name.rpartition(".")
+            setattr(model.get_submodule(module), last, torch.nn.Parameter(zeros, requires_grad=False))
+        if adapter is not None:
+            model = PeftModel.from_pretrained(model, str(adapter), torch_device="cpu").base_model.model
+        self._model: Any = model
+        self._files: dict[str, Path] = {}
+        for file in sorted(base.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as tensors:
+                self._files |= dict.fromkeys(sorted(self.shapes.keys() & tensors.keys()), file)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        with safe_open(self._files[name], framework="pt") as tensors:
+            weight: torch.Tensor = tensors.get_tensor(name)
+        path, _, last = name.rpartition(".")
+        module = self._model.get_submodule(path)
+        if isinstance(module, ModulesToSaveWrapper):  # it was trained whole
+            weight = module.modules_to_save[module.active_adapters[0]].get_parameter(last).detach()
+        elif isinstance(module, BaseTunerLayer):
+            layer: Any = module.get_base_layer()
+            layer.weight = torch.nn.Parameter(weight, requires_grad=False)
+            module.merge()
+            weight, layer.weight = layer.weight.detach(), None
+        return weight.to(torch.bfloat16) if weight.dtype == torch.float32 else weight
 
 
 def export(base: Path, adapter: Path | None, target: Path, quant: str | None, name: str, progress: Progress) -> None:
@@ -33,16 +79,18 @@ def export(base: Path, adapter: Path | None, target: Path, quant: str | None, na
     `target` for transformers, or with a `quant` as the GGUF file `target`. Raises YiTuneError when that cannot be.
     """
     progress.stage("Merging the adapter into the 16-bit base")
-    model = _merged(base, adapter)
+    weights = MergedWeights(base, adapter)
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8")
-    # The base's own files name only the first, and a reply ends at the second.
-    model.generation_config.eos_token_id = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
-    progress.stage("Writing")
     if quant is not None:
-        _write_gguf(model, tokenizer, base, target, quant, name)
+        _write_gguf(weights, tokenizer, base, target, quant, name)
         return
-    model.save_pretrained(target, max_shard_size=_SHARD)
+    _write_safetensors(weights, target)
+    weights.config.save_pretrained(target)
+    ends: Any = GenerationConfig.from_pretrained(base)
+    # The base's own files name only the first, and a reply ends at the second.
+    ends.eos_token_id = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
+    ends.save_pretrained(target)
     for shard in target.glob("*.safetensors"):  # written for the owner alone, but Ollama may run as another user
         shutil.copymode(target / "config.json", shard)
     for file in TOKENIZER:
@@ -55,23 +103,19 @@ def export(base: Path, adapter: Path | None, target: Path, quant: str | None, na
     shutil.copyfile(CHAT_TEMPLATE, target / CHAT_TEMPLATE.name)
 
 
-def _merged(base: Path, adapter: Path | None) -> Any:
-    """The model on the CPU, in the 16 bits that the base was published in; 32 become bfloat16."""
-    needed = sum(file.stat().st_size for file in base.glob("*.safetensors"))
-    free = psutil.virtual_memory().available
-    if needed > free:
-        raise YiTuneError(
-            f"Merging takes {decimal(needed)} of memory, and {decimal(free)} are free.",
-            "Close other programs, or export on a machine with more: the run folder and its base are all it needs.",
-        )
-    model: Any = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
-    if adapter is not None:
-        model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
-    return model.to(torch.bfloat16) if model.dtype == torch.float32 else model
+def _write_safetensors(weights: MergedWeights, target: Path) -> None:
+    """Write the weights into files of _SHARD at most, and their index, as transformers names them."""
+    empty = {name: torch.empty(weights.shapes[name], dtype=torch.bfloat16, device="meta") for name in weights}
+    split = split_torch_state_dict_into_shards(empty, max_shard_size=_SHARD)
+    for file, names in split.filename_to_tensors.items():
+        save_file({name: weights[name] for name in names}, target / file, metadata={"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (target / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
 
 
-def _write_gguf(model: Any, tokenizer: Any, base: Path, file: Path, quant: str, name: str) -> None:
-    """Write the LlamaForCausalLM `model`, the tokenizer in the folder `base` and its chat template into `file`.
+def _write_gguf(weights: MergedWeights, tokenizer: Any, base: Path, file: Path, quant: str, name: str) -> None:
+    """Write the weights, the tokenizer in the folder `base` and its chat template into `file`.
 
     Raises YiTuneError for a tokenizer or a shape that it cannot write.
     """
@@ -79,19 +123,20 @@ def _write_gguf(model: Any, tokenizer: Any, base: Path, file: Path, quant: str, 
     writer.add_name(name)
     writer.add_file_type(gguf.LlamaFileType[f"MOSTLY_{quant.upper()}"])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    _add_shape(writer, model.config)
-    _add_tokenizer(writer, tokenizer, base, model.config.vocab_size)
-    tensors = list(_tensors(model, Kind[quant.upper()]))
-    # All of the header first, then tensor by tensor: a second copy of the model would not fit everywhere.
-    for tensor, parameter, kind, _ in tensors:
+    _add_shape(writer, weights.config)
+    _add_tokenizer(writer, tokenizer, base, weights.config.vocab_size)
+    tensors = list(_tensors(weights, Kind[quant.upper()]))
+    # All of the header first, then tensor by tensor.
+    for name, tensor, kind, _ in tensors:
         block, size = gguf.GGML_QUANT_SIZES[kind]
+        shape = weights.shapes[name]
         # The type of numpy's is not looked at beside the kind.
-        writer.add_tensor_info(tensor, parameter.shape, numpy.dtype("f4"), parameter.numel() // block * size, kind)
+        writer.add_tensor_info(tensor, shape, numpy.dtype("f4"), shape.numel() // block * size, kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for _, parameter, kind, heads in tensors:
-        array = parameter.detach().float().cpu().numpy()
+    for name, _, kind, heads in tensors:
+        array = weights[name].float().numpy()
         if heads:
             # llama.cpp's rotary embedding turns neighbouring rows of a head, transformers' a row of the first half
             # with one of the second (`LlamaModel.permute` in llama.cpp's convert_hf_to_gguf.py).
@@ -100,21 +145,20 @@ def _write_gguf(model: Any, tokenizer: Any, base: Path, file: Path, quant: str, 
     writer.close()
 
 
-def _tensors(model: Any, quant: Kind) -> Iterator[tuple[Any, torch.Tensor, Kind, int]]:
-    """llama.cpp's name of each tensor, the tensor, the kind it is stored in, and the heads of a q or k projection.
+def _tensors(weights: MergedWeights, quant: Kind) -> Iterator[tuple[str, Any, Kind, int]]:
+    """Each tensor's name, llama.cpp's name, the kind it is stored in, and the heads of a q or k projection.
 
     Norms are kept in 32 bits, as llama.cpp wants them. At q4_0, embeddings and head are stored as q8_0: they are
     where a small model loses most (llama.cpp's own q4_0 keeps the head finer too).
     """
-    config = model.config
+    config = weights.config
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
-    for key, parameter in model.state_dict().items():
-        tensor = names.get_name(key, try_suffixes=(".weight",))
-        kind = Kind.F32 if parameter.ndim == 1 else quant
+    for key in weights:
+        kind = Kind.F32 if len(weights.shapes[key]) == 1 else quant
         if kind == Kind.Q4_0 and key in ("lm_head.weight", "model.embed_tokens.weight"):
             kind = Kind.Q8_0
-        yield tensor, parameter, kind, heads.get(key.split(".")[-2], 0)
+        yield key, names.get_name(key, try_suffixes=(".weight",)), kind, heads.get(key.split(".")[-2], 0)
 
 
 def _add_shape(writer: gguf.GGUFWriter, config: Any) -> None:
