@@ -31,7 +31,6 @@ def test_push(public: bool, api: MagicMock) -> None:
     api.create_repo.assert_called_once_with(REPOSITORY, private=not public, exist_ok=True)
     uploaded = api.upload_folder.call_args.kwargs
     assert (uploaded["repo_id"], uploaded["folder_path"]) == (REPOSITORY, EXPORT)
-    assert uploaded["ignore_patterns"] == [".*"]  # its lock and its marks are no part of it
 
 
 def refused(status: int) -> Exception:

@@ -57,10 +57,7 @@ class Export:
 
 
 def plan_export(run: Run, base: Config, target: Path | None, quant: Quant | None, workspace: Path) -> Export:
-    """What `run`, whose base's chat config is `base`, is exported to.
-
-    Raises YiTuneError for a base that an adapter cannot be merged into.
-    """
+    """What `run`, whose base's chat config is `base`, is exported to. Raises YiTuneError for a quantised base."""
     folder = Path(base["model_name_or_path"])
     if "quantization_config" in _read(folder / "config.json"):
         raise YiTuneError(
@@ -74,22 +71,20 @@ def plan_export(run: Run, base: Config, target: Path | None, quant: Quant | None
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What export.json in `folder` says: `run`, its `identity`, the `gguf` file ("" in Hugging Face's format), and all
-    `files`. Raises YiTuneError when there is none.
+    """The `run`, its `identity`, the `gguf` file ("" where there is none), and all `files` of the export in `folder`.
+
+    Raises YiTuneError when it is none.
     """
     try:
         record = _read(folder / RECORD)
         return {key: record[key] for key in ("run", "identity", "gguf", "files")}
     except (OSError, ValueError, TypeError, KeyError):
-        message = f"{folder} is no export of yi-tune's: it holds no {RECORD}."
-        raise YiTuneError(message, "Make one: yi-tune export") from None
+        raise YiTuneError(f"{folder} is no export: it holds no {RECORD}.", "Make one: yi-tune export") from None
 
 
 def export(plan: Export, *, force: bool) -> None:
-    """Write the export.
-
-    Raises YiTuneError, with nothing changed, when the target is taken (with `force`: by something that is no export)
-    or the disk has no room for it.
+    """Write the export. Raises YiTuneError, with nothing changed, when that fails, the disk has no room for it, or the
+    target is taken (with `force`: by something that is no export).
     """
     target = plan.target
     _check_target(target, force=force)
@@ -185,8 +180,7 @@ def _read(path: Path) -> Any:
 def check_exported(folder: Path) -> Score:
     """Ask the export in `folder` the held-out questions, as another program would.
 
-    In its score is how many answers are `unfinished`: they ran into the limit of their length. Raises YiTuneError when
-    it is no export, or does not load.
+    Its score tells how many answers are `unfinished`, being too long. Raises YiTuneError when it does not load.
     """
     record = read_record(folder)
     if not record["identity"]:

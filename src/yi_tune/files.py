@@ -47,8 +47,7 @@ def put_in_place(part: Path, target: Path) -> None:
 
 
 def hold(lock: Path, busy: YiTuneError, *, patience: float = 0.5) -> AbstractContextManager[object]:
-    """Hold the file `lock` for this process, until the context returned ends; the system lets go of it when the process
-    ends, however it ends.
+    """Hold the file `lock` until the context returned ends, or the process, however it ends.
 
     Raises `busy` when another process still holds it after `patience` seconds (-1 waits for ever), and YiTuneError
     when the folder cannot be written.

@@ -176,9 +176,7 @@ class LocalModel:
 
     @property
     def weights_digest(self) -> str:
-        """Tells these weights from others of the same name; "" for a large folder of the user's own, or a copy in
-        ModelScope's cache, which nobody has hashed.
-        """
+        """Tells these weights from others of the same name; "" where nobody hashed them, as in ModelScope's cache."""
         files = sorted(self.path.glob("*.safetensors"))
         if origin := read_origin(self.path):
             digests = [origin.files[file.name].sha256 or "" for file in files if file.name in origin.files]
@@ -266,9 +264,8 @@ def read_header(file: Path) -> None:
 
 
 def check_model(local: LocalModel) -> None:
-    """Read the headers of every file a load will need; raise YiTuneError for the first that is wrong.
-
-    A load finds the same faults only after half a minute, under a page of traceback.
+    """Read the headers of all files that a load needs: it would find a fault only after half a minute, in a traceback.
+    Raise YiTuneError for the first that is wrong.
     """
     path, name = local.path, local.model.name
     remedy = f"Copy {path} anew from where it came from."

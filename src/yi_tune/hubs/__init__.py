@@ -85,10 +85,7 @@ class HuggingFace(_Repository):
 
 
 class ModelScope(_Repository):
-    """A repository on ModelScope, or on the site that MODELSCOPE_ENDPOINT or MODELSCOPE_DOMAIN names.
-
-    Its client is the modelscope package without that one's import of torch.
-    """
+    """A repository on ModelScope, or on the site that MODELSCOPE_ENDPOINT or MODELSCOPE_DOMAIN names."""
 
     name, title, variable = "modelscope", "ModelScope", "MODELSCOPE_ENDPOINT"
     login = "Log in with a token: MODELSCOPE_API_TOKEN=..., or once: modelscope login"
@@ -147,10 +144,7 @@ def explain(hub: Hub, error: Exception, what: str) -> HubError:
     told = {
         None: (reason, f"Check the network, or name a mirror: {hub.variable}=https://your.mirror"),
         401: (f"it wants a login for {what}, or does not know this token, or has no such model.", hub.login),
-        403: (
-            f"{what} is gated, or somebody else's: this account has no access.",
-            f"Ask for access on its page, or use another token. {hub.login}",
-        ),
+        403: (f"{what} is gated, or private: this account has no access.", f"Ask for it on its page. {hub.login}"),
         404: (f"there is no {what}.", "Look for the exact id and revision on the hub's page."),
         429: ("it says too many requests (HTTP 429).", f"Wait some minutes, or log in. {hub.login}"),
     }
@@ -180,8 +174,7 @@ def check_repository(repository: str) -> None:
 def push(folder: Path, repository: str, *, public: bool, console: Console) -> str:
     """Upload `folder` to `repository` on Hugging Face, which is made if it is not there; returns its address.
 
-    A repository that is there keeps its visibility, and the files of other names in it. Raises YiTuneError when the
-    hub refuses or cannot be reached; the export is then kept.
+    One that is there keeps its visibility and its other files. Raises YiTuneError when that fails.
     """
     from huggingface_hub import HfApi
 
@@ -190,9 +183,7 @@ def push(folder: Path, repository: str, *, public: bool, console: Console) -> st
     console.print(f"Uploading to {repository} ...")
     try:
         url = api.create_repo(repository, private=not public, exist_ok=True)
-        api.upload_folder(
-            repo_id=repository, folder_path=folder, commit_message="yi-tune export", ignore_patterns=[".*"]
-        )
+        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="yi-tune export")
     except Exception as error:
         reason = explain(hub, error, repository)
         again = f"hf upload {'' if public else '--private '}{repository} {shlex.quote(str(folder))}"

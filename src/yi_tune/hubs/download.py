@@ -36,10 +36,10 @@ from yi_tune.output import engine_output_to, log_folder
 def download(
     local: LocalModel, source: str, console: Console, *, revision: str | None = None, verify: bool = False
 ) -> None:
-    """See to it that `local` is whole in its folder; nothing is asked of a hub where it is already.
+    """See to it that `local` is whole in its folder; nothing is asked of a hub where it is already, or in a cache.
 
-    `source` is a hub's name or "auto". A copy in a hub's cache is linked to. With `verify` the files that are there are
-    hashed, and the wrong ones replaced. Raises YiTuneError when no hub gives a whole model, or one for yi-tune.
+    `source` is a hub's name or "auto". With `verify` the files that are there are hashed, and the wrong ones replaced.
+    Raises YiTuneError when no hub gives a whole model, or one for yi-tune.
     """
     check_path(local.path)
     if local.model.huggingface is None:  # nano, or a folder of the user's own
@@ -70,10 +70,7 @@ def use_cached(local: LocalModel, console: Console) -> None:
 
 
 def cached(model: Model, revision: str | None = None) -> tuple[Path, Origin] | None:
-    """A whole copy of the model in one of the hubs' caches, and where it came from.
-
-    All files are there and the headers of the weights fit. Nothing is asked of a hub, and nothing hashed.
-    """
+    """A whole copy of the model in one of the hubs' caches, and where it came from; no hub is asked."""
     for hub in hubs_of(model, revision):
         for folder in hub.cached():
             try:
