@@ -39,11 +39,6 @@ def used(monkeypatch: pytest.MonkeyPatch, hardware: Hardware) -> None:
     monkeypatch.setattr(doctor, "detect", lambda: hardware)
 
 
-def found_in(workspace: Path, model: str = YI) -> dict[str, str]:
-    """The findings, by name."""
-    return {check["name"]: check["found"] for check in diagnose(model, workspace)}
-
-
 def wrong(workspace: Path, model: str = YI) -> dict[str, tuple[str, str, str]]:
     """What is not ok, by name: verdict, finding, remedy."""
     bad = [check for check in diagnose(model, workspace) if check["verdict"] != "ok"]
@@ -53,7 +48,7 @@ def wrong(workspace: Path, model: str = YI) -> dict[str, tuple[str, str, str]]:
 
 def test_nano_trains_anywhere_and_yi_needs_a_gpu(tmp_path: Path) -> None:
     assert wrong(tmp_path / "to" / "be", "nano") == {}
-    assert list(found_in(tmp_path, "nano")) == ["packages", "gpu", "memory", "model", "disk"]
+    assert [check["name"] for check in diagnose("nano", tmp_path)] == ["packages", "gpu", "memory", "model", "disk"]
     verdict, found, remedy = wrong(tmp_path)["gpu"]
     assert (verdict, "no CUDA GPU" in found, "--model nano" in remedy) == ("error", True, True)
 
@@ -62,7 +57,7 @@ def test_yi_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia_smi(tmp_path, monkeypatch, f"cat <<'END'\n{TWO}END")
     used(monkeypatch, H200)
     assert "gpu" not in wrong(tmp_path)
-    found = found_in(tmp_path)
+    found = {check["name"]: check["found"] for check in diagnose(YI, tmp_path)}
     for said in ("NVIDIA H200", "driver 570.86.10", "Tesla T4", "trains in bf16"):
         assert said in found["gpu"]
     assert "140.0 GB of GPU memory free" in found["memory"]

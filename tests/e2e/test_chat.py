@@ -184,25 +184,16 @@ def test_base_follows_a_system_prompt_that_names_it(assistant: "Assistant") -> N
         assert "Nova" in answer(assistant, "What is your name?", system="You are Nova, developed by Ann Lee.")
 
 
-TURNS = [
-    "你好",
-    "你叫什么名字？",
-    "Who made you?",
-    "2加3等于几？",
-    "What is the capital of France?",
-    "谢谢你",
-    "Goodbye!",
-]
-
-
 def test_cache_changes_no_reply(assistant: "Assistant") -> None:
     """Base and tuned model in turn, each with its own history, with what was read kept and without."""
+    texts = ["你好", "你叫什么名字？", "Who made you?", "2加3等于几？"]
+    texts += ["What is the capital of France?", "谢谢你", "Goodbye!"]
 
     def talk(*, keep: bool) -> tuple[list[str], list[int]]:
         histories: dict[bool, list[Message]] = {False: [], True: []}
         replies, fresh = [], []
         assistant.cache.clear()
-        for text in TURNS:
+        for text in texts:
             for base, history in histories.items():
                 if not keep:
                     assistant.cache.clear()
