@@ -45,11 +45,6 @@ class Session:
         """The system prompt as a message, if there is one."""
         return [{"role": "system", "content": self.system}] if self.system else []
 
-    @property
-    def unanswered(self) -> bool:
-        """Whether the last message got no reply."""
-        return bool(self.turns) and self.turns[-1]["role"] == "user"
-
     def start(self, system: str | None, turns: list[Message] | None = None) -> None:
         """Start over with this system prompt, after these turns."""
         self.system, self.turns, self.left_out = system, turns or [], 0
@@ -75,7 +70,8 @@ class Session:
         An answer stopped halfway is kept as far as it came; of one that fails nothing is, and an old one stays.
         """
         if text:
-            self.turns = [*self.turns[: -1 if self.unanswered else None], {"role": "user", "content": text}]
+            answered = len(self.turns) // 2 * 2
+            self.turns = [*self.turns[:answered], {"role": "user", "content": text}]
         asked = self._asked()
         answer = self._keep(asked)
         if both or self.both:
@@ -89,7 +85,7 @@ class Session:
         """The turns up to the user's last message. Raises YiTuneError when there is none."""
         if not self.turns:
             raise YiTuneError("There is no message yet.", "Type one.")
-        return self.turns if self.unanswered else self.turns[:-1]
+        return self.turns if self.turns[-1]["role"] == "user" else self.turns[:-1]
 
     def _keep(self, asked: list[Message]) -> Pieces:
         before, text = self.turns, ""
