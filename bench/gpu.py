@@ -275,7 +275,8 @@ def main() -> None:
     if not gpu("name") and options.shape.startswith("yi"):
         parser.error("there is no CUDA GPU here: --shape tiny tries it on a CPU")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # or the step under way would outlive this process
-    out = options.out or (DOCS if gpu("name") else None)
+    if out := options.out or (DOCS if gpu("name") else None):
+        out.mkdir(parents=True, exist_ok=True)
     began, rows, lines = time.monotonic(), [], []
     with tempfile.TemporaryDirectory(dir=options.work) as temporary:
         for step in steps(options.shape, options.rounds, options.steps, Path(temporary)):

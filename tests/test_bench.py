@@ -83,10 +83,11 @@ def test_failing_steps_are_reported_and_the_rest_goes_on(
     ]
     monkeypatch.setattr(gpu, "steps", lambda *_: steps)
     monkeypatch.setattr(gpu, "STEP_SECONDS", 1)
-    assert run_bench(monkeypatch, "--shape", "tiny", "--out", str(tmp_path)) == 1
-    rows = json.loads((tmp_path / "bench-gpu.json").read_text())
+    out = tmp_path / "out"
+    assert run_bench(monkeypatch, "--shape", "tiny", "--out", str(out)) == 1
+    rows = json.loads((out / "bench-gpu.json").read_text())
     assert [row["outcome"].split(":")[0] for row in rows] == ["done", "failed", "failed", "failed", "done"]
-    page = (tmp_path / "bench-gpu.md").read_text()
+    page = (out / "bench-gpu.md").read_text()
     for line in ("broken | here", "at work", "FileNotFoundError", "| no estimate | failed | 3.5 |"):
         assert line in page
     assert "| last | done | 1.5 | 1.0 | 1234 | 2.25 | 2.50 | 0.2500 |" in page
@@ -109,7 +110,7 @@ KILLED = """
 from bench import gpu
 from bench.train import Measured
 from functools import partial
-asleep = ["sh", "-c", "echo $$ > pid; exec sleep 300"]
+asleep = ["sh", "-c", "sleep 1; echo $$ > pid; exec sleep 300"]
 gpu.gpu = lambda figure: ""
 first, second = gpu.Step("first", lambda left: Measured(1, 2)), gpu.Step("second", partial(gpu.measure, asleep, None))
 gpu.steps = lambda *_: [first, second]
