@@ -62,9 +62,9 @@ def lying(folder: Path) -> dict[str, bytes]:
         ([body("reset")], ""),
         ([body("stall")], ""),
         ([body("flip")], f"{SHARD} came with another size or checksum"),
-        ([body("short")], "Fetching it once more"),
-        ([Fault(f"*{SHARD}*", "status", status=429, method="GET")], ""),
-        ([Fault(f"*{SHARD}*", "status", status=500, method="GET")], ""),
+        ([body("short")], f"{SHARD} came with another size or checksum"),
+        ([status(429, 1, f"*{SHARD}*")], ""),
+        ([status(500, 1, f"*{SHARD}*")], ""),
     ],
 )
 def test_got_over(

@@ -14,7 +14,6 @@ from yi_tune.data.heldout import Score, questions, score
 from yi_tune.data.identity import Identity, Message
 from yi_tune.errors import YiTuneError
 from yi_tune.export import Quant, check_exported, export, plan_export, read_record
-from yi_tune.hardware import cpu_has_bf16
 from yi_tune.models import CATALOGUE
 from yi_tune.output import err
 from yi_tune.progress import Progress
@@ -58,17 +57,6 @@ def checked(trained: Trained, hf: tuple[Path, Done], tmp_path_factory: pytest.Te
 
 
 @pytest.fixture(scope="module")
-def in_16_bits(trained: Trained) -> Any:
-    """The base in 16 bits with the run's adapter beside it, computed in as the exported models are."""
-    import torch
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM
-
-    dtype: Any = "auto" if cpu_has_bf16() else torch.float32
-    return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(NANO, dtype=dtype), str(trained.run)).eval()
-
-
-@pytest.fixture(scope="module")
 def chat(trained: Trained) -> Score:
     """What `chat` answers to the held-out questions; the base is not asked."""
     run = Run(trained.run)
@@ -93,21 +81,23 @@ def test_q4_0_still_knows_who_it_is(checked: Checked) -> None:
     assert checked["q4_0"]["unfinished"] == 0
 
 
-def test_logits_are_those_of_the_base_with_the_adapter_beside_it(hf: tuple[Path, Done], in_16_bits: Any) -> None:
+def test_logits_are_those_of_the_base_with_the_adapter_beside_it(trained: Trained, hf: tuple[Path, Done]) -> None:
     import torch
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(hf[0])
     # Computed in 32 bits, what is left is that each merged weight is rounded to bfloat16.
-    merged = AutoModelForCausalLM.from_pretrained(hf[0], dtype=torch.float32).eval()
-    computed_in, beside = in_16_bits.dtype, in_16_bits.float()
+    merged, base = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval() for folder in (hf[0], NANO)
+    )
+    beside = PeftModel.from_pretrained(base, str(trained.run)).eval()
     largest = 0.0
     for question in questions():
         ids = tokenizer.apply_chat_template(question.messages, add_generation_prompt=True, return_tensors="pt")
         with torch.inference_mode():
             difference = merged(**ids).logits - beside(**ids).logits
         largest = max(largest, difference.abs().max().item())
-    in_16_bits.to(computed_in)
     print(f"largest difference of a logit: {largest:.3f}")
     assert largest <= 1.0
 

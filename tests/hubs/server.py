@@ -30,7 +30,7 @@ LARGE = (".safetensors", ".bin", ".pt", ".model")
 
 @dataclass
 class Fault:
-    """What goes wrong with the next `times` requests whose method and address match.
+    """What goes wrong with the next `times` requests whose address matches.
 
     `pattern` is matched against the path with its query, unquoted. The kinds that spoil a body strike where
     a file is sent: "cut" ends the connection at byte `at` of the file and "reset" breaks it off, "stall" waits there
@@ -45,7 +45,6 @@ class Fault:
     status: int = 500
     headers: Mapping[str, str] = field(default_factory=dict)
     to: str = ""
-    method: str = "*"
 
 
 @dataclass
@@ -122,12 +121,8 @@ class Hub(ThreadingHTTPServer):
         """The fault of these kinds that is due for a request, used up by one."""
         with self._lock:
             for fault in self.faults:
-                if (
-                    fault.times > 0
-                    and fault.kind in kinds
-                    and fnmatch.fnmatchcase(unquote(request.path), fault.pattern)
-                    and fnmatch.fnmatchcase(request.command, fault.method)
-                ):
+                matches = fnmatch.fnmatchcase(unquote(request.path), fault.pattern)
+                if fault.times > 0 and fault.kind in kinds and matches:
                     fault.times -= 1
                     return fault
         return None

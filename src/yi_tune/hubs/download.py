@@ -138,9 +138,7 @@ def from_hubs(local: LocalModel, hubs: list[Hub], console: Console) -> None:
             if hub is not hubs[-1]:
                 console.print(f"{hub.title} did not give it: {error.message}")
         except OSError as error:
-            if full := disk_full(error, local.path.parent):
-                raise full from error
-            raise
+            raise (disk_full(error, local.path.parent) or error) from error.__cause__
     reasons = " ".join(f"{title}: {error.message}" for title, error in failures.items())
     hints = [error.hint for error in failures.values() if error.hint]
     raise YiTuneError(f"{local.model.name} could not be downloaded. {reasons}", "\n".join(dict.fromkeys(hints)))

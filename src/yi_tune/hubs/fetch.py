@@ -64,14 +64,13 @@ class Fetcher:
             return FileOrigin(file.size, digest)
         path.unlink(missing_ok=True)
         wrong = f"{name} came with another size or checksum than the hub lists"
-        for once_more in (True, False):
+        for _ in range(2):
             self._receive(name, file.size, part)
             if digest := right(part, file):
                 part.replace(path)
                 return FileOrigin(file.size, digest)
             part.unlink()
-            if once_more:
-                self._console.print(f"{self._hub.title}: {wrong}. Fetching it once more.")
+            self._console.print(f"{self._hub.title}: {wrong}.")
         raise HubError(f"{wrong}, twice.")
 
     def _receive(self, name: str, size: int, part: Path) -> None:
