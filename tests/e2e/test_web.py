@@ -201,7 +201,7 @@ def test_nano(served: Server, open_page: OpenPage) -> None:
     assert tuned.bounding_box()["y"] == base.bounding_box()["y"]  # type: ignore[index]
     # Each goes on with what it said itself.
     requests: list[Any] = []
-    page.on("request", requests.append)
+    page.on("request", lambda request: requests.append(request))
     say(page, "What is two plus three?")
     bodies = [request.post_data_json for request in requests if request.post_data]
     assert {body["model"]: "Yi-nano" in body["messages"][1]["content"] for body in bodies} == {
