@@ -128,7 +128,7 @@ def measure(command: list[str], results: Path | None = None, limit: float = floa
     if results is not None:
         trained = json.loads((results / "all_results.json").read_text())
         names = {"loop": "train_runtime", "tokens": "effective_tokens_per_sec", "loss": "train_loss"}
-        figures = {figure: trained[key] for figure, key in names.items()}
+        figures = {figure: trained.get(key) for figure, key in names.items()}
     return Measured(seconds, peak, **figures, said=said)
 
 
