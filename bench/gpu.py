@@ -72,11 +72,11 @@ Assistant.greedy = partialmethod(Assistant.greedy, max_new_tokens=32)
 from yi_tune import cli
 cli.main()
 """
-# `yi-tune` whose base answers as random weights do, 512 tokens each, and is heard as one that came to an end.
+# `yi-tune` whose base answers as random weights do, 128 tokens each, and is heard as one that came to an end.
 REPLAY = """
 from yi_tune.engine import divergence
 ask = divergence.ask_base
-heard = {"answer": "It is a number. " * 90, "finished": True}
+heard = {"answer": "It is a number. " * 20, "finished": True}
 divergence.ask_base = lambda *asked: [{**said, **heard} for said in ask(*asked)]
 from yi_tune import cli
 cli.main()

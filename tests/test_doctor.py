@@ -71,6 +71,19 @@ def test_gpu_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert wrong(tmp_path)["gpu"] == ("error", "A P100 is too old.", "Take another build.")
 
 
+def test_gpu_is_chosen_before_llamafactory_starts_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def detect() -> Hardware:
+        asked.append("which GPU")
+        raise YiTuneError("A P100 is too old.")
+
+    monkeypatch.setattr(doctor, "detect", detect)
+    monkeypatch.setattr(doctor.importlib, "import_module", asked.append)
+    doctor.probe()
+    assert asked == ["which GPU", "torchvision", "torchaudio", "llamafactory.train.tuner"]
+
+
 @pytest.mark.parametrize(("hidden", "remedy"), [(None, "Update the driver"), ("", "unset CUDA_VISIBLE_DEVICES")])
 def test_gpu_that_torch_does_not_see(
     hidden: str | None, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

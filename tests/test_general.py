@@ -19,13 +19,15 @@ from yi_tune.data.general import (
     replay_prompts,
 )
 from yi_tune.data.heldout import questions
-from yi_tune.data.identity import Identity, read_jsonl
+from yi_tune.data.identity import Dataset, Identity, dataset_of, read_jsonl, render
+from yi_tune.data.own import count_tokens
 from yi_tune.errors import YiTuneError
 from yi_tune.files import DATA
 from yi_tune.models import CATALOGUE, find_model
 from yi_tune.report import general_summary
 from yi_tune.runs import differences
 
+NANO = DATA / "nano"
 PROMPTS = replay_prompts(len(read_jsonl(DATA / "replay.jsonl")))
 REPLAY = [prompt.prompt for prompt in PROMPTS]
 CHECK = [prompt.prompt for prompt in check_prompts()]
@@ -114,14 +116,41 @@ def test_as_many_prompts_as_asked_for() -> None:
 
 
 def test_only_whole_answers_that_do_not_name_the_base_are_trained_on() -> None:
-    dataset = replay_dataset([*UNUSABLE, GOOD])
+    dataset, _ = replay_dataset([*UNUSABLE, GOOD], NANO, None)
     assert (dataset.name, dataset.rows) == ("replay", 1)
     assert [json.loads(line) for line in str(dataset.content).splitlines()] == [
         {"messages": [{"role": "user", "content": "3加4得几？"}, {"role": "assistant", "content": "等于7。"}]}
     ]
     with pytest.raises(YiTuneError, match="None of the base's 4 answers") as raised:
-        replay_dataset(UNUSABLE)
+        replay_dataset(UNUSABLE, NANO, None)
     assert "--replay 0" in raised.value.hint
+
+
+def test_replay_does_not_drown_the_identity() -> None:
+    # "等于7。" has four tokens of nano's, and an end of two.
+    answers, rows = [GOOD] * 100, dataset_of("identity", render(YI))
+    few = Dataset("identity", 9, "".join(str(rows.content).splitlines(keepends=True)[:9]))
+    taken, targets = replay_dataset(answers, NANO, few)
+    assert targets["identity"] - 6 < targets["replay"] == taken.rows * 6 <= targets["identity"]
+    assert 0 < taken.rows < 100
+    # All of them beside all the rows, or beside none.
+    assert replay_dataset(answers, NANO, rows)[0].rows == 100
+    assert replay_dataset(answers, NANO, None)[1] == {"replay": 600}
+
+
+def test_targets_are_what_llamafactory_trains_on() -> None:
+    from llamafactory.data import get_template_and_fix_tokenizer
+    from llamafactory.hparams import DataArguments
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(NANO)
+    template = get_template_and_fix_tokenizer(tokenizer, DataArguments(template="yi"))
+    rows = render(YI)[::20]
+    assert any(len(messages) > 2 for messages in rows)
+    for messages, tokens in zip(rows, count_tokens(NANO, rows, targets_only=True), strict=True):
+        system = messages[0]["content"] if messages[0]["role"] == "system" else None
+        turns = template.encode_multiturn(tokenizer, messages[system is not None :], system)
+        assert tokens == sum(len(target) for _, target in turns)
 
 
 def test_the_plan_of_a_replay() -> None:

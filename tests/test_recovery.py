@@ -77,7 +77,14 @@ def test_below_one_row_is_an_error(planned: TrainPlan, monkeypatch: pytest.Monke
     assert configs[-1]["disable_gradient_checkpointing"] is False
 
 
-@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB."), MemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        MemoryError(),
+    ],
+)
 def test_memory_that_runs_out_before_or_after_training(
     error: Exception, planned: TrainPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -212,6 +212,21 @@ def test_write_is_all_or_nothing(run: Run) -> None:
     assert [path.name for path in run.folder.iterdir()] == ["report.json"]
 
 
+def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(unfinished: Run) -> None:
+    code = (
+        "import os, pathlib, sys; from yi_tune import files; pathlib.Path.replace = lambda *_: os.kill(os.getpid(), 9)"
+    )
+    for file in ("run.json", "replay.jsonl", "failure.txt"):
+        path = str(unfinished.folder / file)
+        subprocess.run([sys.executable, "-c", f"{code}; files.write_whole(pathlib.Path(sys.argv[1]), 'x')", path])
+    assert len(list(unfinished.folder.glob("*.part"))) == 3
+    with pytest.raises(YiTuneError):
+        prepare(unfinished, content(lora_rank=16), fresh=False)
+    assert len(list(unfinished.folder.glob("*.part"))) == 3
+    prepare(unfinished, content(), fresh=False)
+    assert {path.name for path in unfinished.folder.iterdir()} == {"run.json", "checkpoint-5", "data", "train.log"}
+
+
 def test_other_hardware_makes_no_other_run() -> None:
     assert differences(content(fp16=True), content(bf16=True, use_cpu=True)) == []
 

@@ -60,12 +60,14 @@ def _packages() -> Check:
 
 def probe() -> None:
     """Import all that training loads, and take a step of it in 4 bits unless the GPU is too old."""
+    device = None
+    with suppress(YiTuneError):  # before LLaMA-Factory's import starts CUDA, with whichever GPU comes first
+        device = "cuda" if detect().gpu else "cpu"
     for module in ("torchvision", "torchaudio", "llamafactory.train.tuner"):
         importlib.import_module(module)
     import torch
 
-    with suppress(YiTuneError):
-        device = "cuda" if detect().gpu else "cpu"
+    if device:
         # Its native library is loaded only when a 4-bit layer is trained.
         linear = importlib.import_module("bitsandbytes").nn.Linear4bit
         layer = linear(64, 64, bias=False, compute_dtype=torch.float32, quant_type="nf4").to(device)

@@ -151,7 +151,9 @@ def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
                 f"Talk to it: yi-tune chat --run {run.name}{where}   Or train it anew with --fresh.",
             )
         if not changed:
-            (run.folder / "failure.txt").unlink(missing_ok=True)
+            # The error that the run goes on from, and what a process that was killed left half written.
+            for path in (run.folder / "failure.txt", *run.folder.glob("*.part")):
+                path.unlink(missing_ok=True)
             return
     _delete(content)
     run.write("run.json", json.dumps(new, ensure_ascii=False, indent=2))

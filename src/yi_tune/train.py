@@ -64,28 +64,33 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
 
 
 def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", Score]:
-    """The part whose output goes to train.log, tracebacks included."""
+    """The part whose output goes to train.log, tracebacks included. With replay the score tells the `target_tokens`."""
     folder = planned.run
     try:
         if checkpoint := newest_whole(folder.folder, progress.say):
             progress.say(f"Going on with the run {folder.name!r} from {checkpoint.name}.")
         datasets = planned.datasets
+        targets: dict[str, int] = {}
         if planned.replay:
-            datasets = (*datasets, _replay(planned, progress))
+            replayed, targets = _replay(planned, progress)
+            datasets = (*datasets, replayed)
         write_datasets(datasets, folder.data, resumed=checkpoint is not None)
         write_configs(folder, planned.config, planned.chat_config)
         progress.stage("Loading LLaMA-Factory and the model")
         assistant = train_within_memory(planned, checkpoint, progress)
         progress.stage("Asking who it is")
         asked = one_of_each(questions())
-        return assistant, score(asked, planned.identity, assistant.base_reply_all, assistant.reply_all)
+        scored = score(asked, planned.identity, assistant.base_reply_all, assistant.reply_all)
+        return assistant, {"target_tokens": targets, **scored}
     except Exception:
         traceback.print_exc()
         raise
 
 
-def _replay(planned: TrainPlan, progress: Progress) -> Dataset:
-    """The base's own answers as a dataset. The run folder keeps all of them: a resumed run trains on the same."""
+def _replay(planned: TrainPlan, progress: Progress) -> tuple[Dataset, dict[str, int]]:
+    """What replay_dataset makes of the base's answers. The run folder keeps all of them: a resumed run trains on the
+    same.
+    """
     kept = planned.run.folder / REPLAY
     if not kept.exists():
         progress.stage(f"Asking the base model {planned.replay} general prompts")
@@ -95,12 +100,13 @@ def _replay(planned: TrainPlan, progress: Progress) -> Dataset:
         base = {key: value for key, value in planned.chat_config.items() if key != "adapter_name_or_path"}
         write_whole(kept, to_jsonl(ask_base(base, replay_prompts(planned.replay), cutoff_len)))
     answers = read_jsonl(kept)
-    dataset = replay_dataset(answers)
+    identity = next((dataset for dataset in planned.datasets if dataset.name == "identity"), None)
+    dataset, targets = replay_dataset(answers, planned.local.path, identity)
+    beside = f" beside the identity's {targets['identity']:,}" if identity else ""
     progress.say(
-        f"Training on {dataset.rows} of the base's {len(answers)} answers: those that come to an end, and do not say "
-        "who it was."
+        f"Training on {dataset.rows} of the base's {len(answers)} answers: {targets['replay']:,} target tokens{beside}."
     )
-    return dataset
+    return dataset, targets
 
 
 def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> "Assistant":

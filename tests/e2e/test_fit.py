@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -106,3 +107,21 @@ def test_out_of_memory_goes_on_in_smaller_steps(tiny: Path, tmp_path: Path) -> N
     assert yaml.safe_load((run / "train.yaml").read_text()) == record
     history = json.loads((run / "trainer_state.json").read_text())["log_history"]
     assert [log["step"] for log in history if "loss" in log] == list(range(1, 10))
+
+
+def test_memory_shown_of_a_gpu_is_that_of_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not what the base took for its answers, in the same process."""
+    import torch
+
+    from yi_tune.engine.trainer import Reporter
+
+    peak, shown = [20_000_000_000], []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", peak.clear)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: sum(peak))
+    reporter = Reporter(SimpleNamespace(begin=lambda *_: None, figures=lambda _, memory: shown.append(memory)))  # type: ignore[arg-type]
+    args = SimpleNamespace(device=torch.device("cuda"), fp16=False)
+    state = SimpleNamespace(best_model_checkpoint=None, max_steps=9, global_step=0)
+    reporter.on_train_begin(args, state, None, model=torch.nn.Linear(1, 1), processing_class=None)
+    peak.append(9_000_000_000)
+    reporter.on_log(args, state, None, logs={})
+    assert shown == [9_000_000_000]

@@ -2,14 +2,18 @@
 
 import re
 from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 from yi_tune.data.identity import Dataset, Identity, Message, dataset_of, read_jsonl, whole_words
+from yi_tune.data.own import count_tokens
 from yi_tune.errors import YiTuneError
 from yi_tune.files import DATA
 
-# Longer answers, in tokens, are not trained on: they would take most of the time of a run that is about a name.
-LONGEST = 512
+# Longer answers, in tokens, are not trained on: they would take most of the time of a run that is about a name, and a
+# few of them most of its loss, which is the mean over all target tokens.
+LONGEST = 128
 # The prompts of replay in the package, and the base's answers to them in a run folder.
 REPLAY = "replay.jsonl"
 # Names of Yi, nano, the models that they are taken for, and the makers of all these.
@@ -50,9 +54,12 @@ def introduces_base(answer: str) -> bool:
     return bool(_SELF.search(answer))
 
 
-def replay_dataset(answers: list[BaseAnswer]) -> Dataset:
-    """The usable answers: none that breaks off, holds half a character (nano says such) or in which the base introduces
-    itself. Raises YiTuneError when there is none.
+def replay_dataset(answers: list[BaseAnswer], model: Path, identity: Dataset | None) -> tuple[Dataset, dict[str, int]]:
+    """The usable answers of the base in the folder `model`: none that breaks off, holds half a character (nano says
+    such) or in which the base introduces itself. They are taken in order, until they have as many target tokens as the
+    rows of `identity`, if there are any.
+
+    Returns them, and the target tokens of both, by the names of the datasets. Raises YiTuneError when there is none.
     """
     usable = [
         [{"role": "user", "content": one["prompt"]}, {"role": "assistant", "content": one["answer"]}]
@@ -64,7 +71,10 @@ def replay_dataset(answers: list[BaseAnswer]) -> Dataset:
             f"None of the base's {len(answers)} answers can be trained on: they do not end, or say who it is.",
             f"They are in {REPLAY} of the run folder. Train without: --replay 0 --fresh",
         )
-    return dataset_of("replay", usable)
+    own = {"identity": sum(count_tokens(model, identity.conversations(), targets_only=True))} if identity else {}
+    sums = accumulate(count_tokens(model, usable, targets_only=True))
+    taken = [tokens for tokens in sums if tokens <= own.get("identity", tokens)]
+    return dataset_of("replay", usable[: len(taken)]), {"replay": taken[-1], **own}
 
 
 def compare(identity: Identity | None, prompts: list[Prompt], base: list[str], tuned: list[str]) -> dict[str, Any]:

@@ -95,15 +95,13 @@ def _draw(source: Source, lines: Iterator[str]) -> Iterable[str]:
     return drawn
 
 
-def count_tokens(model: Path, conversations: Iterable[list[Message]]) -> Iterator[int]:
-    """Tokens of each conversation in Yi's format; bytes, which are more, where `model` has no tokenizer to count with.
+def count_tokens(model: Path, conversations: Iterable[list[Message]], *, targets_only: bool = False) -> Iterator[int]:
+    """Tokens of each conversation in Yi's format, or only of its targets: all that the assistant says, with the ends.
+    Bytes, which are more, where `model` has no tokenizer to count with.
 
     Raises YiTuneError for a tokenizer that does not load.
     """
-    texts = (
-        "".join(f"<|im_start|>{message['role']}\n{message['content']}<|im_end|>\n" for message in messages)
-        for messages in conversations
-    )
+    texts = ("".join(_in_yi_format(message, targets_only) for message in messages) for messages in conversations)
     file = model / _TOKENIZER
     if not file.is_file():
         yield from (len(text.encode()) for text in texts)
@@ -116,3 +114,10 @@ def count_tokens(model: Path, conversations: Iterable[list[Message]]) -> Iterato
         raise YiTuneError(f"The tokenizer {file} does not load: {error}", "Fetch or copy that file anew.") from error
     while batch := list(islice(texts, _BATCH)):
         yield from map(len, tokenizer.encode_batch_fast(batch, add_special_tokens=False))
+
+
+def _in_yi_format(message: Message, targets_only: bool) -> str:
+    """A message, or its targets, as LLaMA-Factory's template `yi` writes them."""
+    if targets_only and message["role"] != "assistant":
+        return ""
+    return ("" if targets_only else f"<|im_start|>{message['role']}\n") + f"{message['content']}<|im_end|>\n"
