@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit test-llamacpp test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-gpu bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
+.PHONY: help demo test test-unit test-llamacpp test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-full-size bench-gpu bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -90,6 +90,9 @@ bench-memory: $(ready) ## the estimate of memory beside what training takes; wri
 
 bench-published: $(ready) ## the estimate of memory beside published figures, without training; writes docs/memory.md
 	$(bin)/python -m bench.published
+
+bench-full-size: $(ready) ## train, chat and export at the size of Yi-1.5-6B on a CPU (some 30 GB of disk); writes docs/full-size.md
+	$(bin)/python -m bench.full_size
 
 bench-gpu: $(ready) ## all that needs a CUDA GPU, in less than eight minutes; writes docs/bench-gpu.md
 	$(bin)/python -m bench.gpu

@@ -48,7 +48,7 @@ def _longest(*files: Path) -> int:
 
 def compare(model: str, micro_batch: int, work: Path, *options: str) -> tuple[int, float]:
     """The estimate for four steps of training, and how large the process was, in bytes."""
-    train = [*training(model, work), "--set", "use_cpu=true", "--set", f"per_device_train_batch_size={micro_batch}"]
+    train = [*training(model, work), "--device", "cpu", "--set", f"per_device_train_batch_size={micro_batch}"]
     train += ["--set", "max_steps=4", "--set", "train_sampling_strategy=group_by_length", *options]
     measured = measure([*train, "--fresh"]).memory * GIB
     (written,) = work.glob(f"saves/{Path(model).name}/*/train.yaml")

@@ -231,8 +231,25 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_yi_needs_a_gpu(yi_tune: Cli) -> None:
     said = yi_tune.complaint("train", "--name", "小易", "--author", "李雷")
     assert "yi-1.5-6b-chat needs a CUDA GPU" in said
-    assert "--model nano" in said
+    for remedy in ("yi-tune doctor", "--device cpu", "--model nano"):
+        assert remedy in said
     assert not Path("saves").exists()
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_yi_on_the_cpu(yi_tune: Cli) -> None:
+    identity = ("--name=小易", "--author=李雷", "--dry-run")
+    for chosen in ("--device=cpu", "--set=use_cpu=true"):
+        done = yi_tune("train", *identity, chosen)
+        assert done.returncode == 0, done.stderr
+        config = yaml.safe_load(done.stdout)
+        assert (config["use_cpu"], config["dataset"]) == (True, "identity")
+        assert "No replay: on the CPU" in done.stderr
+        assert "of RAM free" in done.stderr
+        assert "needs a CUDA GPU" not in done.stderr
+    done = yi_tune("train", *identity, "--device=cpu", "--replay=64")
+    assert yaml.safe_load(done.stdout)["dataset"] == "identity,replay"
+    assert "No replay" not in done.stderr
 
 
 @pytest.mark.usefixtures("no_gpu")

@@ -86,7 +86,7 @@ def _gpu(local: LocalModel, hardware: Hardware | None) -> Check:
     elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         remedy = "unset CUDA_VISIBLE_DEVICES, which hides it"
     if local.needs_gpu:
-        return _check("gpu", seen, f"{remedy}. Or a model that needs none: --model nano")
+        return _check("gpu", seen, f"{remedy}. Or go without: train --device cpu, for hours, or --model nano")
     return _check("gpu", f"{seen}; {local.model.name} needs none", remedy if gpus else "", "warning")
 
 

@@ -111,7 +111,7 @@ def _check_age(gpu: str, capability: tuple[int, int], built_for: list[str]) -> N
         f"{gpu} has compute capability {capability[0]}.{capability[1]}, and this build of torch has kernels for "
         f"{', '.join(built_for)} only.",
         f"Take a build that has its: {reinstall('cu126' if capability < (7, 5) else 'auto')}   (or train on the CPU: "
-        "--set use_cpu=true)",
+        "--device cpu)",
     )
 
 

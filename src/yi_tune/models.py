@@ -25,7 +25,7 @@ NEEDED = (
     *("config.json", "generation_config.json", "chat_template.jinja", "chat_template.json", *TOKENIZER),
     *("model.safetensors", INDEX, "model-?????-of-?????.safetensors"),
 )
-# Bytes of weights: a CPU may hold a larger model in memory, but trains it for days.
+# Bytes of weights: a CPU trains a larger model for hours, and only where it is asked to.
 CPU_LIMIT = 500_000_000
 # The linear parts of a layer, by the names that `lora_target` takes.
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")

@@ -1,7 +1,7 @@
 """`yi-tune train`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -35,6 +35,9 @@ def train(
             show_default="64, nano 0",
         ),
     ] = None,
+    device: Annotated[
+        Literal["auto", "cpu"], typer.Option(help="cpu: without a GPU. Yi-1.5-6B then takes hours, and no replay.")
+    ] = "auto",
     run_name: Annotated[str, typer.Option("--run", help="The run's name.")] = "identity",
     from_run: Annotated[str | None, typer.Option(metavar="RUN", help="Start from a finished run's adapter.")] = None,
     early_stop: Annotated[
@@ -76,6 +79,7 @@ def train(
         from_run=from_run,
         report_to=report_to,
         early_stop=early_stop,
+        device=device,
         dry_run=dry_run,
     )
     if dry_run:

@@ -105,6 +105,7 @@ def plan(
     from_run: str | None = None,
     report_to: list[str] | None = None,
     early_stop: bool = False,
+    device: str = "auto",
     dry_run: bool = False,
 ) -> TrainPlan:
     """Decide all of a run by the options of `yi-tune train`, render its dataset and check the user's own.
@@ -114,20 +115,27 @@ def plan(
     local, path = find_model(model, workspace), find_config(config)
     template, flags = read_config(path), parse_overrides(overrides or [])
     target = train_run(workspace, local, run)
-    wanted = {**template, **flags, "model_name_or_path": str(local.path)}
-    replay = local.model.replay if replay is None else replay
+    on_device: Config = {"use_cpu": True} if device == "cpu" else {}
+    wanted = {**template, **flags, **on_device, "model_name_or_path": str(local.path)}
+    on_cpu = wanted.get("use_cpu") is True
+    if replay is None:
+        replay = local.model.replay
+        if replay and on_cpu and local.needs_gpu:
+            err.print(
+                f"No replay: on the CPU the base takes too long to answer. --replay {replay} asks it all the same."
+            )
+            replay = 0
     prompts = replay_prompts(replay)
     start = None if from_run is None else find_start(workspace, from_run, local, target)
     conversations = render(identity) if identity else []
     datasets = [dataset_of("identity", conversations)] if conversations else []
-    on_cpu = wanted.get("use_cpu") is True
     hardware = detect(cpu_only=on_cpu)
     use_cached(local, err)
     try:
         if local.needs_gpu and hardware.gpu is None and not on_cpu:
             raise YiTuneError(
                 f"{local.model.name} needs a CUDA GPU to train, and torch sees none.",
-                "Try the embedded model, which does not: --model nano   (or insist, for days: --set use_cpu=true)",
+                "yi-tune doctor looks for the reason. Without one: --device cpu, which takes hours, or --model nano.",
             )
         check_model(local)
     except YiTuneError as error:
@@ -145,6 +153,7 @@ def plan(
         "--report-to": trackers(report_to or [], f"{target.folder.parent.name}/{target.name}"),
         "--early-stop": EARLY_STOP if early_stop else {},
         "--set": flags,
+        "--device": on_device,
     }
     planned = TrainPlan(local, identity, tuple(datasets), target, fit, replay, start)
     planned = merge(planned, template, reasons(path), options)
