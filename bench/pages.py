@@ -17,7 +17,7 @@ def table(*columns: str) -> list[str]:
 
 def text(title: str, script: str, lines: Iterable[str]) -> str:
     """A page of docs/. `script` is the file's name in bench/, and make's target for it."""
-    target = {"train": "bench", "own_data": "bench-data"}.get(script, f"bench-{script}")
+    target = {"train": "bench", "own_data": "bench-data"}.get(script, f"bench-{script.replace('_', '-')}")
     head = [f"# {title}", "", f"Written by `make {target}` (bench/{script}.py); not by hand.", ""]
     return "\n".join([*head, *lines, ""])
 

@@ -40,7 +40,8 @@ SHARED = (
 @dataclass(frozen=True)
 class Measured:
     """A command as a whole process: wall seconds and peak memory in GiB; where it trained, seconds of its training
-    loop, tokens a second in that loop, and mean training loss; and the end of what it said.
+    loop, tokens a second in that loop, and mean training loss; the end of what it said; and how much of its RAM was
+    anonymous at most, in GiB: that which the system cannot take back.
     """
 
     seconds: float
@@ -49,6 +50,7 @@ class Measured:
     tokens: float | None = None
     loss: float | None = None
     said: str = field(default="", repr=False)
+    anonymous: float = 0.0
 
 
 class CommandError(Exception):
@@ -65,10 +67,15 @@ class OutOfTimeError(CommandError):
 
 def gpu(figure: str) -> str:
     """What nvidia-smi says of the GPU that is used; "" where there is none, or it does not say."""
-    if shutil.which("nvidia-smi") is None:
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    if not visible or shutil.which("nvidia-smi") is None:
         return ""
-    first = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")[0] or "0"
-    query = ["nvidia-smi", f"--id={first}", f"--query-gpu={figure}", "--format=csv,noheader,nounits"]
+    query = [
+        "nvidia-smi",
+        f"--id={visible.partition(',')[0]}",
+        f"--query-gpu={figure}",
+        "--format=csv,noheader,nounits",
+    ]
     told = subprocess.run(query, capture_output=True, text=True, check=False)
     return "" if told.returncode else told.stdout.strip()
 
@@ -79,14 +86,15 @@ def gpu_memory() -> float:
     return float(used) / 1024 if used.isdigit() else 0.0
 
 
-def largest(process: int) -> float:
-    """The largest that a process has been since it became its command, in GiB; 0 once it has ended.
+def resident(process: int, figure: str = "VmHWM") -> float:
+    """A process's memory in GiB, 0 once it has ended: the largest that it has been since it became its command, or
+    another figure of the kernel's.
 
     getrusage's figure is no smaller than the process that it was forked from: a test's worker, with torch and a model.
     """
     status = Path(f"/proc/{process}/status").read_text(encoding="utf-8")
-    peak = re.search(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
-    return int(peak[1]) / 1024**2 if peak else 0.0
+    found = re.search(rf"^{figure}:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(found[1]) / 1024**2 if found else 0.0
 
 
 def end_of(said: str) -> str:
@@ -102,7 +110,7 @@ def measure(command: list[str], results: Path | None = None, limit: float = floa
     Memory is the GPU's, polled, where there is one, else the largest the process was. Raises CommandError when the
     command fails, and OutOfTimeError when it takes more than `limit` seconds: it is killed with all that it started.
     """
-    on_gpu, before, peak, status = bool(gpu("name")), gpu_memory(), 0.0, None
+    on_gpu, before, peak, anonymous, status = bool(gpu("name")), gpu_memory(), 0.0, 0.0, None
     with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as output:
         asked.write(stdin.encode())
         asked.seek(0)
@@ -110,7 +118,8 @@ def measure(command: list[str], results: Path | None = None, limit: float = floa
         process = subprocess.Popen(command, stdin=asked, stdout=output, stderr=output, start_new_session=True)
         try:
             while (status := process.poll()) is None and time.monotonic() - began <= limit:
-                peak = max(peak, gpu_memory() - before if on_gpu else largest(process.pid))
+                peak = max(peak, gpu_memory() - before if on_gpu else resident(process.pid))
+                anonymous = max(anonymous, resident(process.pid, "RssAnon"))
                 time.sleep(0.05)
             seconds = time.monotonic() - began
         finally:
@@ -129,7 +138,7 @@ def measure(command: list[str], results: Path | None = None, limit: float = floa
         trained = json.loads((results / "all_results.json").read_text())
         names = {"loop": "train_runtime", "tokens": "effective_tokens_per_sec", "loss": "train_loss"}
         figures = {figure: trained.get(key) for figure, key in names.items()}
-    return Measured(seconds, peak, **figures, said=said)
+    return Measured(seconds, peak, **figures, said=said, anonymous=anonymous)
 
 
 def training(model: str, workspace: Path) -> list[str]:

@@ -29,6 +29,7 @@ def test_measured_command(tmp_path: Path) -> None:
     assert measured.seconds >= 0.3
     # The command's own memory, whatever the process holds that started it.
     assert 0.18 <= measured.memory < 0.3 < len(held) / 1e9
+    assert 0.18 <= measured.anonymous < measured.memory
     asked = measure(python("print(input())"), stdin="what it is asked\n")
     assert (asked.loop, asked.said) == (None, "what it is asked")
 
