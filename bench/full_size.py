@@ -112,13 +112,13 @@ def main() -> None:
             rows.append(f"| {error} | | | | | | |")
             print(error, error.log, sep="\n")
         lines = [
-            f"A model of the shape {options.shape} with random weights; {MACHINE}, {gb(free - len(taken))} of RAM free, "
-            f"no GPU; the CPU has {'' if cpu_has_bf16() else 'no '}bf16.",
-            "Each command is a process: `yi-tune train --no-identity --data rows.jsonl --replay 0 --device cpu`, then",
-            "`chat` and `export` of its run. *Seconds a step* are without the evaluations. *Peak* is the largest that the",
-            "process was, with the pages of the model's file, which the system takes back where memory is short;",
-            "*anonymous* is what it cannot take back. *Estimate* is what the plan expects of the peak, *needed* what it",
-            "wants free. Random weights never end an answer: those to train's questions are cut to 16 tokens.",
+            f"A model of the shape {options.shape} with random weights; {MACHINE}, {gb(free - len(taken))} of RAM",
+            f"free, no GPU; the CPU has {'' if cpu_has_bf16() else 'no '}bf16. Each command is a process:",
+            "`yi-tune train --no-identity --data rows.jsonl --replay 0 --device cpu`, then `chat` and `export` of its",
+            "run. *Seconds a step* are without the evaluations. *Peak* is the largest that the process was, with the",
+            "pages of the model's file, which the system takes back where memory is short; *anonymous* is what it",
+            "cannot take back. *Estimate* is what the plan expects of the peak, *needed* what it wants free. Random",
+            "weights never end an answer: those to train's questions are cut to 16 tokens.",
             "",
             *table("", "seconds", "seconds a step", "peak", "anonymous", "estimate", "needed"),
             *rows,
