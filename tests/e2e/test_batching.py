@@ -24,9 +24,8 @@ def user(question: str) -> list[Message]:
     return [{"role": "user", "content": question}]
 
 
-def ask(worker: Worker, question: str = "你是谁？", tokens: int = 256, heat: float = 0.0, **options: Any) -> Generation:
-    sampling = Sampling(temperature=heat, top_p=1.0, max_new_tokens=tokens)
-    reply = Generation(worker.encode(user(question)), sampling, **options)
+def ask(worker: Worker, question: str = "你是谁？", tokens: int = 256, **options: Any) -> Generation:
+    reply = Generation(worker.encode(user(question)), Sampling(max_new_tokens=tokens), **options)
     worker.submit(reply)
     return reply
 
@@ -71,7 +70,7 @@ def test_failure_is_told_and_the_next_reply_comes(assistant: Assistant, monkeypa
 
 def test_close_ends_what_runs_and_what_waits(assistant: Assistant) -> None:
     worker = Worker(assistant, 1, 1)
-    running = ask(worker, tokens=4000, heat=2.0)
+    running = ask(worker, "x" * 600, tokens=3400, base=True)  # at which the base finds no end
     assert until(lambda: running.text != "", 60)
     waiting = ask(worker)
     assert not worker.submit(row())
