@@ -208,5 +208,5 @@ def test_adapter_that_does_not_fit(trained: Trained, tmp_path: Path) -> None:
     save_file({name: tensor[..., :-1].copy() for name, tensor in load_file(weights).items()}, weights)
     done: Done = Workspace(tmp_path).yi_tune("chat", "--prompt", "hi")
     assert done.status == 1
-    assert "does not fit" in done.err
+    assert "The model does not load" in done.err
     assert "Traceback" not in done.err
