@@ -53,3 +53,16 @@ def test_fp16_training_passes_on_fp16() -> None:
         types.append({state.dtype for state in hidden[1:-1]})
     assert types == [{torch.float32}, {torch.float16}]
     assert {p.dtype for p in cast.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_flash_attention_takes_a_model_without_attention_sinks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As transformers 5.6.0 does not: `flash_attn: fa2` fails there in the first step."""
+    from transformers.integrations import flash_attention
+
+    called = []
+    monkeypatch.setattr(flash_attention, "_flash_attention_forward", lambda *args, **named: called.append(args))
+    module: Any = torch.nn.Module()
+    module.config, module.is_causal = LlamaConfig(attn_implementation="flash_attention_2"), True
+    states = torch.zeros(1, 2, 4, 8, dtype=torch.bfloat16)
+    flash_attention.flash_attention_forward(module, states, states, states, None)
+    assert called

@@ -45,6 +45,13 @@ def test_run_folder(trained: Trained) -> None:
     assert not (run / "runs").exists()
 
 
+def test_transformers_loads_the_run_folder(trained: Trained) -> None:
+    from transformers import AutoModelForCausalLM
+
+    names = [name for name, _ in AutoModelForCausalLM.from_pretrained(trained.run).named_parameters()]
+    assert any("lora_" in name for name in names)
+
+
 def test_finished_run_is_listed(trained: Trained) -> None:
     listed = trained.runs()["identity"]
     assert (listed["model"], listed["name"], listed["state"]) == ("nano", "小易", "finished")

@@ -170,7 +170,7 @@ def plan(
 def trackers(names: list[str], run: str) -> Config:
     """`--report-to`: the keys of a config that has `run` reported to these trackers."""
     others = [name for name in names if name != "swanlab"]
-    # SwanLab by LLaMA-Factory's own callback: that of transformers 5.6 does not work with SwanLab 0.10 (seen).
+    # SwanLab by LLaMA-Factory's own callback: that of transformers 5 does not work with SwanLab 0.10 (seen).
     swanlab = {"use_swanlab": True, "swanlab_run_name": run} if "swanlab" in names else {}
     return swanlab | ({"report_to": others, "run_name": run} if others else {})
 
