@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit test-llamacpp test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-full-size bench-gpu bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
+.PHONY: help demo test test-unit test-llamacpp test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-full-size bench-gpu bench-gpus bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -96,6 +96,9 @@ bench-full-size: $(ready) ## train, chat and export at the size of Yi-1.5-6B on 
 
 bench-gpu: $(ready) ## all that needs a CUDA GPU, in less than eight minutes; writes docs/bench-gpu.md
 	$(bin)/python -m bench.gpu
+
+bench-gpus: $(ready) ## what is planned on which GPU, and the forecast of time, without a GPU; writes docs/gpus.md
+	$(bin)/python -m bench.gpus
 
 bench-chat: $(ready) ## time to the first token over ten turns; writes docs/bench-chat.md
 	$(bin)/python -m bench.chat

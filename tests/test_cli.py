@@ -266,12 +266,12 @@ def test_dry_run_of_what_is_not_downloaded(yi_tune: Cli) -> None:
     }
     assert config["output_dir"] == str(Path("saves/Yi-1.5-6B-Chat/identity").absolute())
     # Beside it, on stderr, the changed keys with where each value is from, and what stands in the way.
-    sources = {
-        line.split()[0]: line.split()[2] for line in done.stderr.splitlines() if not line.startswith(("Note", "Memory"))
-    }
+    told = [line.split() for line in done.stderr.splitlines() if not line.startswith(("Note:", "Memory:", "Time:"))]
+    sources = {words[0]: words[2] for words in told}
     paths = {"model_name_or_path": "model", "dataset_dir": "data", "output_dir": "run"}
     assert sources == {"key": "from", **paths, "run_name": "flag"}
     assert "needs a CUDA GPU" in done.stderr
+    assert "Time: not estimated; the progress tells it after the first steps." in done.stderr
     assert not Path("saves").exists()
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from yi_tune.config import find_config, read_config
-from yi_tune.data.general import Prompt
+from yi_tune.data.general import LONGEST, Prompt
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel, Model, Shape, find_model
@@ -19,9 +19,9 @@ from yi_tune.plan.memory import (
     answering,
     choose_fit,
     estimate,
-    longest_row,
     needed,
     refuse,
+    row_lengths,
     smaller,
 )
 
@@ -128,24 +128,34 @@ def test_free_should_be_more_than_the_estimate_but_for_the_weights() -> None:
 def test_values_that_are_none_are_left_to_be_reported(value: object) -> None:
     wrong = FOUR_BIT | {MICRO: value, "lora_rank": value}
     assert estimate(SMALL, wrong, 30, "cuda") == estimate(SMALL, FOUR_BIT, 30, "cuda")
-    choose_fit(SIX, QLORA | {MICRO: value, ACCUMULATION: value, NO_CHECKPOINTING: value}, 72, gpu(80))
+    choose_fit(SIX, QLORA | {MICRO: value, ACCUMULATION: value, NO_CHECKPOINTING: value}, [72], gpu(80))
 
 
 def division(shape: Shape | None, gigabytes: float, length: int = 72, **config: Any) -> tuple[int, int, bool]:
-    fit = choose_fit(shape, QLORA | config, length, gpu(gigabytes))
+    fit = choose_fit(shape, QLORA | config, [length] * 64, gpu(gigabytes))
     return fit.micro_batch, fit.accumulation, fit.checkpointing
 
 
-def test_the_more_memory_the_larger_the_steps() -> None:
+def test_the_division_is_the_one_that_takes_the_least_time() -> None:
     assert division(SIX, 80) == (8, 1, False)
-    assert division(SIX, 8) == (8, 1, True)
-    assert division(SIX, 16, length=1024) == (4, 2, True)
-    found = [choose_fit(SIX, QLORA, 1024, gpu(size)) for size in range(6, 80)]
+    # Two micro-steps without checkpointing take less than one with a second forward pass.
+    assert division(SIX, 8) == (4, 2, False)
+    assert division(SIX, 16, length=1024) == (1, 8, False)
+    assert division(SIX, 8, length=1024) == (1, 8, True)
+    found = [choose_fit(SIX, QLORA, [1024] * 64, gpu(size)) for size in range(6, 80)]
     assert {fit.micro_batch * fit.accumulation for fit in found} == {8}
     assert all(fit.parts and fit.fits == (needed(fit.parts) <= fit.hardware.free) for fit in found)
-    fitting = [fit.micro_batch for fit in found if fit.fits]
-    assert fitting == sorted(fitting)
-    assert {1, 2, 4, 8} == set(fitting)
+    times = [fit.cost for fit in found if fit.fits]
+    assert times == sorted(times, reverse=True)
+    assert len(set(times)) > 3
+
+
+def test_padding_costs_time() -> None:
+    # One long row of each eight, in no order: a micro-batch of 8 would be nearly all padding.
+    lengths = [40, 40, 40, 40, 40, 40, 40, 640] * 64
+    shuffled = QLORA | {"train_sampling_strategy": "random"}
+    assert choose_fit(SIX, shuffled, lengths, gpu(80)).micro_batch < 8
+    assert choose_fit(SIX, QLORA, lengths, gpu(80)).micro_batch == 8
 
 
 def test_a_users_values_are_obeyed() -> None:
@@ -157,22 +167,22 @@ def test_a_users_values_are_obeyed() -> None:
     # The tutorial's file leaves nothing open.
     tutorial = read_config(find_config("tutorial"))
     assert tutorial[MICRO] * tutorial[ACCUMULATION] == EFFECTIVE_BATCH
-    fit = choose_fit(SIX, tutorial, 72, gpu(80))
+    fit = choose_fit(SIX, tutorial, [72], gpu(80))
     assert (fit.micro_batch, fit.accumulation, fit.checkpointing) == (1, 8, True)
-    assert not choose_fit(LARGE, QLORA | {MICRO: 8}, 4096, gpu(20)).fits
+    assert not choose_fit(LARGE, QLORA | {MICRO: 8}, [4096], gpu(20)).fits
 
 
 def test_summary() -> None:
-    summary = choose_fit(SIX, QLORA, 72, gpu(24)).summary
+    summary = choose_fit(SIX, QLORA, [72], gpu(24)).summary
     for part in ("CUDA 1.0 GB", "weights 2.9 GB", "optimiser", "logits", "24.0 GB of GPU memory free"):
         assert part in summary
     assert "model file" not in summary
-    fit = choose_fit(None, QLORA, 72, gpu(1))
+    fit = choose_fit(None, QLORA, [72], gpu(1))
     assert (fit.micro_batch, fit.accumulation, fit.fits, "not estimated" in fit.summary) == (8, 1, True, True)
 
 
 def test_refusal_lists_the_remedies() -> None:
-    fit = choose_fit(SIX, QLORA, 4000, gpu(3))
+    fit = choose_fit(SIX, QLORA, [4000], gpu(3))
     assert not fit.fits
     error = refuse(fit, "it")
     assert "it does not fit: " in error.message
@@ -192,24 +202,25 @@ def test_smaller_steps_down_to_one_row() -> None:
     assert smaller({MICRO: 1, EVAL: 8}) == {EVAL: 1, NO_CHECKPOINTING: False}
 
 
-def test_longest_row(tmp_path: Path) -> None:
+def test_row_lengths(tmp_path: Path) -> None:
     nano, unknown = find_model("nano", tmp_path), find_model("yi-1.5-6b-chat", tmp_path)
     short, long = ([{"role": "user", "content": text}] for text in ("你好", "你好吗？" * 20))
     prompts = [Prompt("en", "fact", "Why?")]
-    found = longest_row(nano, {}, [short, long], [])
-    assert longest_row(nano, {}, [short], []) < found < len("你好吗？".encode()) * 20
+    one, other = row_lengths(nano, {}, [short, long], [])
+    assert one < other < len("你好吗？".encode()) * 20
     # Without a tokenizer there are bytes, and more of them; the base's answers may be long.
-    assert longest_row(unknown, {}, [short, long], []) > found
-    assert longest_row(nano, {}, [short, long], prompts) > 128
-    assert longest_row(nano, {"cutoff_len": 10}, [long], []) == 10
-    assert longest_row(nano, {"cutoff_len": 100, "packing": True}, [short], []) == 100
-    assert longest_row(nano, {}, [], [], 77) == 77
+    assert row_lengths(unknown, {}, [short, long], [])[1] > other
+    assert row_lengths(nano, {}, [short, long], prompts)[:2] == [one, other]
+    assert row_lengths(nano, {}, [short, long], prompts)[2] > LONGEST
+    assert row_lengths(nano, {"cutoff_len": 10}, [short, long], [], [77]) == [one, 10, 10]
+    assert row_lengths(nano, {"max_samples": 1}, [short, long], [], [77, 88]) == [one, 77]
+    assert row_lengths(nano, {"cutoff_len": 100, "packing": True}, [short], [], [77, 88]) == [100, 100]
 
 
 def test_tokenizer_that_does_not_load(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"version": "1.0"}))
     with pytest.raises(YiTuneError, match="does not load"):
-        longest_row(LocalModel(Model("it", "it"), tmp_path), {}, [[{"role": "user", "content": "a"}]], [])
+        row_lengths(LocalModel(Model("it", "it"), tmp_path), {}, [[{"role": "user", "content": "a"}]], [])
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ def test_good_rows_of_several_files(file: Path, tmp_path: Path, capsys: pytest.C
     assert found.rows == len(conversations) == 21
     # Without a tokenizer bytes are counted, of which nothing is said.
     longest = "<|im_start|>user\nq10<|im_end|>\n<|im_start|>assistant\n答10<|im_end|>\n"
-    assert tokens == len(longest.encode())
+    assert max(tokens) == len(longest.encode())
     assert "own data" not in capsys.readouterr().err
 
 
@@ -133,14 +133,16 @@ def test_description(
     file: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file.write_text("".join(map(row, range(9))) + row(9, input="long " * 500) * 3, encoding="utf-8")
-    _, longest = prepare(file, cutoff_len=100, max_samples=10)
+    lengths = prepare(file, cutoff_len=100, max_samples=10)[1]
+    longest = max(lengths)
+    assert len(lengths) == 12
     said = capsys.readouterr().err
     assert f"own data: 12 rows; tokens: min 16, median 16, max {longest:,}; 25.0% longer than cutoff_len 100" in said
     assert "max_samples leaves out 2 of them" in said
     # Of many rows some are counted, and the longest.
     monkeypatch.setattr(own, "_COUNTED", 4)
-    assert prepare(file, cutoff_len=9)[1] == longest > 500
+    assert prepare(file, cutoff_len=9)[1][0] == longest > 500
     said = f"tokens (of 4 rows): min 16, median 16, max {longest:,}; 100.0%"
     assert said in " ".join(capsys.readouterr().err.split())
     # The checks of the config report it.
-    assert prepare(file, cutoff_len="long")[1] == longest
+    assert max(prepare(file, cutoff_len="long")[1]) == longest

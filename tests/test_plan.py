@@ -114,7 +114,7 @@ def test_chat_config_loads_what_was_trained(hardware: Hardware, overrides: Confi
 
 def test_chat_config_quantises_only_what_memory_does_not_hold() -> None:
     for free, bits in ((10, 4), (24, None)):
-        fit = choose_fit(CATALOGUE["yi-1.5-6b-chat"].shape, {}, 72, replace(T4, free=free * 10**9))
+        fit = choose_fit(CATALOGUE["yi-1.5-6b-chat"].shape, {}, [72], replace(T4, free=free * 10**9))
         assert plan(fit=fit).config["quantization_bit"] == 4
         assert plan(fit=fit).chat_config.get("quantization_bit") == bits
 

@@ -19,7 +19,7 @@ from yi_tune.hubs import PATIENCE, hubs_of
 from yi_tune.hubs.download import cached
 from yi_tune.models import LocalModel, check_model, find_model
 from yi_tune.output import err
-from yi_tune.plan.memory import choose_fit, refuse
+from yi_tune.plan.memory import EFFECTIVE_BATCH, choose_fit, refuse
 
 _RUN = 1_000_000_000  # bytes of a run: adapter, checkpoints with the optimiser's state, logs
 
@@ -92,7 +92,7 @@ def _gpu(local: LocalModel, hardware: Hardware | None) -> Check:
 
 def _memory(local: LocalModel, hardware: Hardware) -> Check:
     """Whether the default config fits, on rows as long as the base's own answers may be."""
-    fit = choose_fit(local.shape, read_config(find_config("qlora")), LONGEST, hardware)
+    fit = choose_fit(local.shape, read_config(find_config("qlora")), [LONGEST] * EFFECTIVE_BATCH, hardware)
     if not fit.fits:
         error = refuse(fit, local.model.name)
         return _check("memory", error.message, error.hint)

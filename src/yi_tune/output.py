@@ -47,6 +47,13 @@ def percent(share: float | None) -> str:
     return "-" if share is None else f"{share:.1%}"
 
 
+def spell(seconds: float) -> str:
+    """A time for people: "40 s", "9 min" or "2.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def log_folder() -> Path:
     """Where logs go that belong to no run: the user's configuration folder, or where that cannot be, a new one."""
     folder = Path(typer.get_app_dir("yi-tune"))

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from yi_tune.errors import YiTuneError
-from yi_tune.output import engine_output_to, log_folder
+from yi_tune.output import engine_output_to, log_folder, spell
 
 
 class Progress(bars.Progress):
@@ -30,7 +30,9 @@ class Progress(bars.Progress):
             speed_estimate_period=600,  # in seconds, of which a step may take many
         )
         self._task = self.add_task("", total=None)
-        self._printed = 0
+        self._before = self._printed = 0
+        # How long training has taken in this process, and of how much of its steps.
+        self.seconds, self.share = 0.0, 0.0
         self._losses: deque[float] = deque(maxlen=10)
         self._figures: dict[str, str] = {}
 
@@ -47,11 +49,14 @@ class Progress(bars.Progress):
 
     def begin(self, total: int, done: int) -> None:
         """Training begins, with `done` of `total` steps behind it."""
+        self._before = done
         self.reset(self._task, total=total, completed=done, description="Training")
 
     def step(self, done: int) -> None:
         """A step has ended."""
         self.update(self._task, completed=done)
+        training = self.tasks[0]
+        self.seconds, self.share = training.elapsed or 0.0, (done - self._before) / (training.total or 1)
 
     def figures(self, logs: dict[str, float], memory: int) -> None:
         """Show the Trainer's `logs`, the training loss as the mean of the last ten, and the memory in use, in bytes."""
@@ -66,12 +71,14 @@ class Progress(bars.Progress):
         done, total = int(self.tasks[0].completed), int(self.tasks[0].total or 0)
         text = [f"step {done}/{total}", *self._figures.values()]
         self.update(self._task, description=" ".join(text))
-        # About ten plain lines a run; an evaluation gets one too, but not twice, as after the last step.
+        # About ten plain lines a run, and one after the second step, which tells how long it takes; an evaluation gets
+        # one too, but not twice, as after the last step.
         due = done >= self._printed + total / 10 or ("eval_loss" in logs and done > self._printed)
+        due |= done == self._before + 2 > self._printed
         if not self.console.is_terminal and due:
             self._printed = done
             left = self.tasks[0].time_remaining
-            self.say("  ".join([*text, *([] if left is None else [f"{left:.0f} s left"])]))
+            self.say("  ".join([*text, *([] if left is None else [f"{spell(left)} left"])]))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from yi_tune.data.heldout import Score, one_of_each, questions, score
 from yi_tune.data.identity import Dataset, read_jsonl, to_jsonl, write_datasets
 from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.files import disk_full, write_whole
-from yi_tune.output import engine_output_to, err, out
+from yi_tune.output import engine_output_to, err, out, spell
 from yi_tune.plan.memory import smaller
 from yi_tune.plan.plan import TrainPlan
 from yi_tune.progress import Progress
@@ -43,7 +43,9 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
                 with engine_output_to(folder.log) as console, Progress(console) as progress:
                     assistant, scored = _train(planned, progress)
                 history = read_history(folder.folder)
-                report = {"loss": history.get("loss"), **scored}
+                estimated = planned.fit.seconds and planned.fit.seconds * progress.share
+                times = {"seconds": progress.seconds, "estimated_seconds": estimated}
+                report = {"loss": history.get("loss"), **times, **scored}
                 folder.write("report.json", json.dumps(report, ensure_ascii=False, indent=2))
             except Exception as error:
                 failed = _explain(error, planned)
@@ -56,6 +58,9 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     out.print(summary(scored))
     if report["loss"] is not None:
         out.print(f"\ntraining loss: {report['loss']:.4f}, the mean of the last ten steps")
+    if progress.seconds:
+        beside = f"; {spell(estimated)} were estimated" if estimated else ""
+        out.print(f"Training took {spell(progress.seconds)}{beside}.")
     if history.get("early_stop"):
         out.print(history["early_stop"])
     if (plot := folder.folder / "training_loss.png").exists():

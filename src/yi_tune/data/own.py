@@ -24,8 +24,11 @@ _BATCH = 1000
 _TOKENIZER = "tokenizer.json"
 
 
-def prepare_own(data: list[str], data_dir: Path | None, config: Config, *, skip_bad_rows: bool) -> tuple[Dataset, int]:
-    """The checked rows of `--data`, in a file that is deleted when the process ends, and the tokens of the longest.
+def prepare_own(
+    data: list[str], data_dir: Path | None, config: Config, *, skip_bad_rows: bool
+) -> tuple[Dataset, list[int]]:
+    """The checked rows of `--data`, in a file that is deleted when the process ends, and the tokens of each: of very
+    many rows those of a sample, repeated, with the longest.
 
     Says how many there are, and how long. Raises YiTuneError for data that is not there or cannot be trained on.
     """
@@ -54,11 +57,12 @@ def prepare_own(data: list[str], data_dir: Path | None, config: Config, *, skip_
     return own, _measure(own, config)
 
 
-def _measure(own: Dataset, config: Config) -> int:
-    """The tokens of the longest row; says how long they are, and how many are cut or left out."""
+def _measure(own: Dataset, config: Config) -> list[int]:
+    """The tokens of the rows; says how long they are, and how many are cut or left out."""
     model, cutoff, most = Path(config["model_name_or_path"]), config.get("cutoff_len", 2048), config.get("max_samples")
     with err.status("Counting their tokens"):
-        lengths = list(count_tokens(model, islice(own.conversations(), 0, None, -(-own.rows // _COUNTED))))
+        stride = -(-own.rows // _COUNTED)
+        lengths = list(count_tokens(model, islice(own.conversations(), 0, None, stride)))
         long = (json.loads(line)["messages"] for line in heapq.nlargest(_LONGEST, own.lines(), key=len))
         longest = max(*lengths, *count_tokens(model, long))
     if isinstance(cutoff, int) and (model / _TOKENIZER).is_file():
@@ -70,7 +74,9 @@ def _measure(own: Dataset, config: Config) -> int:
         )
     if isinstance(most, int) and most < own.rows:
         err.print(f"max_samples leaves out {own.rows - most:,} of them; --set max_samples=null takes all.")
-    return longest
+    if stride > 1:
+        lengths = [longest, *(length for length in lengths for _ in range(stride))]
+    return lengths
 
 
 def _good_lines(source: Source, bad: list[str]) -> Iterator[str]:

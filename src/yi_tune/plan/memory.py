@@ -18,6 +18,8 @@ from yi_tune.data.own import count_tokens
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.models import LocalModel, Shape
+from yi_tune.output import spell
+from yi_tune.plan.duration import cost, rate_of
 
 MICRO, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 EVAL, NO_CHECKPOINTING = "per_device_eval_batch_size", "disable_gradient_checkpointing"
@@ -128,6 +130,7 @@ class Fit:
     shape: Shape | None = None
     parts: dict[str, int] | None = None
     length: int = 0
+    cost: float = 0.0  # of the whole training, as plan/duration.py has it
 
     @property
     def fits(self) -> bool:
@@ -152,10 +155,22 @@ class Fit:
         parts = ", ".join(f"{name} {decimal(size)}" for name, size in self.parts.items() if size >= 1_000_000)
         return f"Memory: {decimal(sum(self.parts.values()))} estimated ({parts}); {self._free}."
 
+    @property
+    def seconds(self) -> float | None:
+        """How long training is estimated to take; None on a CPU, and for a model whose shape is not known."""
+        return self.cost if self.hardware.gpu and self.shape else None
 
-def choose_fit(shape: Shape | None, config: Config, length: int, hardware: Hardware) -> Fit:
-    """The largest micro-batch that fits the free memory, without gradient checkpointing where that fits too; the
-    smallest where nothing fits. Values of `config` are obeyed; a key that it leaves open (a `${...}`) is chosen.
+    @property
+    def forecast(self) -> str:
+        """How long training takes, in a line."""
+        if self.seconds is None:
+            return "Time: not estimated; the progress tells it after the first steps."
+        return f"Time: about {spell(self.seconds)} of training, estimated from {rate_of(self.hardware.device).source}."
+
+
+def choose_fit(shape: Shape | None, config: Config, lengths: Sequence[int], hardware: Hardware) -> Fit:
+    """The division that takes the least time, for rows of so many tokens, of those that fit the free memory; the
+    smallest where none fits. Values of `config` are obeyed; a key that it leaves open (a `${...}`) is chosen.
     """
     steps, sizes = number(config, ACCUMULATION, 1), [8, 4, 2, 1]
     if not left_open(config, MICRO):
@@ -163,16 +178,18 @@ def choose_fit(shape: Shape | None, config: Config, length: int, hardware: Hardw
     elif not left_open(config, ACCUMULATION):
         sizes = [max(1, EFFECTIVE_BATCH // steps)]
     choices = [False, True] if left_open(config, NO_CHECKPOINTING) else [not config.get(NO_CHECKPOINTING)]
+    fits, longest = [], max(lengths)
     for size, checkpointing in product(sizes, choices):
         follows = max(1, round(EFFECTIVE_BATCH / size)) if left_open(config, ACCUMULATION) else steps
-        fit = Fit(size, follows, checkpointing, hardware, shape, length=length)
+        fit = Fit(size, follows, checkpointing, hardware, shape, length=longest)
         if shape:
             decided = hardware.settings | fit.settings
             whole = config | {key: decided[key][0] for key in decided if left_open(config, key)}
-            fit = replace(fit, parts=estimate(shape, whole, length, "cuda" if hardware.gpu else "cpu"))
-        if fit.fits:
-            break
-    return fit
+            parts = estimate(shape, whole, longest, "cuda" if hardware.gpu else "cpu")
+            takes = cost(shape, whole, lengths, hardware.gpu, (size, follows, checkpointing))
+            fit = replace(fit, parts=parts, cost=takes)
+        fits.append(fit)
+    return min((fit for fit in fits if fit.fits), key=lambda fit: fit.cost, default=fits[-1])
 
 
 def refuse(fit: Fit, name: str) -> YiTuneError:
@@ -199,18 +216,20 @@ def smaller(config: Config) -> Config | None:
     return None
 
 
-def longest_row(
-    local: LocalModel, config: Config, rows: Sequence[list[Message]], prompts: list[Prompt], own: int = 0
-) -> int:
-    """Tokens of the longest row that is trained on: of `rows`, and the base's answers to `prompts`, as long as they may
-    become; the longest of the user's own has `own`. Raises YiTuneError for a tokenizer that does not load.
+def row_lengths(
+    local: LocalModel, config: Config, rows: Sequence[list[Message]], prompts: list[Prompt], own: Sequence[int] = ()
+) -> list[int]:
+    """Tokens of each row that is trained on: of `rows`, of the user's `own`, and of the base's answers to `prompts`, as
+    long as they may become. Packed rows are full. Raises YiTuneError for a tokenizer that does not load.
     """
     cutoff = number(config, "cutoff_len", 2048)
-    if config.get("packing") or config.get("neat_packing") is True:
-        return cutoff
     asked = [[*prompt.messages, Message(role="assistant", content="")] for prompt in prompts]
     answered = [LONGEST + length for length in count_tokens(local.path, asked)]
-    return min(cutoff, max([own, *count_tokens(local.path, rows), *answered]))
+    most = number(config, "max_samples", len(rows) + len(own))  # of each dataset
+    lengths = [*list(count_tokens(local.path, rows))[:most], *own[:most], *answered]
+    if config.get("packing") or config.get("neat_packing") is True:
+        return [cutoff] * -(-sum(lengths) // cutoff)
+    return [min(cutoff, length) for length in lengths]
 
 
 def answering(shape: Shape | None, hardware: Hardware, bits: int | None) -> Config:

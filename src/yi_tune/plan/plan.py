@@ -19,7 +19,7 @@ from yi_tune.hubs.download import use_cached
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import err
 from yi_tune.plan.checks import is_trainable, problems, too_few_rows
-from yi_tune.plan.memory import MICRO, Fit, answering, choose_fit, longest_row, refuse
+from yi_tune.plan.memory import MICRO, Fit, answering, choose_fit, refuse, row_lengths
 from yi_tune.runs import Run, Start, find_start, train_run
 
 # `--early-stop`: twenty evaluations a run, each with a checkpoint, and the end after three that were no better than the
@@ -140,15 +140,17 @@ def plan(
         check_model(local)
     except YiTuneError as error:
         _refuse(error, dry_run)
-    longest_own = 0
+    own_lengths: list[int] = []
     if data:
-        own, longest_own = prepare_own(data, data_dir, wanted, skip_bad_rows=skip_bad_rows)
+        own, own_lengths = prepare_own(data, data_dir, wanted, skip_bad_rows=skip_bad_rows)
         datasets.append(own)
     if not datasets:
         raise YiTuneError("--no-identity leaves nothing to train on.", "Name your own data: --data FILE")
     with err.status("Counting tokens"):
-        length = longest_row(local, wanted, conversations, prompts, longest_own)
-    fit = choose_fit(local.shape, wanted | (start.shape if start else {}), length, hardware)
+        lengths = row_lengths(local, wanted, conversations, prompts, own_lengths)
+    if left_open(wanted, "num_train_epochs"):
+        wanted["num_train_epochs"] = local.model.num_train_epochs
+    fit = choose_fit(local.shape, wanted | (start.shape if start else {}), lengths, hardware)
     options = {
         "--report-to": trackers(report_to or [], f"{target.folder.parent.name}/{target.name}"),
         "--early-stop": EARLY_STOP if early_stop else {},
@@ -164,6 +166,7 @@ def plan(
     if not fit.fits:
         _refuse(refuse(fit, local.model.name), dry_run or MICRO in flags)
     err.print(fit.summary)
+    err.print(fit.forecast)
     return planned
 
 
