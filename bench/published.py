@@ -123,26 +123,21 @@ class Row:
 
 ROWS = [
     *(
-        Row(LIT_GPT, model, shape, bits, batch, 1304, gigabytes * GB)
-        for model, shape, bits, batch, gigabytes in (
-            ("Llama-2-7B", LLAMA_2_7B, 16, 1, 21.30),
-            ("Llama-2-7B", LLAMA_2_7B, 16, 2, 29.07),
-            ("Llama-2-7B", LLAMA_2_7B, 4.5, 1, 14.14),
-            ("Llama-2-7B", LLAMA_2_7B, 4, 1, 13.84),
-            ("Llama-2-13B", LLAMA_2_13B, 16, 1, 38.12),
-            ("Llama-2-13B", LLAMA_2_13B, 4.5, 1, 23.14),
-            ("Llama-2-13B", LLAMA_2_13B, 4, 1, 22.55),
-        )
-    ),
-    *(
-        Row(LITGPT, model, shape, bits, batch, 512, gigabytes * GB)
-        for model, shape, bits, batch, gigabytes in (
-            ("Llama-2-7B", LLAMA_2_7B, 16, 2, 19.77),
-            ("Llama-2-7B", LLAMA_2_7B, 4.5, 2, 13.68),
-            ("Mistral-7B", MISTRAL_7B, 16, 2, 20.66),
-            ("Mistral-7B", MISTRAL_7B, 4.5, 2, 14.29),
-            ("Llama-3-8B", LLAMA_3_8B, 16, 1, 19.73),
-            ("Llama-3-8B", LLAMA_3_8B, 4.5, 2, 17.41),
+        Row(source, model, shape, bits, batch, 1304 if source is LIT_GPT else 512, gigabytes * GB)
+        for source, model, shape, bits, batch, gigabytes in (
+            (LIT_GPT, "Llama-2-7B", LLAMA_2_7B, 16, 1, 21.30),
+            (LIT_GPT, "Llama-2-7B", LLAMA_2_7B, 16, 2, 29.07),
+            (LIT_GPT, "Llama-2-7B", LLAMA_2_7B, 4.5, 1, 14.14),
+            (LIT_GPT, "Llama-2-7B", LLAMA_2_7B, 4, 1, 13.84),
+            (LIT_GPT, "Llama-2-13B", LLAMA_2_13B, 16, 1, 38.12),
+            (LIT_GPT, "Llama-2-13B", LLAMA_2_13B, 4.5, 1, 23.14),
+            (LIT_GPT, "Llama-2-13B", LLAMA_2_13B, 4, 1, 22.55),
+            (LITGPT, "Llama-2-7B", LLAMA_2_7B, 16, 2, 19.77),
+            (LITGPT, "Llama-2-7B", LLAMA_2_7B, 4.5, 2, 13.68),
+            (LITGPT, "Mistral-7B", MISTRAL_7B, 16, 2, 20.66),
+            (LITGPT, "Mistral-7B", MISTRAL_7B, 4.5, 2, 14.29),
+            (LITGPT, "Llama-3-8B", LLAMA_3_8B, 16, 1, 19.73),
+            (LITGPT, "Llama-3-8B", LLAMA_3_8B, 4.5, 2, 17.41),
         )
     ),
     Row(FACTORY, "Llama-2-7B", LLAMA_2_7B, 16, 4, 1024, 17 * GB),

@@ -90,6 +90,13 @@ def test_age_of_a_gpu(capability: tuple[int, int], fits: bool, monkeypatch: pyte
     assert ("=cu126" in told.value.hint) == (capability == (6, 0))
 
 
+def test_amd_gpus_are_named_by_another_rule(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    cuda(monkeypatch, (9, 0))
+    monkeypatch.setattr(sys.modules["torch"].cuda, "get_arch_list", lambda: ["gfx90a", "gfx942"])
+    assert detect().gpu == "A GPU"
+
+
 @pytest.mark.parametrize("script", ["echo No devices were found", "echo GPU-a, Thing, [N/A], [N/A], 550", "exit 9"])
 def test_no_gpus(script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nvidia_smi(tmp_path, monkeypatch, script)

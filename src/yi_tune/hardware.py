@@ -104,6 +104,8 @@ def _check_age(gpu: str, capability: tuple[int, int], built_for: list[str]) -> N
     """
     for name in built_for:
         kind, _, version = name.rstrip("af").partition("_")
+        if kind not in ("sm", "compute"):  # an AMD GPU's, as gfx90a, which another rule is for
+            return
         built = divmod(int(version), 10)
         if built <= capability and (kind == "compute" or built[0] == capability[0]):
             return

@@ -137,6 +137,26 @@ def test_weights_are_merged_a_few_at_a_time(
     assert sum(parameter.untyped_storage().nbytes() for parameter in weights._model.parameters()) < 1_000
 
 
+def test_base_in_32_bits_without_a_generation_config(tmp_path: Path) -> None:
+    """As a folder of the user's own may be: the export says its 16 bits, and where a reply ends, all the same."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from yi_tune.engine.export import export as write
+
+    base, folder = tmp_path / "base", tmp_path / "exported"
+    AutoModelForCausalLM.from_pretrained(NANO, dtype=torch.float32).save_pretrained(base)
+    (base / "generation_config.json").unlink()
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(NANO / name, base)
+    folder.mkdir()
+    with Progress(err) as progress:
+        write(base, None, folder, None, "nano", progress)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
+    assert model.dtype == torch.bfloat16
+    assert model.generation_config.eos_token_id == [2, 7]
+
+
 def test_folder(hf: tuple[Path, Done]) -> None:
     folder, done = hf
     generation = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))

@@ -86,8 +86,12 @@ def export(base: Path, adapter: Path | None, target: Path, quant: str | None, na
         _write_gguf(weights, tokenizer, base, target, quant, name)
         return
     _write_safetensors(weights, target)
+    weights.config.architectures = ["LlamaForCausalLM"]
+    weights.config.dtype = weights[next(iter(weights))].dtype  # the base's own may be missing, or 32 bits
     weights.config.save_pretrained(target)
-    ends: Any = GenerationConfig.from_pretrained(base)
+    ends: Any = GenerationConfig.from_model_config(weights.config)
+    if (base / "generation_config.json").is_file():
+        ends = GenerationConfig.from_pretrained(base)
     # The base's own files name only the first, and a reply ends at the second.
     ends.eos_token_id = tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"])
     ends.save_pretrained(target)
