@@ -142,6 +142,12 @@ def test_names_of_a_dataset_info(folder: Path) -> None:
         conversation({**rows[3], "shots": ["x.png"]}, sources[3].form)
 
 
+def test_missing_file_where_no_data_is_described(tmp_path: Path) -> None:
+    with pytest.raises(YiTuneError, match="no such file") as caught:
+        find_sources(["gone.jsonl"], None)
+    assert caught.value.hint.startswith("Name a file by its path")
+
+
 @pytest.mark.parametrize(
     ("data", "said"),
     [

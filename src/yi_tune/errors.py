@@ -12,10 +12,10 @@ class YiTuneError(Exception):
 
 
 def did_you_mean(word: str, known: list[str]) -> str:
-    """A suggestion for a mistyped `word`, or the whole list when nothing is near and it is short."""
+    """A suggestion for a mistyped `word`, or the whole list when nothing is near and it is short; "" of none."""
     if near := get_close_matches(word.lower(), known, n=1):
         return f"Did you mean {near[0]}?"
-    return f"Known: {', '.join(known)}." if len(known) <= 20 else ""
+    return f"Known: {', '.join(known)}." if 0 < len(known) <= 20 else ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
