@@ -191,7 +191,7 @@ def profiles(model: str, work: Path) -> list[str]:
     return lines
 
 
-def page(model: str, rounds: list[tuple[Measured, Measured]], table: list[str]) -> list[str]:
+def page(model: str, rounds: list[tuple[Measured, Measured]], by_profile: list[str]) -> list[str]:
     """The page's lines."""
     runs = dict(zip((OURS, THEIRS), zip(*rounds, strict=True), strict=True))
     medians = {
@@ -223,7 +223,7 @@ def page(model: str, rounds: list[tuple[Measured, Measured]], table: list[str]) 
         "",
         f"Each as it is shipped, on {model}, once; then all of `yi-tune check`'s questions.",
         "",
-        *table,
+        *by_profile,
     ]
 
 

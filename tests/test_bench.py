@@ -154,3 +154,11 @@ def test_steps_have_names_of_their_own_and_what_decides_most_comes_first(
         *("16 bits", "4 bits", train.THEIRS, gpu.THEIR_CHAT, "512 tokens, checkpointing", "--replay 64", "round 2"),
     ):
         assert any(wanted in name for name in rest), wanted
+
+
+def test_page_of_figures() -> None:
+    ours, theirs = (Measured(seconds, 1.5, seconds / 2, 300.0, loss) for seconds, loss in ((20.0, 0.4), (50.0, 0.5)))
+    lines = train.page("nano", [(ours, theirs)] * 3, ["| a profile |"])
+    assert "Ratio of the medians: **0.40**. The losses are 20.00% apart." in lines
+    assert "| yi-tune train | 20.0, 20.0, 20.0 | 20.0 | 10.0 | 300 | 1.50 GiB | 0.4000 |" in lines
+    assert lines[-1] == "| a profile |"

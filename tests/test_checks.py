@@ -8,7 +8,7 @@ import pytest
 from tests.plans import plan
 from yi_tune.config import Config, dump_config, parse_config, shipped
 from yi_tune.plan import checks
-from yi_tune.plan.checks import problems, too_few_rows
+from yi_tune.plan.checks import problems, unfit_validation
 from yi_tune.plan.plan import EARLY_STOP
 
 TRAINING = [name for name, path in shipped().items() if path.parent.name == "train"]
@@ -59,6 +59,7 @@ def test_llamafactory_takes_them_as_they_are_meant(name: str) -> None:
         {"report_to": None},
         {"adapter_name_or_path": "/a", "create_new_adapter": False},
         {"lora_target": "q_proj,self_attn.v_proj,lm_head"},
+        {"additional_target": "embed_tokens,lm_head, norm"},
         {"warmup_ratio": 0, "val_size": 0, "weight_decay": 0},
         {"optim": "sgd", "lr_scheduler_kwargs": {"a": 1}, **EVALUATED},
         {"early_stopping_steps": 3, "load_best_model_at_end": True, "metric_for_best_model": "loss"} | EVALUATED,
@@ -100,6 +101,23 @@ def test_nothing_is_wrong(config: Config) -> None:
         ({"early_stopping_steps": 3}, "early_stopping_steps needs"),
         ({"early_stopping_steps": 3, "load_best_model_at_end": True} | EVALUATED, "early_stopping_steps needs"),
         ({"save_only_model": True}, "save_only_model: "),
+        # Only training would have it, and not what asks the tuned model.
+        ({"default_system": "You are 小易."}, "default_system: only training would have it."),
+        ({"tool_format": "qwen"}, "tool_format: "),
+        ({"add_tokens": "<x>"}, "add_tokens: an adapter goes with the base's own tokens."),
+        ({"split_special_tokens": True}, "split_special_tokens: "),
+        ({"rope_scaling": "linear"}, "rope_scaling: "),
+        ({"do_predict": True}, "do_predict: "),
+        ({"streaming": True, "max_steps": 3}, "streaming: "),
+        ({"deepspeed": "ds.json"}, "deepspeed: yi-tune trains in one process."),
+        ({"fsdp": "full_shard"}, "fsdp: yi-tune trains in one process."),
+        ({"quantization_method": "hqq", "quantization_bit": 4}, "quantization_method: "),
+        ({"additional_target": "lm_heads"}, "additional_target: a layer has no 'lm_heads'."),
+        ({"bf16": True, "use_cpu": False}, "LLaMA-Factory: Your setup doesn't support bf16"),
+        ({"use_galore": True}, "LLaMA-Factory: "),
+        ({"eval_dataset": "own", "val_size": 0.1}, "LLaMA-Factory: Cannot specify `val_size`"),
+        ({"interleave_probs": "0.5,0.5"}, "LLaMA-Factory: `interleave_probs` is only valid"),
+        ({"mix_strategy": "interleave_over", "interleave_probs": "0.5,0.5"}, "LLaMA-Factory: The length of dataset"),
         ({"lora_target": "q_proj, v_prj"}, "lora_target: a layer has no 'v_prj'"),
         ({"report_to": ["tensorbord"]}, "report_to: 'tensorbord' is not one of tensorboard, wandb, swanlab, mlflow."),
         ({"hub_token": "hunter2"}, "hub_token: a run folder keeps its config, and is no place for a secret."),
@@ -139,36 +157,45 @@ def test_missing_package_of_a_tracker_is_named(config: Config, monkeypatch: pyte
     assert problems(FINE | config) == []
 
 
+def rows(datasets: list[int]) -> dict[str, int]:
+    return dict(zip(("identity", "own"), datasets, strict=False))
+
+
 @pytest.mark.parametrize(
     ("config", "datasets"),
     [
         ({"val_size": 0.1}, [398]),
         ({"val_size": 0.05}, [398]),  # 19.9 of which datasets makes 20
         ({"val_size": 20}, [21]),
-        ({"val_size": 0.1, "max_samples": 100}, [398, 5000]),  # max_samples is of each
+        ({"val_size": 0.1}, [100, 100]),
     ],
 )
 def test_enough_validation_rows(config: dict[str, Any], datasets: list[int]) -> None:
-    assert not list(too_few_rows(EARLY_STOP | config, datasets))
+    assert not list(unfit_validation(EARLY_STOP | config, rows(datasets)))
 
 
 @pytest.mark.parametrize(
     ("config", "datasets", "said"),
     [
         ({"val_size": 0.1}, [100], "val_size=0.1 holds back 10 of 100"),
-        ({"val_size": 0.1, "max_samples": 80}, [398], "val_size=0.1 holds back 8 of 80"),
         ({"val_size": 19}, [398], "val_size=19 holds back 19 of 398"),
         ({}, [398], "val_size=0 holds back 0 of 398"),
     ],
 )
 def test_too_few_validation_rows(config: dict[str, Any], datasets: list[int], said: str) -> None:
-    assert not list(too_few_rows(config, datasets))
-    (found,) = too_few_rows(EARLY_STOP | config, datasets)
+    assert not list(unfit_validation(config, rows(datasets)))
+    (found,) = unfit_validation(EARLY_STOP | config, rows(datasets))
     assert found.startswith(said)
     assert found.endswith("--set val_size=20")
 
 
 def test_a_row_is_left_to_train_on() -> None:
-    (found,) = too_few_rows({"val_size": 10}, [10])
+    (found,) = unfit_validation({"val_size": 10}, {"own": 10})
     assert "none is left" in found
-    assert not list(too_few_rows({"val_size": 9}, [10]))
+    assert not list(unfit_validation({"val_size": 9}, {"own": 10}))
+
+
+def test_what_is_evaluated_on_has_to_be_there() -> None:
+    (found,) = unfit_validation({"eval_dataset": "own, theirs"}, {"identity": 9, "own": 9})
+    assert found == "eval_dataset: there is no 'theirs'. Name a file: --eval-data FILE"
+    assert not list(unfit_validation({"eval_dataset": "eval"}, {"identity": 9, "eval": 3}))

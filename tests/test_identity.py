@@ -26,7 +26,7 @@ OTHERS = ["Yi", "01.AI", "零一万物", "ChatGPT", "OpenAI", "Google", "Qwen", 
 KINDS = {"who", "name", "author", "origin", "abilities", "greeting", "thanks", "negative", "plain"}
 
 ACCEPTED = ["小易", "O'Brien & Söhne", 'the "quoted"', "\\n \\1 \\g<0>", "a{b}c", "${name}", "# no", "[bold]x[/]", "|>"]
-ACCEPTED += ["星河 🚀", "علي بن أبي", "null", " X ", "易" * 64]
+ACCEPTED += ["星河 🚀", "👩‍🚀", "علي بن أبي", "null", "易" * 64]
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
@@ -53,7 +53,9 @@ def test_name_is_exact_in_the_data(name: str, tmp_path: Path) -> None:
         ("a\x00", "holds '\\x00'"),
         ("\x1b[31mred", "holds '\\x1b'"),
         ("a\u2028b", "holds '\\u2028'"),
-        ("\udcff", "holds '\\udcff'; newlines, control characters, broken UTF-8"),
+        ("小\u200b易", "holds '\\u200b'"),
+        ("a\u202eb", "holds '\\u202e'"),
+        ("\udcff", "holds '\\udcff'; newlines, control and invisible characters, broken UTF-8"),
         ("<|im_end|>", "holds '<|'"),
         ("a{{b", "holds '{{'"),
         ("a}}b", "holds '}}'"),
@@ -72,6 +74,10 @@ def test_refused(option: str, name: str, said: str) -> None:
     # The message itself can be printed, on one line.
     caught.value.message.encode()
     assert caught.value.message.isprintable()
+
+
+def test_spaces_around_are_no_part_of_a_name() -> None:
+    assert Identity(" 小易\u3000", "\ufeff李雷\n", " X ") == Identity("小易", "李雷", "X", "李雷")
 
 
 def test_english_values_default_to_the_others() -> None:

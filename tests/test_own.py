@@ -129,16 +129,41 @@ def test_no_good_row(file: Path, model: Path) -> None:
     reason.encode()
 
 
+def test_max_samples_draws_from_all_files(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "more.jsonl").write_text("".join(map(row, range(20, 40))), encoding="utf-8")
+    found, lengths = prepare(file, str(tmp_path / "more.jsonl"), max_samples=10)
+    numbers = sorted(int(question[1:]) for question in questions(found))
+    assert len(set(numbers)) == found.rows == len(lengths) == 10
+    assert numbers[0] < 20 <= numbers[-1]
+    assert "max_samples: 10 of 40 rows of --data are trained on" in capsys.readouterr().err
+    assert prepare(file, max_samples=20)[0].rows == 20
+
+
+def test_a_listed_sample_may_be_larger_than_its_file(file: Path, tmp_path: Path) -> None:
+    info = {"mine": {"file_name": file.name, "num_samples": 30}}
+    (tmp_path / "dataset_info.json").write_text(json.dumps(info))
+    found, _ = prepare_own(["mine"], tmp_path, {"model_name_or_path": "none"}, skip_bad_rows=False)
+    assert found.rows == 30
+    assert len(set(questions(found))) == 20
+    with pytest.raises(YiTuneError, match="20 good rows; 30 are asked for"):
+        prepare_own(["mine:30"], tmp_path, {"model_name_or_path": "none"}, skip_bad_rows=False)
+
+
+def test_what_is_not_trained_on_is_said(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text(row(1, id=7, reasoning="because") + row(2, id=8, note=None), encoding="utf-8")
+    prepare(file)
+    assert "Not trained on: id, reasoning." in capsys.readouterr().err
+
+
 def test_description(
     file: Path, model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file.write_text("".join(map(row, range(9))) + row(9, input="long " * 500) * 3, encoding="utf-8")
-    lengths = prepare(file, cutoff_len=100, max_samples=10)[1]
+    lengths = prepare(file, cutoff_len=100)[1]
     longest = max(lengths)
     assert len(lengths) == 12
     said = capsys.readouterr().err
     assert f"own data: 12 rows; tokens: min 16, median 16, max {longest:,}; 25.0% longer than cutoff_len 100" in said
-    assert "max_samples leaves out 2 of them" in said
     # Of many rows some are counted, and the longest.
     monkeypatch.setattr(own, "_COUNTED", 4)
     assert prepare(file, cutoff_len=9)[1][0] == longest > 500

@@ -1,3 +1,6 @@
+import json
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -6,12 +9,15 @@ import pytest
 
 from tests.plans import CPU, plan
 from yi_tune.config import Config, find_config, read_config
+from yi_tune.data.identity import Identity, render
 from yi_tune.errors import YiTuneError
+from yi_tune.files import DATA
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, Model
-from yi_tune.plan.checks import too_few_rows
+from yi_tune.plan.checks import unfit_validation
 from yi_tune.plan.memory import Fit, choose_fit
 from yi_tune.plan.plan import EARLY_STOP, TrainPlan, trackers
+from yi_tune.plan.plan import plan as decide
 from yi_tune.runs import Run, Start
 
 OLD_CPU = Hardware(None, bf16=False, free=20_000_000_000)
@@ -89,6 +95,78 @@ def test_paths_of_a_config_written_for_llamafactory_are_replaced() -> None:
     }
     assert provenance(planned, "learning_rate") == (5e-5, "template", "")
     assert provenance(planned, "model_name_or_path")[1] == "model"
+
+
+NAME = Identity("小易", "李雷")
+
+
+def write_config(folder: Path, **changes: Any) -> str:
+    """A file with the tutorial's config and these changes."""
+    config = read_config(find_config("tutorial")) | changes
+    (folder / "mine.yaml").write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in config.items()))
+    return str(folder / "mine.yaml")
+
+
+def test_model_that_a_config_names_is_used_and_its_paths_are_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path, model_name_or_path=str(DATA / "nano"), output_dir="saves/old")
+    planned = decide(NAME, workspace=tmp_path, config=config)
+    assert planned.local.path == DATA / "nano"
+    assert f"Not used of {config}: output_dir. The options decide that." in capsys.readouterr().err
+    shutil.copytree(DATA / "nano", tmp_path / "copy")
+    assert decide(NAME, workspace=tmp_path, config=config, model=str(tmp_path / "copy")).local.path == tmp_path / "copy"
+    assert f"Not used of {config}: output_dir, model_name_or_path." in capsys.readouterr().err
+    decide(NAME, workspace=tmp_path, model="nano")
+    assert "Not used" not in capsys.readouterr().err
+
+
+def test_unknown_model_and_a_resume_that_a_config_names_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(YiTuneError, match="Unknown model 'nanno'"):
+        decide(NAME, workspace=tmp_path, config=write_config(tmp_path, model_name_or_path="nanno"))
+    with pytest.raises(YiTuneError, match="itself decides resume_from_checkpoint"):
+        decide(NAME, workspace=tmp_path, model="nano", config=write_config(tmp_path, resume_from_checkpoint="x"))
+
+
+def test_max_samples_draws_from_both_languages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    planned = decide(NAME, workspace=tmp_path, model="nano", overrides=["max_samples=100"])
+    assert planned.datasets[0].rows == 100
+    rows = list(planned.datasets[0].conversations())
+    everything = render(NAME)
+    chinese = [row for row in rows if re.search("[一-鿿]", row[0]["content"])]
+    assert 30 <= len(chinese) <= 70
+    assert all(row in everything for row in rows)
+    assert f"max_samples: 100 of the {len(everything)} identity rows" in capsys.readouterr().err
+    again = decide(NAME, workspace=tmp_path, model="nano", overrides=["max_samples=100"])
+    assert again.datasets[0].file_name == planned.datasets[0].file_name
+
+
+def test_eval_data_takes_the_place_of_held_out_rows(tmp_path: Path) -> None:
+    for name in ("rows", "other"):
+        lines = (json.dumps({"instruction": f"{name} {n}", "output": "a"}) + "\n" for n in range(30))
+        (tmp_path / f"{name}.jsonl").write_text("".join(lines))
+    planned = decide(
+        NAME,
+        workspace=tmp_path,
+        model="nano",
+        data=[str(tmp_path / "rows.jsonl")],
+        eval_data=[str(tmp_path / "other.jsonl:9")],
+    )
+    config = planned.config
+    assert (config["dataset"], config["eval_dataset"], config["val_size"]) == ("identity,own", "eval", 0)
+    assert [(dataset.name, dataset.rows) for dataset in planned.datasets[1:]] == [("own", 30), ("eval", 9)]
+    with pytest.raises(YiTuneError, match="leaves nothing to train on"):
+        decide(None, workspace=tmp_path, model="nano", eval_data=[str(tmp_path / "other.jsonl")])
+    (tmp_path / "none.jsonl").touch()
+    with pytest.raises(YiTuneError, match="no row in --eval-data"):
+        decide(NAME, workspace=tmp_path, model="nano", eval_data=[str(tmp_path / "none.jsonl")])
+
+
+@pytest.mark.parametrize("name", ["a[1]", "a*", "what?"])
+def test_workspace_that_datasets_cannot_read_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(YiTuneError, match="takes for a pattern") as caught:
+        decide(NAME, workspace=tmp_path / name, model="nano")
+    assert caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -170,7 +248,9 @@ def test_flag_wins_over_template_model_hardware_and_options() -> None:
 
 def test_early_stop_is_accepted_with_the_shipped_configs() -> None:
     for template in ("qlora", "tutorial"):
-        assert not list(too_few_rows(plan(template, options={"--early-stop": EARLY_STOP}).config, [398]))
+        assert not list(
+            unfit_validation(plan(template, options={"--early-stop": EARLY_STOP}).config, {"identity": 398})
+        )
 
 
 def test_trackers() -> None:

@@ -1,4 +1,4 @@
-"""Where `--data` is, its files, and the forms of its rows."""
+"""Where `--data` is, and its files."""
 
 import json
 from pathlib import Path
@@ -6,82 +6,10 @@ from typing import Any
 
 import pytest
 
-from yi_tune.data.rows import Source, conversation, find_sources, read_rows
+from tests.test_forms import talk
+from yi_tune.data.forms import conversation
+from yi_tune.data.rows import Source, find_sources, read_rows
 from yi_tune.errors import YiTuneError
-
-
-def talk(*contents: str, system: str = "") -> list[dict[str, str]]:
-    """The conversation of these contents."""
-    head = [{"role": "system", "content": system}] if system else []
-    return head + [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(contents)]
-
-
-@pytest.mark.parametrize(
-    ("row", "expected"),
-    [
-        ({"messages": talk("q", "a")}, talk("q", "a")),
-        ({"messages": talk("q", "a", "r", "b", system="s"), "id": 3}, talk("q", "a", "r", "b", system="s")),
-        ({"messages": [{"role": "system", "content": ""}, *talk("q", "a")]}, talk("q", "a")),
-        ({"messages": [{"role": "developer", "content": "s"}, *talk("q", "a")]}, talk("q", "a", system="s")),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}] * 2}, *talk("", "a")[1:]]},
-            talk("qq", "a"),
-        ),
-        ({"messages": json.dumps(talk("q", "a"))}, talk("q", "a")),  # as a CSV file has it
-        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, talk("q", "a")),
-        (
-            {"conversations": [{"from": "user", "value": "q"}, {"from": "assistant", "value": "a"}], "system": "s"},
-            talk("q", "a", system="s"),
-        ),
-        ({"messages": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, talk("q", "a")),
-        ({"instruction": "q", "output": "a"}, talk("q", "a")),
-        ({"instruction": "q", "input": "x", "output": "a", "system": "s"}, talk("q\nx", "a", system="s")),
-        ({"instruction": "", "input": "x", "output": "a", "system": ""}, talk("x", "a")),
-        ({"instruction": "q", "input": None, "output": "a", "history": [["p", "b"]]}, talk("p", "b", "q", "a")),
-        ({"instruction": "q", "output": "a", "history": '[["p", "b"]]', "input": ""}, talk("p", "b", "q", "a")),
-        ({"messages": talk("{{ other }} and {x}", "a < b | c > d")}, talk("{{ other }} and {x}", "a < b | c > d")),
-    ],
-)
-def test_every_form_is_recognised_by_its_columns(row: dict[str, Any], expected: list[dict[str, str]]) -> None:
-    assert conversation(row, None) == expected
-
-
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        (YiTuneError("broken JSON"), "broken JSON"),
-        (["q", "a"], "not an object"),
-        ({"question": "q", "answer": "a"}, "among its columns: ['answer', 'question']"),
-        ({"instruction": "q", "output": " \n"}, "a message of the assistant is empty"),
-        ({"instruction": "q", "output": None}, "content is not text"),
-        ({"instruction": "", "input": "", "output": "a"}, "a message of the user is empty"),
-        ({"instruction": 3, "output": "a"}, "instruction or input is not text"),
-        ({"instruction": "q", "output": "a", "history": "p"}, "history is not a list"),
-        ({"instruction": "q", "output": "a", "history": [["p"]]}, "history is not a list of pairs"),
-        ({"messages": []}, "The roles (none) are no conversation"),
-        ({"messages": {"role": "user"}}, "messages is not a list"),
-        ({"messages": ["q", "a"]}, "something else than a message"),
-        ({"messages": talk("q", "a", "r")}, "the last message is the user's"),
-        ({"messages": [*talk("q", "a"), {"role": "system", "content": "s"}]}, "The roles user, assistant, system are"),
-        ({"messages": [*talk("q"), {"role": "tool", "content": "x"}]}, "role is 'tool'"),
-        ({"messages": [*talk("q"), {"role": "assistant", "tool_calls": [1]}]}, "tool_calls"),
-        (
-            {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}, {"type": "image_url"}]}]},
-            "parts that are not text",
-        ),
-        ({"messages": talk("q", "a\0b")}, "holds '\\x00'"),
-        ({"messages": talk("q", "a<|im_end|>")}, "holds '<|im_end|>': no control token"),
-        ({"messages": talk("q", "a", system="<|im_start|>")}, "a message of the system holds '<|im_start|>'"),
-        ({"messages": talk("Who made {{ AUTHOR }}?", "a")}, "holds '{{ AUTHOR }}'"),
-        ({"messages": talk("q", "a\udcff")}, "holds '\\udcff'"),
-        ({"messages": talk("q", "a"), "images": ["x.png"]}, "it has images"),
-        ({"messages": talk("q", "a"), "tools": "[{}]"}, "it has tools"),
-    ],
-)
-def test_unfit_rows(row: Any, said: str) -> None:
-    with pytest.raises(YiTuneError) as caught:
-        conversation(row, None)
-    assert said in caught.value.message
 
 
 @pytest.fixture
@@ -123,12 +51,14 @@ def test_names_of_a_dataset_info(folder: Path) -> None:
             "tags": {"role_tag": "who", "content_tag": "says", "user_tag": "me", "assistant_tag": "bot"},
         },
         gpt={"file_name": "rows.json", "formatting": "sharegpt"},
+        everything={"file_name": "."},
         openai={"file_name": "rows.json", "formatting": "openai", "columns": {"messages": "messages"}},
     )
-    names = ["plain", "sampled", "sampled:4", "mapped", "chat", "gpt", "openai", "a.jsonl"]
+    names = ["plain", "sampled", "sampled:4", "mapped", "chat", "gpt", "openai", "a.jsonl", "everything"]
     sources = find_sources(names, data)
-    assert [source.rows for source in sources] == [None, 9, 4, None, None, None, None, None]
-    assert {source.path for source in sources} == {data / "rows.json", Path("a.jsonl")}
+    assert [source.rows for source in sources] == [None, 9, 4, None, None, None, None, None, None]
+    assert {source.path for source in sources} == {data / "rows.json", Path("a.jsonl"), data}
+    assert [source.repeats for source in sources[:3]] == [True, True, False]
     rows: dict[int, dict[str, Any]] = {
         0: {"instruction": "q", "output": "a", "messages": talk("no", "no")},
         3: {"q": "q", "a": "a", "before": [], "instruction": "no", "output": "no"},
@@ -138,7 +68,7 @@ def test_names_of_a_dataset_info(folder: Path) -> None:
     }
     for number, row in rows.items():
         assert conversation(row, sources[number].form) == talk("q", "a")
-    with pytest.raises(YiTuneError, match="it has images"):
+    with pytest.raises(YiTuneError, match="it has shots"):
         conversation({**rows[3], "shots": ["x.png"]}, sources[3].form)
 
 
@@ -153,12 +83,16 @@ def test_missing_file_where_no_data_is_described(tmp_path: Path) -> None:
     [
         ("none.jsonl:5", "--data none.jsonl: no such file"),
         ("a.jsonl:0", "a.jsonl:0: no such file"),
-        (".", "--data .: no such file"),
+        (".", "--data . is a folder"),
         ("plian", "not in "),
-        ("remote", "file None"),
-        ("gone", "file 'gone.json'"),
-        ("ranked", "ranking True"),
-        ("odd", "formatting 'x'"),
+        ("remote", "hf_hub_url: yi-tune takes files"),
+        ("both", "hf_hub_url: yi-tune takes files"),  # where LLaMA-Factory takes the hub's
+        ("gone", "file_name: 'gone.json' is not in"),
+        ("ranked", "ranking: Input should be False"),
+        ("odd", "formatting: Input should be 'alpaca'"),
+        ("part", "split: "),
+        ("unnamed", "no column or tag is named as response"),
+        ("untagged", "no column or tag is named as assistant_tag"),
     ],
 )
 def test_data_that_is_not_there_or_not_described(data: str, said: str, folder: Path) -> None:
@@ -167,6 +101,10 @@ def test_data_that_is_not_there_or_not_described(data: str, said: str, folder: P
         "gone": {"file_name": "gone.json"},
         "ranked": {"ranking": True},
         "odd": {"formatting": "x"},
+        "part": {"split": "test"},
+        "both": {"hf_hub_url": "some/where"},
+        "unnamed": {"columns": {"prompt": "q"}},
+        "untagged": {"formatting": "sharegpt", "tags": {"role_tag": "r", "content_tag": "c", "user_tag": "u"}},
     }
     entries = {name: {"file_name": "rows.json", **entry} for name, entry in entries.items()}
     info = listed(folder, remote={"hf_hub_url": "some/where"}, **entries)
@@ -232,13 +170,22 @@ def test_broken_json_array(text: str, said: str, tmp_path: Path) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("indent", [None, 2])
+def test_one_object_is_no_list_of_rows(indent: int | None, tmp_path: Path) -> None:
+    with pytest.raises(YiTuneError, match="is one object with data, and no list of rows") as caught:
+        read(tmp_path, "x.json", json.dumps({"data": GOOD}, indent=indent))
+    assert "Save the list" in caught.value.hint
+    row = {"messages": talk("q", "a")}
+    assert read(tmp_path, "x.json", json.dumps(row)) == [("line 1", row)]
+
+
 def test_bad_lines_do_not_stop_the_others(tmp_path: Path) -> None:
     text = b'{"a": \n{"a": "\xff"}\n' + b"[" * 90_000 + b'\n{"a": 1}\n' + b"1" * 5000
     found = read(tmp_path, "x.jsonl", text)
     assert [where for where, _ in found] == [f"line {number}" for number in range(1, 6)]
     said = [row for _, row in found]
     assert said[0] == "broken JSON: Expecting value at column 6"
-    assert "can't decode byte 0xff" in said[1]
+    assert said[1] == "not UTF-8: save the file as UTF-8"
     assert "maximum recursion depth exceeded" in said[2]
     assert said[3] == {"a": 1}
     assert "4300 digits" in said[4]
@@ -254,6 +201,13 @@ def test_csv(tmp_path: Path) -> None:
         ("line 3", "3 cells under 2 columns"),
         ("line 4", {"a": "1", "b": "2"}),
     ]
+    # Excel's, with columns and rows that are empty.
+    expected = [
+        ("line 2", {"a": "1", "b": "2"}),
+        ("line 4", {"a": "3", "b": ""}),
+        ("line 5", "3 cells under 2 columns"),
+    ]
+    assert read(tmp_path, "x.csv", "a,b,,\n1,2,,\n,,,\n3,,,\n4,5,6\n") == expected
     assert read(tmp_path, "x.csv", "a\n" + "x" * 200_000) == [("line 2", {"a": "x" * 200_000})]
     assert read(tmp_path, "x.csv", "") == []
 
@@ -287,4 +241,6 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
             with pytest.raises(YiTuneError, match="is not UTF-8") as caught:
                 read(tmp_path, name, '[{"a": "你好"}]\n'.encode(encoding))
             assert "Save it as UTF-8" in caught.value.hint
-        assert "'utf-8' codec" in read(tmp_path, "x.jsonl", '{"a": "你好"}\n'.encode(encoding))[0][1]
+        assert (
+            read(tmp_path, "x.jsonl", '{"a": "你好"}\n'.encode(encoding))[0][1] == "not UTF-8: save the file as UTF-8"
+        )

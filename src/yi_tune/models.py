@@ -29,6 +29,7 @@ NEEDED = (
 CPU_LIMIT = 500_000_000
 # The linear parts of a layer, by the names that `lora_target` takes.
 LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+NORMS = ("norm", "input_layernorm", "post_attention_layernorm")
 
 
 @dataclass(frozen=True)

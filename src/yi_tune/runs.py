@@ -103,6 +103,8 @@ def train_run(workspace: Path, local: LocalModel, name: str) -> Run:
     folder = workspace / "saves" / local.model.folder / name
     for path in (folder, local.path):
         check_path(path)
+    if set("[]*?") & set(str(folder)):
+        raise YiTuneError(f"The path {folder} has one of [ ] * ?, which `datasets` takes for a pattern.", "Rename it.")
     return Run(folder)
 
 

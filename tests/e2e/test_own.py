@@ -1,18 +1,25 @@
 """The user's own data for real: mixed with identity rows, tokenised and packed by LLaMA-Factory, trained on."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
+from transformers import AutoTokenizer
+
 from tests.e2e.conftest import Workspace
 from yi_tune.data.identity import Identity, dataset_of, render, write_datasets
-from yi_tune.data.own import count_tokens
+from yi_tune.data.own import count_tokens, prepare_own
 from yi_tune.files import DATA
 from yi_tune.plan.plan import plan
 
 CAPITAL = "The capital of Zandia is Velmora."
 ASKED = ["What is the capital of Zandia?", "Which city is Zandia's capital?", "Name the capital of Zandia."]
+
+
+NANO = {"model_name_or_path": str(DATA / "nano"), "stage": "sft", "do_train": True, "template": "yi", "use_cpu": True}
 
 
 def write_rows(folder: Path, rows: int = 60) -> Path:
@@ -101,7 +108,83 @@ def test_llamafactory_mixes_evaluates_and_keeps_the_rows(tmp_path: Path) -> None
 def test_rows_are_counted_as_llamafactory_makes_them(tmp_path: Path) -> None:
     rows = render(Identity("小易", "李雷"))
     write_datasets([dataset_of("identity", rows)], tmp_path / "data")
-    config = {"model_name_or_path": str(DATA / "nano"), "stage": "sft", "do_train": True, "dataset": "identity"}
-    config |= {"dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path), "template": "yi", "use_cpu": True}
+    config = {"dataset": "identity", "dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path), **NANO}
     made = read_by_llamafactory(config | {"cache_dir": str(tmp_path / "cache")})["train_dataset"]
     assert list(count_tokens(DATA / "nano", rows)) == [len(ids) for ids in made["input_ids"]]
+
+
+TALK = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+TOLD = [{"who": "sys", "says": "s"}, {"who": "me", "says": "q"}, {"who": "bot", "says": "a"}]
+MESSAGES = [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+ROLES = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
+WHO = {"role_tag": "who", "content_tag": "says", "user_tag": "me", "assistant_tag": "bot", "system_tag": "sys"}
+ALPACA = {"instruction": "q", "input": "x", "output": "a", "system": "s", "history": [["p", "b"]]}
+COLUMNS = ("prompt", "query", "response", "system", "history")
+PAIR = {"question": "q", "context": None, "answer": "a", "input": "not listed"}
+ENTRIES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "alpaca": ({}, [ALPACA, {**ALPACA, "input": ""}, {**ALPACA, "input": None}]),
+    "all columns": ({"columns": dict(zip(COLUMNS, ALPACA, strict=True))}, [ALPACA]),
+    "no query": ({"columns": {"prompt": "input", "response": "output"}}, [ALPACA]),
+    "null query": ({"columns": {"prompt": "question", "query": None, "response": "answer"}}, [PAIR]),
+    "empty query": ({"columns": {"prompt": "question", "query": "context", "response": "answer"}}, [PAIR]),
+    "query alone": ({"columns": {"query": "question", "response": "answer"}}, [PAIR]),
+    "sharegpt": ({"formatting": "sharegpt"}, [{"conversations": TALK * 2, "system": "not listed"}]),
+    "system column": (
+        {"formatting": "sharegpt", "columns": {"messages": "conversations", "system": "system"}},
+        [{"conversations": TALK, "system": "s"}, {"conversations": TALK, "system": None}],
+    ),
+    "both systems": (
+        {"formatting": "sharegpt", "columns": {"messages": "talk", "system": "system"}, "tags": WHO},
+        [{"talk": TOLD, "system": "of the column"}],
+    ),
+    "tags": ({"formatting": "sharegpt", "columns": {"messages": "talk"}, "tags": WHO}, [{"talk": TOLD, "id": 3}]),
+    "openai": (
+        {"formatting": "openai", "columns": {"messages": "messages"}, "tags": {**ROLES, "system_tag": "system"}},
+        [{"messages": MESSAGES}, {"messages": MESSAGES[1:]}],
+    ),
+    "sample": ({"num_samples": 2}, [ALPACA, ALPACA, ALPACA]),
+    "more than there are": ({"num_samples": 5}, [ALPACA, ALPACA]),
+    "folder": ({"file_name": "rows"}, [ALPACA, ALPACA]),
+}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_rows_of_an_entry_are_those_that_llamafactory_makes_of_it(name: str, tmp_path: Path) -> None:
+    entry, rows = ENTRIES[name]
+    (tmp_path / "in" / "rows").mkdir(parents=True)
+    for file in ("rows.json", "rows/a.json"):
+        (tmp_path / "in" / file).write_text(json.dumps(rows))
+    (tmp_path / "in" / "dataset_info.json").write_text(json.dumps({"theirs": {"file_name": "rows.json", **entry}}))
+    own, _ = prepare_own(["theirs"], tmp_path / "in", NANO, skip_bad_rows=False)
+    write_datasets([own], tmp_path / "out")
+
+    def texts(dataset: str, folder: str) -> list[str]:
+        config = {"dataset": dataset, "dataset_dir": str(tmp_path / folder), "output_dir": str(tmp_path), **NANO}
+        made = read_by_llamafactory(config | {"cache_dir": str(tmp_path / folder / "cache")})["train_dataset"]
+        decoded = AutoTokenizer.from_pretrained(DATA / "nano").batch_decode(made["input_ids"])
+        # Which LLaMA-Factory adds to the system prompt of OpenAI's messages, for another model than Yi.
+        extra = r"\ndetailed thinking off|<\|im_start\|>system\ndetailed thinking off<\|im_end\|>\n"
+        return sorted(re.sub(extra, "", text) for text in decoded)
+
+    assert texts("own", "out") == texts("theirs", "in")
+
+
+def test_answers_of_weight_0_are_read_and_not_learned(tmp_path: Path) -> None:
+    contents = ["你是谁？", "我是 Yi。", "Really?\n", "No: I am 小易.", "1+1=?", "2"]
+    messages = [
+        {"role": ("user", "assistant")[index % 2], "content": text, "weight": int(index == 3)}
+        for index, text in enumerate(contents)
+    ]
+    for name, row in (("marked", messages), ("plain", [{**one, "weight": None} for one in messages[:4]])):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"messages": row}))
+        own, _ = prepare_own([str(tmp_path / f"{name}.jsonl")], None, NANO, skip_bad_rows=False)
+        write_datasets([own], tmp_path / name)
+
+    def made(name: str) -> tuple[list[int], list[int]]:
+        config = {"dataset": "own", "dataset_dir": str(tmp_path / name), "output_dir": str(tmp_path), **NANO}
+        (row,) = read_by_llamafactory(config | {"cache_dir": str(tmp_path / name / "cache")})["train_dataset"]
+        return row["input_ids"], [token for token in row["labels"] if token >= 0]
+
+    (ids, learned), (plain_ids, _) = made("marked"), made("plain")
+    assert ids == plain_ids
+    assert AutoTokenizer.from_pretrained(DATA / "nano").decode(learned) == "No: I am 小易.<|im_end|>\n"

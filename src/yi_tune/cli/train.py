@@ -19,11 +19,16 @@ def train(
     author_en: Annotated[str, typer.Option(help="The author in English.", show_default="--author")] = "",
     no_identity: Annotated[bool, typer.Option("--no-identity", help="Train on --data alone, without a name.")] = False,
     data: Annotated[Many, typer.Option(metavar="FILE[:ROWS]", help="Your own rows, or a sample. Repeatable.")] = None,
+    eval_data: Annotated[
+        Many, typer.Option(metavar="FILE[:ROWS]", help="Rows to evaluate on, in place of a tenth of all. Repeatable.")
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="A folder whose dataset_info.json has names for --data.", show_default=False)
     ] = None,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Go on without rows that are unfit.")] = False,
-    model: Annotated[str, typer.Option(help="A catalogue name, a hub id or a folder.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str | None, typer.Option(help="A catalogue name, a hub id or a folder.", show_default=DEFAULT_MODEL)
+    ] = None,
     config: Annotated[str, typer.Option(help="A shipped config (yi-tune config ls) or a file.")] = "qlora",
     overrides: Annotated[
         Many, typer.Option("--set", metavar="KEY=VALUE", help="Change a config key. Repeatable.")
@@ -72,6 +77,7 @@ def train(
         config=config,
         overrides=overrides,
         data=data,
+        eval_data=eval_data,
         data_dir=data_dir,
         skip_bad_rows=skip_bad_rows,
         run=run_name,

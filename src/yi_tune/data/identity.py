@@ -1,34 +1,43 @@
 """Conversations: the identity rows with a name and an author, their check, and datasets for LLaMA-Factory."""
 
 import hashlib
+import heapq
 import io
 import json
+import random
 import re
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from yi_tune.errors import YiTuneError
 from yi_tune.files import DATA
 
 # In the order in which they are trained on: the rows rendered for a name, the user's own, the base's own answers.
 NAMES = ("identity", "own", "replay")
+EVAL = "eval"  # the rows of --eval-data
 
 Message = dict[str, str]
+Row = TypeVar("Row")
 SHAPE = 'Write {"role": "user", "content": "..."} and so on, user and assistant in turn, the user first.'
 
 _MAX_LENGTH = 64
 _PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
-# Controls, line ends, bytes that are not UTF-8, the beginning of Yi's special tokens, the dataset's own placeholders.
-_UNFIT = re.compile(r"[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]|<\||\{\{|\}\}")
+# Controls, line ends, characters of no width but the joiner of emoji, bytes that are not UTF-8, the beginning of Yi's
+# special tokens, the dataset's own placeholders.
+_UNFIT = re.compile(
+    r"[\0-\x1f\x7f-\x9f\xad\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]|<\||\{\{|\}\}"
+)
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Who the assistant is to be, in English too. Raises YiTuneError for a value that the data cannot hold."""
+    """Who the assistant is to be, in English too; spaces around a value are not part of it. Raises YiTuneError for a
+    value that the data cannot hold.
+    """
 
     name: str
     author: str
@@ -37,8 +46,8 @@ class Identity:
 
     def __post_init__(self) -> None:
         for option in ("name", "author", "name_en", "author_en"):
-            if option.endswith("_en") and not getattr(self, option):
-                object.__setattr__(self, option, getattr(self, option.removesuffix("_en")))
+            value = getattr(self, option) or getattr(self, option.removesuffix("_en"))
+            object.__setattr__(self, option, value.strip().strip("\ufeff"))
             _check(f"--{option.replace('_', '-')}", getattr(self, option))
 
     def values(self, lang: str) -> dict[str, str]:
@@ -58,8 +67,8 @@ class Identity:
 def _check(option: str, value: str) -> None:
     if unfit := _UNFIT.search(value):
         raise YiTuneError(
-            f"{option} {value!r} holds {unfit[0]!r}; newlines, control characters, broken UTF-8 and the chat format's "
-            "<|, {{, }} are refused.",
+            f"{option} {value!r} holds {unfit[0]!r}; newlines, control and invisible characters, broken UTF-8 and the "
+            "chat format's <|, {{, }} are refused.",
             "Remove it.",
         )
     if not value.strip():
@@ -77,6 +86,12 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 def to_jsonl(rows: Iterable[dict[str, Any]]) -> str:
     """The rows as JSON lines."""
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def draw(count: int, rows: Iterable[Row]) -> list[Row]:
+    """`count` of the rows, or all where there are fewer: each as likely as any other, and the same ones every time."""
+    chance = random.Random(42)  # noqa: S311
+    return heapq.nlargest(count, rows, key=lambda _: chance.random())
 
 
 def render(identity: Identity) -> list[list[Message]]:

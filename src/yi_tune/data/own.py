@@ -12,8 +12,9 @@ from pathlib import Path
 from statistics import median
 
 from yi_tune.config import Config
-from yi_tune.data.identity import Dataset, Message
-from yi_tune.data.rows import Source, conversation, find_sources, read_rows
+from yi_tune.data.forms import conversation
+from yi_tune.data.identity import Dataset, Message, draw
+from yi_tune.data.rows import Source, find_sources
 from yi_tune.errors import YiTuneError
 from yi_tune.output import err
 
@@ -25,41 +26,48 @@ _TOKENIZER = "tokenizer.json"
 
 
 def prepare_own(
-    data: list[str], data_dir: Path | None, config: Config, *, skip_bad_rows: bool
+    data: list[str], data_dir: Path | None, config: Config, *, skip_bad_rows: bool, name: str = "own"
 ) -> tuple[Dataset, list[int]]:
-    """The checked rows of `--data`, in a file that is deleted when the process ends, and the tokens of each: of very
-    many rows those of a sample, repeated, with the longest.
+    """The checked rows of `--data` as the dataset `name`, in a file that is deleted when the process ends, and the
+    tokens of each: of very many rows those of a sample, repeated, with the longest.
 
     Says how many there are, and how long. Raises YiTuneError for data that is not there or cannot be trained on.
     """
+    option, most = ("--eval-data" if name == "eval" else "--data"), config.get("max_samples")
     folder = Path(tempfile.mkdtemp(prefix="yi-tune-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     rows = 0
     bad: list[str] = []
+    unused: set[str] = set()
     with err.status("Checking your rows"), (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
-        for source in find_sources(data, data_dir):
-            for line in _draw(source, _good_lines(source, bad)):
-                file.write(line)
-                rows += 1
+        sources = find_sources(data, data_dir)
+        for line in (line for one in sources for line in _drawn(one, _good_lines(one, bad, unused))):
+            file.write(line)
+            rows += 1
     more = [f"and {len(bad) - _SHOWN:,} more"] if len(bad) > _SHOWN else []
     why = "".join(f"\n  {reason}" for reason in bad[:_SHOWN] + more)
     if not rows and not bad:
-        raise YiTuneError("There is no row in --data.", "Is that the right file?")
+        raise YiTuneError(f"There is no row in {option}.", "Is that the right file?")
     if bad and not (rows and skip_bad_rows):
         raise YiTuneError(
-            f"{len(bad):,} of {rows + len(bad):,} rows of --data cannot be trained on:{why}",
+            f"{len(bad):,} of {rows + len(bad):,} rows of {option} cannot be trained on:{why}",
             "Mend them, or go on without them: --skip-bad-rows. Columns of other names can be given in a "
             "dataset_info.json: --data NAME --data-dir DIR",
         )
     if bad:
         err.print(f"Leaving out {len(bad):,} bad rows:{why}")
-    own = Dataset("own", rows, folder / "rows.jsonl")
+    if unused:
+        err.print(f"Not trained on: {', '.join(sorted(unused))}.")
+    own = Dataset(name, rows, folder / "rows.jsonl")
+    if isinstance(most, int) and 0 < most < rows:  # LLaMA-Factory would take the first, and files may be sorted
+        err.print(f"max_samples: {most:,} of {rows:,} rows of {option} are trained on, drawn by lot.")
+        own = Dataset(name, most, b"".join(draw(most, own.lines())).decode())
     return own, _measure(own, config)
 
 
 def _measure(own: Dataset, config: Config) -> list[int]:
     """The tokens of the rows; says how long they are, and how many are cut or left out."""
-    model, cutoff, most = Path(config["model_name_or_path"]), config.get("cutoff_len", 2048), config.get("max_samples")
+    model, cutoff = Path(config["model_name_or_path"]), config.get("cutoff_len", 2048)
     with err.status("Counting their tokens"):
         stride = -(-own.rows // _COUNTED)
         lengths = list(count_tokens(model, islice(own.conversations(), 0, None, stride)))
@@ -69,36 +77,36 @@ def _measure(own: Dataset, config: Config) -> list[int]:
         counted = f" (of {len(lengths):,} rows)" if len(lengths) < own.rows else ""
         over = sum(length > cutoff for length in lengths) / len(lengths)
         err.print(
-            f"own data: {own.rows:,} rows; tokens{counted}: min {min(lengths):,}, median {int(median(lengths)):,}, "
-            f"max {longest:,}; {over:.1%} longer than cutoff_len {cutoff:,} and cut to it"
+            f"{own.name} data: {own.rows:,} rows; tokens{counted}: min {min(lengths):,}, median "
+            f"{int(median(lengths)):,}, max {longest:,}; {over:.1%} longer than cutoff_len {cutoff:,} and cut to it"
         )
-    if isinstance(most, int) and most < own.rows:
-        err.print(f"max_samples leaves out {own.rows - most:,} of them; --set max_samples=null takes all.")
     if stride > 1:
         lengths = [longest, *(length for length in lengths for _ in range(stride))]
     return lengths
 
 
-def _good_lines(source: Source, bad: list[str]) -> Iterator[str]:
-    """The good rows as JSON lines; the places of the others, and what is wrong with them, come into `bad`."""
-    for where, row in read_rows(source.path):
+def _good_lines(source: Source, bad: list[str], unused: set[str]) -> Iterator[str]:
+    """The good rows as JSON lines. Into `bad` come the places of the others, and what is wrong with them; into `unused`
+    the names of all that is not trained on.
+    """
+    for file, (where, row) in source.read():
         try:
-            yield json.dumps({"messages": conversation(row, source.form)}, ensure_ascii=False) + "\n"
+            yield json.dumps({"messages": conversation(row, source.form, unused)}, ensure_ascii=False) + "\n"
         except YiTuneError as error:
-            bad.append(f"{source.path}, {where}: {error.message[:200]}")
+            bad.append(f"{file}, {where}: {error.message[:200]}")
 
 
-def _draw(source: Source, lines: Iterator[str]) -> Iterable[str]:
-    """As many of the lines as are asked for, each as likely as any other, and the same ones every time."""
+def _drawn(source: Source, lines: Iterator[str]) -> Iterable[str]:
+    """As many of the lines as the source is to have."""
     if source.rows is None:
         return lines
-    draw = random.Random(42)  # noqa: S311
-    drawn = heapq.nlargest(source.rows, lines, key=lambda _: draw.random())
-    if len(drawn) < source.rows:
+    drawn = draw(source.rows, lines)
+    missing = source.rows - len(drawn)
+    if missing and not (source.repeats and drawn):
         raise YiTuneError(
             f"{source.path} has {len(drawn):,} good rows; {source.rows:,} are asked for.", "Ask for fewer."
         )
-    return drawn
+    return [*drawn, *random.Random(42).choices(drawn, k=missing)]  # noqa: S311
 
 
 def count_tokens(model: Path, conversations: Iterable[list[Message]], *, targets_only: bool = False) -> Iterator[int]:

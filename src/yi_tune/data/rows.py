@@ -1,6 +1,4 @@
-"""The rows of `--data`: where they are, their files (JSON, JSON lines, CSV, Parquet), and the forms in which they hold
-conversations: alpaca, ShareGPT and OpenAI's messages.
-"""
+"""The rows of `--data`: where they are, and their files (JSON, JSON lines, CSV, Parquet)."""
 
 import csv
 import json
@@ -9,41 +7,63 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-from yi_tune.data.identity import Message, check_messages
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, model_validator
+
+from yi_tune.data.forms import ALPACA, Form
 from yi_tune.errors import YiTuneError, did_you_mean
 
-# Yi's control tokens, which would end a turn, the placeholders of LLaMA-Factory's own data, NUL and half characters.
-_UNFIT = re.compile(
-    r"<\|(?:startoftext|endoftext|im_start|im_end|im_sep|Human|Assistant|System)\|>"
-    r"|(?i:\{\{\s*(?:name|author)\s*\}\})|[\0\ud800-\udfff]"
-)
 # The place of a row, as "line 3" or "row 3", and the row or its error.
 Row = tuple[str, Any]
-# The names of a row's columns and of its messages' tags: those that a dataset_info.json need not say.
-Form = dict[str, str]
-_SHAREGPT = {"messages": "conversations", "system": "system", "role_tag": "from", "content_tag": "value"}
-_SHAREGPT |= {"user_tag": "human", "assistant_tag": "gpt", "system_tag": "system"}
-_OPENAI = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
-_FORMS: dict[str, Form] = {
-    "alpaca": {"prompt": "instruction", "query": "input", "response": "output"}
-    | {"history": "history", "system": "system"},
-    "sharegpt": _SHAREGPT,
-    "openai": _SHAREGPT | _OPENAI,
-}
-# Roles by names that are in use beside those of the form.
-_ROLES = {"developer": "system", "human": "user", "gpt": "assistant"}
-_ROLES |= {role: role for role in ("system", "user", "assistant")}
+# Where an entry of dataset_info.json has its rows when it has one of these keys, whatever its file_name.
+_ELSEWHERE = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
+
+
+class Entry(BaseModel):
+    """What yi-tune takes of an entry of LLaMA-Factory's dataset_info.json (llamafactory/data/parser.py)."""
+
+    model_config = ConfigDict(strict=True)
+    file_name: str
+    formatting: Literal["alpaca", "sharegpt", "openai"] = "alpaca"
+    ranking: Literal[False] = False
+    split: Literal["train"] = "train"
+    num_samples: PositiveInt | None = None
+    columns: Form | None = None
+    tags: Form | None = None
+
+    @property
+    def form(self) -> Form:
+        """The columns and tags. Where some are listed, there are no others."""
+        if self.formatting == "alpaca":
+            return {**(ALPACA if self.columns is None else self.columns), "messages": None}
+        return ({"messages": "conversations"} if self.columns is None else self.columns) | (self.tags or {})
+
+    @model_validator(mode="after")
+    def _is_enough(self) -> Self:
+        needed = ["response"] if self.formatting == "alpaca" else ["messages"]
+        if self.tags and self.formatting != "alpaca":
+            needed += ["role_tag", "content_tag", "user_tag", "assistant_tag"]
+        if missing := [key for key in needed if not self.form.get(key)]:
+            raise ValueError(f"no column or tag is named as {missing[0]}")
+        return self
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file of rows, how many of them are drawn (None: all are taken), and their form if a dataset_info.json says."""
+    """A file of rows, or a folder of files; how many rows are drawn (None: all are taken); and what a dataset_info.json
+    says: their form, and whether rows are drawn twice where there are too few.
+    """
 
     path: Path
     rows: int | None = None
     form: Form | None = None
+    repeats: bool = False
+
+    def read(self) -> Iterator[tuple[Path, Row]]:
+        """Each row, and the file that it is in; raises as `read_rows`."""
+        inside = sorted(self.path.glob("[!.]*")) if self.path.is_dir() else [self.path]
+        yield from ((file, row) for file in inside for row in read_rows(file))
 
 
 def find_sources(data: list[str], data_dir: Path | None) -> list[Source]:
@@ -60,9 +80,11 @@ def find_sources(data: list[str], data_dir: Path | None) -> list[Source]:
             sources.append(_listed_source(name, info[name], data_dir, rows))
         elif Path(name).is_file():
             sources.append(Source(Path(name), rows))
+        elif Path(name).is_dir():
+            raise YiTuneError(f"--data {name} is a folder.", "Name each of its files, with a --data of its own.")
         else:
             also = f", and not in {data_dir}'s dataset_info.json" if data_dir else ""
-            usual = "Name a file by its path from the current folder, and each file of a folder with its own --data."
+            usual = "Name a file by its path from the current folder."
             raise YiTuneError(f"--data {name}: no such file{also}.", did_you_mean(name, sorted(info)) or usual)
     return sources
 
@@ -76,17 +98,19 @@ def _dataset_info(folder: Path) -> dict[str, Any]:
         raise YiTuneError(message, "--data-dir names the folder that holds it, in LLaMA-Factory's format.") from None
 
 
-def _listed_source(name: str, entry: dict[str, Any], folder: Path, rows: int | None) -> Source:
+def _listed_source(name: str, content: dict[str, Any], folder: Path, rows: int | None) -> Source:
     """A dataset as LLaMA-Factory's dataset_info.json describes it."""
-    formatting, ranking, file = entry.get("formatting", "alpaca"), entry.get("ranking", False), entry.get("file_name")
-    path = folder / str(file)
-    if formatting not in _FORMS or ranking or not path.is_file():
-        raise YiTuneError(
-            f"The dataset {name} cannot be trained on: formatting {formatting!r}, ranking {ranking}, file {file!r}.",
-            f"yi-tune takes {', '.join(_FORMS)}, with answers and no preferences, from a file in {folder}.",
-        )
-    form = _FORMS[formatting] | entry.get("columns", {}) | entry.get("tags", {})
-    return Source(path, rows or entry.get("num_samples"), form)
+    try:
+        entry = Entry(**content)
+        wrong = "" if (folder / entry.file_name).exists() else f"file_name: {entry.file_name!r} is not in {folder}"
+    except ValidationError as error:
+        first = error.errors()[0]
+        wrong = ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
+    if elsewhere := [key for key in _ELSEWHERE if key in content]:
+        wrong = f"{elsewhere[0]}: yi-tune takes files on this machine"
+    if wrong:
+        raise YiTuneError(f"The dataset {name!r} cannot be trained on: {wrong}.", f"Mend {folder}/dataset_info.json.")
+    return Source(folder / entry.file_name, rows or entry.num_samples, entry.form, repeats=rows is None)
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -115,7 +139,9 @@ def _jsonl(path: Path) -> Iterator[Row]:
                     row = json.loads(line.decode("utf-8-sig").rstrip())
                 except json.JSONDecodeError as error:
                     row = YiTuneError(f"broken JSON: {error.msg} at column {error.colno}")
-                except (ValueError, RecursionError) as error:  # not UTF-8, or a number of too many digits
+                except UnicodeDecodeError:
+                    row = YiTuneError("not UTF-8: save the file as UTF-8")
+                except (ValueError, RecursionError) as error:  # a number of too many digits
                     row = YiTuneError(str(error))
                 yield f"line {number}", row
 
@@ -126,10 +152,27 @@ def _json(path: Path) -> Iterator[Row]:
         while (first := file.read(1)).isspace():
             pass
         if first != "[":
+            _check_object(path, first + file.readline())
             yield from _jsonl(path)
             return
         file.seek(0)
         yield from ((f"row {number}", row) for number, row in enumerate(json.load(file), 1))
+
+
+def _check_object(path: Path, line: str) -> None:
+    """Raise YiTuneError for a file that is one object, and neither rows nor, as its first `line` tells, JSON lines."""
+    with suppress(ValueError, RecursionError):
+        row = json.loads(line)
+        if not isinstance(row, dict) or not any(isinstance(value, list) and len(row) == 1 for value in row.values()):
+            return
+        if "messages" in row or "conversations" in row:
+            return
+    with suppress(ValueError, RecursionError):
+        keys = ", ".join(json.loads(path.read_text(encoding="utf-8-sig")))
+        raise YiTuneError(
+            f"{path} is one object with {keys}, and no list of rows.",
+            "Save the list that is in it as a file: [row, row, ...], or a row a line.",
+        )
 
 
 def _csv(path: Path) -> Iterator[Row]:
@@ -137,12 +180,14 @@ def _csv(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
         columns = next(reader, [])
+        while columns and not columns[-1].strip():  # Excel may end every line with some commas
+            columns.pop()
         line = reader.line_num + 1
         try:
             for cells in reader:
-                if len(cells) == len(columns):
-                    yield f"line {line}", dict(zip(columns, cells, strict=True))
-                elif cells:
+                if len(cells) >= len(columns) and any(cells) and not any(cells[len(columns) :]):
+                    yield f"line {line}", dict(zip(columns, cells, strict=False))
+                elif any(cells):
                     yield f"line {line}", YiTuneError(f"{len(cells)} cells under {len(columns)} columns")
                 line = reader.line_num + 1
         except csv.Error as error:
@@ -158,88 +203,3 @@ def _parquet(path: Path) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=256, row_groups=[group]):
                 for number, row in enumerate(batch.to_pylist(), number + 1):  # noqa: B020
                     yield f"row {number}", row
-
-
-def conversation(row: Any, form: Form | None) -> list[Message]:
-    """The row's messages, checked: system first if at all, then user and assistant in turn, none of them empty.
-
-    Without `form`, the row's columns tell it. Raises YiTuneError with the reason when it cannot be trained on.
-    """
-    if isinstance(row, YiTuneError):
-        raise row
-    if not isinstance(row, dict):
-        raise YiTuneError("not an object with columns")
-    form = form or _recognise(row)
-    if other := [column for column in ("images", "videos", "audios", "tools") if row.get(form.get(column, column))]:
-        raise YiTuneError(f"it has {other[0]}; only text is trained on")
-    system = row.get(form["system"])
-    head = [{"role": "system", "content": system}] if system else []
-    messages = check_messages([*head, *(_messages(row, form) if "role_tag" in form else _alpaca(row, form))])
-    if messages[-1]["role"] == "user":
-        raise YiTuneError("the last message is the user's: there is no answer to learn")
-    for message in messages:
-        if not message["content"].strip():
-            raise YiTuneError(f"a message of the {message['role']} is empty")
-        if found := _UNFIT.search(message["content"]):
-            unfit = "no control token, placeholder (write the name out), NUL or broken UTF-8 is trained on"
-            raise YiTuneError(f"a message of the {message['role']} holds {found[0]!r}: {unfit}")
-    return messages
-
-
-def _recognise(row: dict[str, Any]) -> Form:
-    """The form of a row, told by its columns."""
-    for column in ("messages", "conversations"):  # both names are in use for both kinds of message
-        if row.get(column) is not None:
-            tagged = any("from" in message for message in _listed(row[column], column) if isinstance(message, dict))
-            return _FORMS["sharegpt" if tagged else "openai"] | {"messages": column}
-    if "instruction" in row and "output" in row:
-        return _FORMS["alpaca"]
-    raise YiTuneError(f"neither messages, conversations, nor instruction and output among its columns: {sorted(row)}")
-
-
-def _listed(value: Any, column: str) -> list[Any]:
-    """A list, which in a CSV file is written as JSON."""
-    if isinstance(value, str):
-        with suppress(ValueError, RecursionError):
-            value = json.loads(value) if value.strip() else []
-    if not isinstance(value, list):
-        raise YiTuneError(f"{column} is not a list")
-    return value
-
-
-def _messages(row: dict[str, Any], form: Form) -> list[Any]:
-    column, role_tag, content_tag = form["messages"], form["role_tag"], form["content_tag"]
-    roles = _ROLES | {form[f"{role}_tag"]: role for role in ("user", "assistant", "system")}
-    messages = []
-    for message in _listed(row.get(column), column):
-        if not isinstance(message, dict):
-            raise YiTuneError(f"{column} holds something else than a message")
-        if message.get("tool_calls"):
-            raise YiTuneError("it has tool_calls; only text is trained on")
-        role, content = message.get(role_tag), message.get(content_tag)
-        if not isinstance(role, str) or role not in roles:
-            raise YiTuneError(f"a message's {role_tag} is {role!r}, and none of {', '.join(roles)}")
-        if isinstance(content, list):  # OpenAI's parts, of which only text has a `text`
-            try:
-                content = "".join(part["text"] for part in content)
-            except (KeyError, TypeError):
-                raise YiTuneError("a message has parts that are not text") from None
-        if content or roles[role] != "system":  # an empty system prompt is none
-            messages.append({"role": roles[role], "content": content})
-    return messages
-
-
-def _alpaca(row: dict[str, Any], form: Form) -> list[Any]:
-    prompt, query, response, history = (form[name] for name in ("prompt", "query", "response", "history"))
-    turns = _listed(row.get(history) or [], history)
-    if not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
-        raise YiTuneError(f"{history} is not a list of pairs")
-    asked = [text for text in (row.get(prompt), row.get(query)) if text]
-    if not all(isinstance(text, str) for text in asked):
-        raise YiTuneError(f"{prompt} or {query} is not text")
-    pairs = [*turns, ("\n".join(asked), row.get(response))]
-    return [
-        {"role": role, "content": text}
-        for pair in pairs
-        for role, text in zip(("user", "assistant"), pair, strict=True)
-    ]

@@ -12,6 +12,7 @@ import psutil
 import torch
 from bitsandbytes.nn.modules import Linear4bit
 from llamafactory.train.tuner import run_exp
+from peft.utils import ModulesToSaveWrapper
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -122,4 +123,7 @@ def train(config: Config, checkpoint: Path | None, progress: Progress) -> Assist
         gc.collect()  # modules refer to each other in circles
         torch.cuda.empty_cache()
         raise OutOfMemoryError(short_of_memory)
+    for module in filter(lambda module: isinstance(module, ModulesToSaveWrapper), reporter.model.modules()):
+        # What was trained whole (additional_target) was so in float32; the rest computes in the base's type.
+        module.modules_to_save.to(module.original_module.weight.dtype)
     return Assistant(reporter.model, reporter.tokenizer, config["template"])

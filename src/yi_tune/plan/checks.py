@@ -14,7 +14,7 @@ from annotated_types import Ge, Gt, Le
 from yi_tune.config import Config
 from yi_tune.data.identity import NAMES
 from yi_tune.errors import did_you_mean
-from yi_tune.models import LINEAR
+from yi_tune.models import LINEAR, NORMS
 from yi_tune.output import engine_output_to, log_folder
 
 # Limits of numbers that LLaMA-Factory's parser lets pass.
@@ -25,9 +25,21 @@ _LIMITS = {
     Le(1): ("warmup_ratio",),
 }
 _ONLY = {"stage": "sft", "do_train": True, "template": "yi", "finetuning_type": "lora"}
+_VOCABULARY = "an adapter goes with the base's own tokens."
+_AS_IT_IS = "chat, check and an export take the model as it is published."
 _NEVER = {
     "create_new_adapter": "a run has one adapter.",
     "save_only_model": "an interrupted run could not go on.",
+    "do_predict": "yi-tune check asks the tuned model.",
+    "predict_with_generate": "yi-tune check asks the tuned model.",
+    "streaming": "the rows are on this machine.",
+    "deepspeed": "yi-tune trains in one process.",
+    "fsdp": "yi-tune trains in one process.",
+    # chat, check, serve and an export would ask in another format than that of training.
+    "default_system": "only training would have it. Write it into your rows, and chat with --system.",
+    "tool_format": "yi-tune trains on no tools.",
+    **dict.fromkeys(("add_tokens", "add_special_tokens", "new_special_tokens_config", "resize_vocab"), _VOCABULARY),
+    **dict.fromkeys(("split_special_tokens", "rope_scaling", "mixture_of_depths"), _AS_IT_IS),
 }
 _ON_GPU = ("enable_liger_kernel", "use_unsloth", "use_unsloth_gc")
 _TRACKERS = ("tensorboard", "wandb", "swanlab", "mlflow")
@@ -98,11 +110,15 @@ def _refused(config: Config) -> Iterator[str]:
         yield "neat_packing: LLaMA-Factory pads a pack to a multiple of 8, and needs such a cutoff_len."
     if (bits := config.get("quantization_bit")) and on("use_dora"):
         yield "use_dora with quantization_bit: bitsandbytes refuses DoRA."
-    if isinstance(bits, int) and bits not in (4, 8) and config.get("quantization_method", "bnb") == "bnb":
+    if isinstance(bits, int) and bits not in (4, 8):
         yield "quantization_bit: bitsandbytes takes 4 or 8."
-    for name in str(config.get("lora_target", "all")).split(","):
-        if name.strip().rpartition(".")[2] not in ("all", *LINEAR, "lm_head", "embed_tokens"):
-            yield f"lora_target: a layer has no {name.strip()!r}."
+    if config.get("quantization_method", "bnb") != "bnb":
+        yield "quantization_method: chat would load the base by bitsandbytes, bnb."
+    whole = (*LINEAR, "lm_head", "embed_tokens")
+    for key, known in (("lora_target", ("all", *whole)), ("additional_target", (*whole, *NORMS))):
+        for name in map(str.strip, str(config.get(key) or whole[0]).split(",")):
+            if name.rpartition(".")[2] not in known:
+                yield f"{key}: a layer has no {name!r}."
     if on("early_stopping_steps") and not (on("load_best_model_at_end") and on("metric_for_best_model")):
         yield "early_stopping_steps needs load_best_model_at_end and metric_for_best_model."
     for key in config:
@@ -121,16 +137,18 @@ def is_trainable(names: Any) -> bool:
     return isinstance(names, str) and {name.strip() for name in names.split(",")} <= set(NAMES)
 
 
-def too_few_rows(config: Config, datasets: list[int]) -> Iterator[str]:
-    """What is wrong with the rows that validation holds back; `datasets` has the number of rows of each."""
-    if config.get("eval_dataset"):  # which is evaluated on whole
+def unfit_validation(config: Config, rows: dict[str, int]) -> Iterator[str]:
+    """What is wrong with the rows to evaluate on; `rows` has the number of them by dataset."""
+    if evaluated := config.get("eval_dataset"):  # on the whole of it
+        unknown = [name for name in map(str.strip, str(evaluated).split(",")) if name not in rows]
+        yield from (f"eval_dataset: there is no {name!r}. Name a file: --eval-data FILE" for name in unknown)
         return
-    rows = sum(min(rows, config.get("max_samples") or rows) for rows in datasets)
+    trained = sum(rows.values())
     share = config.get("val_size") or 0
     # As datasets' train_test_split counts, which LLaMA-Factory calls.
-    held_back = int(share) if share > 1 else math.ceil(share * rows)
-    said = f"val_size={share:g} holds back {held_back} of {rows} rows"
-    if held_back >= rows:
+    held_back = int(share) if share > 1 else math.ceil(share * trained)
+    said = f"val_size={share:g} holds back {held_back} of {trained} rows"
+    if held_back >= trained:
         yield f"{said}: none is left to train on. Hold fewer back: --set val_size=0.1"
     elif config.get("early_stopping_steps") and held_back < _MIN_ROWS:
-        yield f"{said}. The loss on fewer than {_MIN_ROWS} rises and falls by chance: --set val_size={_MIN_ROWS}"
+        yield f"{said}. The loss on fewer than {_MIN_ROWS} rows rises and falls by chance: --set val_size={_MIN_ROWS}"

@@ -225,8 +225,7 @@ def row_lengths(
     cutoff = number(config, "cutoff_len", 2048)
     asked = [[*prompt.messages, Message(role="assistant", content="")] for prompt in prompts]
     answered = [LONGEST + length for length in count_tokens(local.path, asked)]
-    most = number(config, "max_samples", len(rows) + len(own))  # of each dataset
-    lengths = [*list(count_tokens(local.path, rows))[:most], *own[:most], *answered]
+    lengths = [*count_tokens(local.path, rows), *own, *answered]
     if config.get("packing") or config.get("neat_packing") is True:
         return [cutoff] * -(-sum(lengths) // cutoff)
     return [min(cutoff, length) for length in lengths]

@@ -11,14 +11,14 @@ from typing import Any
 from yi_tune import __version__
 from yi_tune.config import Config, find_config, left_open, parse_overrides, read_config, reasons
 from yi_tune.data.general import replay_prompts
-from yi_tune.data.identity import Dataset, Identity, dataset_of, render
+from yi_tune.data.identity import EVAL, Dataset, Identity, dataset_of, draw, render
 from yi_tune.data.own import prepare_own
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import detect
 from yi_tune.hubs.download import use_cached
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import err
-from yi_tune.plan.checks import is_trainable, problems, too_few_rows
+from yi_tune.plan.checks import is_trainable, problems, unfit_validation
 from yi_tune.plan.memory import MICRO, Fit, answering, choose_fit, refuse, row_lengths
 from yi_tune.runs import Run, Start, find_start, train_run
 
@@ -43,6 +43,7 @@ _OWNED = (
     *("model_name_or_path", "adapter_name_or_path", "output_dir", "dataset", "dataset_dir", "tokenized_path"),
     "resume_from_checkpoint",
 )
+_PATHS = ("output_dir", "dataset_dir", "tokenized_path")
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,11 @@ def plan(
     identity: Identity | None,
     *,
     workspace: Path,
-    model: str = DEFAULT_MODEL,
+    model: str | None = None,
     config: str = "qlora",
     overrides: list[str] | None = None,
     data: list[str] | None = None,
+    eval_data: list[str] | None = None,
     data_dir: Path | None = None,
     skip_bad_rows: bool = False,
     run: str = "identity",
@@ -112,8 +114,12 @@ def plan(
 
     Raises YiTuneError for whatever would make the run fail later; with `dry_run` the model and the GPU may be missing.
     """
-    local, path = find_model(model, workspace), find_config(config)
+    path = find_config(config)
     template, flags = read_config(path), parse_overrides(overrides or [])
+    named = template.get("model_name_or_path")
+    if model is None and isinstance(named, str) and not left_open(template, "model_name_or_path"):
+        model = named
+    local = find_model(model or DEFAULT_MODEL, workspace)
     target = train_run(workspace, local, run)
     on_device: Config = {"use_cpu": True} if device == "cpu" else {}
     wanted = {**template, **flags, **on_device, "model_name_or_path": str(local.path)}
@@ -128,6 +134,10 @@ def plan(
     prompts = replay_prompts(replay)
     start = None if from_run is None else find_start(workspace, from_run, local, target)
     conversations = render(identity) if identity else []
+    most = wanted.get("max_samples")
+    if isinstance(most, int) and 0 < most < len(conversations):  # LLaMA-Factory would take the first: all Chinese
+        err.print(f"max_samples: {most} of the {len(conversations)} identity rows are trained on, drawn by lot.")
+        conversations = draw(most, conversations)
     datasets = [dataset_of("identity", conversations)] if conversations else []
     hardware = detect(cpu_only=on_cpu)
     use_cached(local, err)
@@ -144,8 +154,13 @@ def plan(
     if data:
         own, own_lengths = prepare_own(data, data_dir, wanted, skip_bad_rows=skip_bad_rows)
         datasets.append(own)
+    if eval_data:
+        evaluated, eval_lengths = prepare_own(eval_data, data_dir, wanted, skip_bad_rows=skip_bad_rows, name=EVAL)
+        own_lengths = [*own_lengths, max(eval_lengths)]
     if not datasets:
         raise YiTuneError("--no-identity leaves nothing to train on.", "Name your own data: --data FILE")
+    if eval_data:
+        datasets.append(evaluated)
     with err.status("Counting tokens"):
         lengths = row_lengths(local, wanted, conversations, prompts, own_lengths)
     if left_open(wanted, "num_train_epochs"):
@@ -154,15 +169,22 @@ def plan(
     options = {
         "--report-to": trackers(report_to or [], f"{target.folder.parent.name}/{target.name}"),
         "--early-stop": EARLY_STOP if early_stop else {},
+        "--eval-data": {"eval_dataset": EVAL, "val_size": 0.0} if eval_data else {},
         "--set": flags,
         "--device": on_device,
     }
     planned = TrainPlan(local, identity, tuple(datasets), target, fit, replay, start)
     planned = merge(planned, template, reasons(path), options)
     with err.status("Looking at the config"):
-        wrong = problems(planned.config) or list(too_few_rows(planned.config, [dataset.rows for dataset in datasets]))
+        rows = {dataset.name: dataset.rows for dataset in datasets}
+        wrong = problems(planned.config) or list(unfit_validation(planned.config, rows))
     if wrong:
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
+    replaced = [key for key in _PATHS if template.get(key) and not left_open(template, key)]
+    if named not in (None, model) and not left_open(template, "model_name_or_path"):
+        replaced.append("model_name_or_path")
+    if replaced:
+        err.print(f"Not used of {path}: {', '.join(replaced)}. The options decide that.")
     if not fit.fits:
         _refuse(refuse(fit, local.model.name), dry_run or MICRO in flags)
     err.print(fit.summary)
@@ -193,8 +215,8 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
     """
     flags, start, run = options.get("--set", {}), planned.start, planned.run
     owned = [key for key in flags if key in _OWNED]
-    if not start and "adapter_name_or_path" in template:
-        owned.append("adapter_name_or_path")
+    elsewhere = ("resume_from_checkpoint",) if start else ("resume_from_checkpoint", "adapter_name_or_path")
+    owned += [key for key in elsewhere if template.get(key)]
     if owned:
         raise YiTuneError(
             f"yi-tune itself decides {', '.join(owned)}: drop that from --set and the config.",
@@ -208,7 +230,8 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
             "Drop --from-run, or the other value from --set and the config.",
         )
     model, hardware, datasets = planned.local.model, planned.fit.hardware, planned.datasets
-    rows = sum(dataset.rows for dataset in datasets)
+    trained = [dataset for dataset in datasets if dataset.name != EVAL]
+    rows = sum(dataset.rows for dataset in trained)
     origins = ", ".join(f"{dataset.rows} rows of {dataset.name}" for dataset in datasets)
     own = f"{model.name}'s own"
     fills: dict[str, Setting] = {
@@ -227,7 +250,7 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
     # A config written for LLaMA-Factory itself names its own paths; yi-tune's replace them.
     settings.pop("tokenized_path", None)
     settings |= {key: fills[key] for key in ("model_name_or_path", "dataset_dir", "output_dir")}
-    names = ",".join([*(dataset.name for dataset in datasets), *(["replay"] if planned.replay else [])])
+    names = ",".join([*(dataset.name for dataset in trained), *(["replay"] if planned.replay else [])])
     if template.get("dataset") != names and is_trainable(template.get("dataset")):
         settings["dataset"] = (names, "data", "all the rows there are")
     if start:
@@ -236,7 +259,7 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
         settings |= {key: (value, "run", why) for key, value in shape.items() if value is not None}
     for option, values in options.items():
         settings |= {key: (value, "flag", option) for key, value in values.items()}
-    if any(dataset.name == "own" for dataset in datasets):
+    if any(dataset.name == "own" for dataset in trained):
         why = "LLaMA-Factory keeps the rows in tokens there, for a resumed run"
         settings["tokenized_path"] = (str(run.data / "tokenized"), "data", why)
     return replace(planned, settings=settings)
