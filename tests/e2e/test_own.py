@@ -161,7 +161,7 @@ def test_rows_of_an_entry_are_those_that_llamafactory_makes_of_it(name: str, tmp
     def texts(dataset: str, folder: str) -> list[str]:
         config = {"dataset": dataset, "dataset_dir": str(tmp_path / folder), "output_dir": str(tmp_path), **NANO}
         made = read_by_llamafactory(config | {"cache_dir": str(tmp_path / folder / "cache")})["train_dataset"]
-        decoded = AutoTokenizer.from_pretrained(DATA / "nano").batch_decode(made["input_ids"])
+        decoded = map(AutoTokenizer.from_pretrained(DATA / "nano").decode, made["input_ids"])
         # Which LLaMA-Factory adds to the system prompt of OpenAI's messages, for another model than Yi.
         extra = r"\ndetailed thinking off|<\|im_start\|>system\ndetailed thinking off<\|im_end\|>\n"
         return sorted(re.sub(extra, "", text) for text in decoded)

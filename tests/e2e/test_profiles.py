@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from tests.e2e.conftest import Workspace
+from yi_tune.loading import load_run
+from yi_tune.runs import Run
 
 # Enough to see that it learns; a whole run of nano has three.
 SHORT = ("--set", "num_train_epochs=2")
@@ -88,3 +90,12 @@ def test_from_run_keeps_what_it_knew(lora: Workspace) -> None:
     # It starts where the first run ended.
     history = json.loads((run_folder(lora, "third") / "trainer_state.json").read_text())["log_history"]
     assert history[0]["loss"] < 0.5
+
+
+@pytest.mark.parametrize("config", ["lora", "qlora"])
+def test_layers_that_are_trained_whole_answer_as_they_are_loaded_again(lora: Workspace, config: str) -> None:
+    whole = ("--set", "additional_target=embed_tokens,lm_head,norm", "--set", "max_steps=8", "--set", "learning_rate=5e-4")
+    scored = train(lora, f"whole-{config}", "--config", config, *whole)
+    again = load_run(Run(run_folder(lora, f"whole-{config}")))
+    replies = again.reply_all([answer["messages"] for answer in scored["answers"]])
+    assert replies == [answer["tuned"] for answer in scored["answers"]]
