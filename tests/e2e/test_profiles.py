@@ -94,8 +94,8 @@ def test_from_run_keeps_what_it_knew(lora: Workspace) -> None:
 
 @pytest.mark.parametrize("config", ["lora", "qlora"])
 def test_layers_that_are_trained_whole_answer_as_they_are_loaded_again(lora: Workspace, config: str) -> None:
-    whole = ("--set", "additional_target=embed_tokens,lm_head,norm", "--set", "max_steps=8", "--set", "learning_rate=5e-4")
-    scored = train(lora, f"whole-{config}", "--config", config, *whole)
+    whole = ("additional_target=embed_tokens,lm_head,norm", "max_steps=8", "learning_rate=5e-4")
+    scored = train(lora, f"whole-{config}", "--config", config, *(f"--set={one}" for one in whole))
     again = load_run(Run(run_folder(lora, f"whole-{config}")))
     replies = again.reply_all([answer["messages"] for answer in scored["answers"]])
     assert replies == [answer["tuned"] for answer in scored["answers"]]
