@@ -154,13 +154,12 @@ def plan(
     if data:
         own, own_lengths = prepare_own(data, data_dir, wanted, skip_bad_rows=skip_bad_rows)
         datasets.append(own)
-    if eval_data:
-        evaluated, eval_lengths = prepare_own(eval_data, data_dir, wanted, skip_bad_rows=skip_bad_rows, name=EVAL)
-        own_lengths = [*own_lengths, max(eval_lengths)]
     if not datasets:
         raise YiTuneError("--no-identity leaves nothing to train on.", "Name your own data: --data FILE")
     if eval_data:
+        evaluated, eval_lengths = prepare_own(eval_data, data_dir, wanted, skip_bad_rows=skip_bad_rows, name=EVAL)
         datasets.append(evaluated)
+        own_lengths = [*own_lengths, max(eval_lengths)]
     with err.status("Counting tokens"):
         lengths = row_lengths(local, wanted, conversations, prompts, own_lengths)
     if left_open(wanted, "num_train_epochs"):
