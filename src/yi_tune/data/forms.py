@@ -17,7 +17,19 @@ _OPENAI: Form = {"role_tag": "role", "content_tag": "content"}
 _ROLES: dict[str | None, str] = {"system": "system", "developer": "system", "user": "user", "human": "user"}
 _ROLES |= {"assistant": "assistant", "gpt": "assistant"}
 # Columns, by dataset_info.json's name for them or by their own, that make a row more than text to be learned.
-_MORE = ("images", "videos", "audios", "tools", "chosen", "rejected", "kto_tag", "image", "video", "audio", "functions")
+_BESIDE_TEXT = (
+    "images",
+    "videos",
+    "audios",
+    "tools",
+    "chosen",
+    "rejected",
+    "kto_tag",
+    "image",
+    "video",
+    "audio",
+    "functions",
+)
 # A message's keys that say whether it is learned: OpenAI's, and those of other trainers.
 _LEARNED = ("weight", "loss", "train")
 # Yi's control tokens, which would end a turn, the placeholders of LLaMA-Factory's own data, NUL and half characters.
@@ -39,7 +51,7 @@ def conversation(row: Any, form: Form | None, dropped: set[str] | None = None) -
         raise YiTuneError("not an object with columns")
     form = form or _recognise(row)
     unused = {column for column, value in row.items() if column not in form.values() and _holds(value)}
-    unfit = [column for key in _MORE for column in (form.get(key), key) if column and _holds(row.get(column))]
+    unfit = [column for key in _BESIDE_TEXT for column in (form.get(key), key) if column and _holds(row.get(column))]
     if unfit or isinstance(row.get("label"), bool):
         raise YiTuneError(f"it has {unfit[0] if unfit else 'a label of good or bad'}; only text is trained on")
     said = _messages(row, form, unused) if form.get("messages") else _alpaca(row, form)
