@@ -119,7 +119,7 @@ def plan(
     named = template.get("model_name_or_path")
     if model is None and isinstance(named, str) and not left_open(template, "model_name_or_path"):
         model = named
-    local = find_model(model or DEFAULT_MODEL, workspace)
+    local = find_model(DEFAULT_MODEL if model is None else model, workspace)
     target = train_run(workspace, local, run)
     on_device: Config = {"use_cpu": True} if device == "cpu" else {}
     wanted = {**template, **flags, **on_device, "model_name_or_path": str(local.path)}
