@@ -110,12 +110,18 @@ def test_params() -> None:
     }
 
 
-def test_base_and_tuned() -> None:
+def test_base_and_tuned_go_on_from_their_own_answers() -> None:
     engine = FakeAssistant()
-    transcript, _ = chat(engine, "a", "/base", "b", "/tuned", "c")
-    base, tuned = "The base answers from here on.\n", "The tuned model answers from here on.\n"
-    assert transcript == f"<a>\n{base}<base: b>\n{tuned}<c>\n"
-    assert len(engine.asked[2]) == 5
+    transcript, session = chat(engine, "a", "/base", "b", "/tuned", "c", "/base")
+    assert transcript == (
+        "<a>\nThe base is asked the earlier messages first.\nThe base answers from here on.\n"
+        "<base: b>\nThe tuned model is asked the earlier messages first.\nThe tuned model answers from here on.\n"
+        "<c>\nThe base is asked the earlier messages first.\nThe base answers from here on.\n"
+    )
+    tuned, base = ([user("a"), assistant(f"<{who}a>"), user("b")] for who in ("", "base: "))
+    assert engine.asked[1:5] == [[user("a")], base, tuned, [*tuned, assistant("<b>"), user("c")]]
+    assert session.turns == [*base, assistant("<base: b>"), user("c"), assistant("<base: c>")]
+    assert session.other == [*tuned, assistant("<b>"), user("c"), assistant("<c>")]
 
 
 @pytest.mark.parametrize("command", ["/base", "/tuned", "/compare a"])
@@ -133,6 +139,20 @@ def test_compare_asks_both_and_goes_on_with_the_one_in_use() -> None:
     assert engine.asked[:4] == [[user("a")]] * 4
     assert session.turns == [user("a"), assistant("<base: a>"), user("b"), assistant("<base: b>")]
     assert chat(FakeAssistant(), "a", "/retry", both=True)[0].count("<base: a>") == 2
+
+
+def test_compare_in_mid_conversation_tells_neither_what_the_other_said() -> None:
+    engine = FakeAssistant(["I am 小易."], ["你好"])
+    transcript, session = chat(engine, "Who?", "Hi", "/compare And now?", "/compare", "/undo", "/compare Again?")
+    assert transcript.count("The base is asked the earlier messages first.\n") == 1
+    own = [user("Who?"), assistant("I am 小易."), user("Hi"), assistant("你好")]
+    other = [user("Who?"), assistant("<base: Who?>"), user("Hi"), assistant("<base: Hi>")]
+    assert engine.asked[2:] == [
+        *([user("Who?")], other[:3]),
+        *([*own, user("And now?")], [*other, user("And now?")]) * 2,
+        *([*own, user("Again?")], [*other, user("Again?")]),
+    ]
+    assert session.turns == [*own, user("Again?"), assistant("<Again?>")]
 
 
 def test_stats() -> None:

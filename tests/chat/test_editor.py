@@ -66,6 +66,20 @@ def test_interrupts_while_there_is_a_prompt_and_when_it_has_just_gone(keys: Pipe
     asyncio.run(late())
 
 
+def test_ctrl_z_suspends(keys: PipeInput, monkeypatch: pytest.MonkeyPatch) -> None:
+    suspended = []
+    monkeypatch.setattr("prompt_toolkit.Application.suspend_to_background", lambda _: suspended.append(1))
+    keys.send_text(f"a\x1ab{ENTER}")
+    assert ask(keys)("> ") == "ab"
+    assert suspended == [1]
+
+
+def test_lines_that_are_wrapped_begin_with_nothing(keys: PipeInput) -> None:
+    prompt: Any = ask(keys)
+    continuation = prompt.__self__.prompt_continuation
+    assert [continuation(5, 1, wrapped) for wrapped in (0, 1)] == ["... ", ""]
+
+
 def test_history_is_kept_for_the_next_chat(keys: PipeInput, history: Path) -> None:
     keys.send_text(f"one{ENTER}two{ALT_ENTER}lines 🚀{ENTER}")
     first = ask(keys)

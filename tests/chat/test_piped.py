@@ -35,16 +35,22 @@ def test_both_side_by_side_in_a_pipe() -> None:
     piped(new_session(engine, out, both=True), ["a\n", "\n", "b"])
     lines = [line.replace("│", " ").split() for line in out.getvalue().splitlines() if "<" in line]
     assert lines == [["<base:", "a>", "<a>"], ["<base:", "b>", "<b>"]]
-    # The chat goes on from the tuned model's answers, and both are asked the same.
-    assert engine.asked[2] == engine.asked[3] == [user("a"), assistant("<a>"), user("b")]
+    # Each goes on from its own answers.
+    assert engine.asked[2] == [user("a"), assistant("<a>"), user("b")]
+    assert engine.asked[3] == [user("a"), assistant("<base: a>"), user("b")]
 
 
 def test_standard_input_is_utf_8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = FakeAssistant()
     monkeypatch.setattr("yi_tune.loading.chat_config", lambda *_, **__: {})
     monkeypatch.setattr("yi_tune.loading.load", lambda _: engine)
-    CliRunner(charset="gbk").invoke(app, ["chat", "--json"], "你好\n".encode() + b"a\xffb")
-    assert [asked[-1]["content"] for asked in engine.asked] == ["你好", "a\ufffdb"]
+    runner, lines = CliRunner(charset="gbk"), "\ufeff你好\n".encode() + b"a\xffb\nc"
+    done = runner.invoke(app, ["chat", "--json"], lines)
+    assert [asked[-1]["content"] for asked in engine.asked] == ["你好", "c"]
+    assert "not UTF-8" in str(done.exception) or "1 of the lines" in str(done.exception)
+    done = runner.invoke(app, ["chat"], lines)
+    assert str(done.exception) == "A line of the input is not UTF-8: a\\udcffb"
+    assert [asked[-1]["content"] for asked in engine.asked[2:]] == ["你好"]
 
 
 def answers(

@@ -60,7 +60,7 @@ def test_failing_answer_is_shown_and_its_turn_not_kept() -> None:
 def test_oldest_turns_go_and_that_is_said_once() -> None:
     engine = FakeAssistant(context=5)
     transcript, session = chat(engine, "1", "2", "3", "4", system="Be brief.")
-    said = "The conversation is longer than the model's context: its oldest turns are left out now.\n"
+    said = "The model's context is full: the oldest turns of the conversation are left out now.\n"
     assert transcript == f"<1>\n<2>\n{said}<3>\n<4>\n"
     brief = {"role": "system", "content": "Be brief."}
     assert engine.asked[3] == [brief, user("3"), assistant("<3>"), user("4")]

@@ -42,7 +42,8 @@ def reader(output: Output | None = None, keys: Input | None = None) -> Callable[
         completer=_Completer(),
         complete_while_typing=True,
         multiline=True,
-        prompt_continuation="... ",
+        # A line that is wrapped has none of it, which would be copied with the text.
+        prompt_continuation=lambda width, line, wrapped: "" if wrapped else "... ",
         key_bindings=_bindings(),
         reserve_space_for_menu=6,
         input=keys,
@@ -52,8 +53,9 @@ def reader(output: Output | None = None, keys: Input | None = None) -> Callable[
 
 
 def _bindings() -> KeyBindings:
-    """Enter sends, Alt-Enter breaks the line: what is pasted may hold line breaks of its own."""
+    """Enter sends, Alt-Enter breaks the line: what is pasted may hold line breaks of its own. Ctrl-Z suspends."""
     bindings = KeyBindings()
+    bindings.add("c-z")(lambda event: event.app.suspend_to_background())
     bindings.add("enter")(lambda event: event.current_buffer.validate_and_handle())
     bindings.add("escape", "enter")(lambda event: event.current_buffer.insert_text("\n"))
 

@@ -1,6 +1,7 @@
 """Lines in a pipe: the messages of one chat, or a conversation each."""
 
 import json
+import re
 from collections.abc import Iterable
 from contextlib import nullcontext, suppress
 from typing import TextIO
@@ -12,9 +13,20 @@ from yi_tune.output import log_traceback
 
 
 def piped(session: Session, lines: Iterable[str]) -> None:
-    """Each line is a message of one chat, and none a command."""
+    """Each line is a message of one chat, and none a command. Raises YiTuneError for one that is not UTF-8."""
     for text in map(str.strip, filter(str.strip, lines)):
+        _check_utf8(text)
         session.say(text)
+
+
+def _check_utf8(text: str) -> None:
+    if re.search("[\udc80-\udcff]", text):  # bytes that are none, as "surrogateescape" reads them
+        said = f"A line of the input is not UTF-8: {_printable(text)[:40]}"
+        raise YiTuneError(said, "Convert it, for example: iconv -f GB18030 -t UTF-8")
+
+
+def _printable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode()
 
 
 def piped_json(session: Session, lines: Iterable[str], out: TextIO) -> None:
@@ -30,13 +42,14 @@ def piped_json(session: Session, lines: Iterable[str], out: TextIO) -> None:
             if isinstance(parsed := json.loads(line), list):
                 prompt = parsed
         try:
+            _check_utf8(line)
             answer = _answer(session, prompt)
         except Exception as error:
             failed += 1
             if not isinstance(error, YiTuneError):
                 log_traceback()
             answer = {"error": str(error)}
-        print(json.dumps({"prompt": prompt, **answer}, ensure_ascii=False), file=out, flush=True)
+        print(_printable(json.dumps({"prompt": prompt, **answer}, ensure_ascii=False)), file=out, flush=True)
     if failed:
         raise YiTuneError(f"{failed} of the lines could not be answered.", 'Their objects say why, under "error".')
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, fields, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +28,9 @@ PARAMETERS: dict[str, type[int] | type[float]] = {
 class Session:
     """The messages so far, and what the commands change; the last of `turns` is the user's while it has no answer.
 
-    `base`: the base answers, not the tuned model; with `both` the two answer side by side. `left_out` counts the oldest
-    turns, a message and its reply as one, that are no longer sent: the model's context is full.
+    `base`: the base answers, not the tuned model; with `both` the two answer side by side. `other` has the user's
+    messages with the other model's answers, as far as it was asked. `left_out` counts the oldest turns, a message and
+    its reply as one, that are no longer sent: the model's context is full.
     """
 
     assistant: "Assistant"
@@ -38,6 +40,7 @@ class Session:
     base: bool = False
     both: bool = False
     turns: list[Message] = field(default_factory=list)
+    other: list[Message] = field(default_factory=list)
     left_out: int = 0
 
     @property
@@ -47,7 +50,7 @@ class Session:
 
     def start(self, system: str | None, turns: list[Message] | None = None) -> None:
         """Start over with this system prompt, after these turns."""
-        self.system, self.turns, self.left_out = system, turns or [], 0
+        self.system, self.turns, self.other, self.left_out = system, turns or [], [], 0
 
     def obey(self, typed: str) -> None:
         """Carry out a command, or answer a message. Raises EOFError to leave, YiTuneError for what cannot be done."""
@@ -72,12 +75,12 @@ class Session:
         if text:
             answered = len(self.turns) // 2 * 2
             self.turns = [*self.turns[:answered], {"role": "user", "content": text}]
-        asked = self._asked()
-        answer = self._keep(asked)
+        answer = self._keep(self._asked())
         if both or self.both:
             own, other = ("base", "tuned") if self.base else ("tuned", "base")
-            # The chat goes on from its own answer.
-            self.screen.side_by_side({own: lambda: answer, other: lambda: self._stream(asked, base=not self.base)})
+            self._catch_up(self._asked()[:-1:2])
+            # Each goes on from its own answers.
+            self.screen.side_by_side({own: lambda: answer, other: self._keep_other})
         else:
             self.screen.reply(answer)
 
@@ -99,19 +102,41 @@ class Session:
             self.turns = before
             raise
 
-    def _stream(self, asked: list[Message], *, base: bool) -> Pieces:
-        """The reply to `asked`, a turn list that ends with the user's; a quarter of the context is room enough for it.
+    def _catch_up(self, questions: list[Message]) -> None:
+        """Have the other model asked these first messages of the user, and no more: it is asked those that it has not
+        answered. After this model's answers, the base would say the new name.
+        """
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(questions, self.other[::2], strict=False))
+        known = len(list(same))
+        self.other = self.other[: 2 * known]
+        if questions[known:]:
+            self.screen.note(f"The {'tuned model' if self.base else 'base'} is asked the earlier messages first.")
+        for question in questions[known:]:
+            asked = [*self.other, question]
+            reply = "".join(self._stream(asked, base=not self.base))
+            self.other = [*asked, {"role": "assistant", "content": reply}]
 
-        Of a conversation that leaves less, a quarter of the messages goes at once: the cache serves the next turns.
+    def _keep_other(self) -> Pieces:
+        asked, text = [*self.other, self._asked()[-1]], ""
+        for piece in self._stream(asked, base=not self.base):
+            text += piece
+            self.other = [*asked, {"role": "assistant", "content": text}]
+            yield piece
+
+    def _stream(self, asked: list[Message], *, base: bool) -> Pieces:
+        """The reply to `asked`, a turn list that ends with the user's.
+
+        Of a conversation that leaves a sixteenth of the context or less for it, a quarter of the messages goes at once:
+        the cache serves the next turns.
         """
         assistant, system, before = self.assistant, self.system_message, self.left_out
-        limit = assistant.context - min(self.sampling.max_new_tokens, assistant.context // 4)
+        limit = assistant.context - min(self.sampling.max_new_tokens, assistant.context // 16)
         sent = [*system, *asked[2 * before :]]
         while len(sent) > len(system) + 1 and len(assistant.encode(sent)) > limit:
             self.left_out += 1 + len(sent) // 8
             sent = [*system, *asked[2 * self.left_out :]]
         if self.left_out and not before:
-            self.screen.note("The conversation is longer than the model's context: its oldest turns are left out now.")
+            self.screen.note("The model's context is full: the oldest turns of the conversation are left out now.")
         with assistant.base() if base else nullcontext():
             yield from assistant.stream(sent, self.sampling)
 
@@ -165,7 +190,11 @@ class Session:
         return f"Going on after {len(messages)} messages from {path}."
 
     def _switch(self, *, base: bool) -> str:
-        self.base = base
+        if base != self.base:
+            answered = len(self.turns) // 2 * 2
+            self._catch_up(self.turns[:answered:2])
+            self.turns, self.other = [*self.other, *self.turns[answered:]], self.turns[:answered]
+            self.base = base
         return f"The {'base' if base else 'tuned model'} answers from here on."
 
     def _stats(self, _: str) -> str:

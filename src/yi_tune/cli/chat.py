@@ -74,7 +74,8 @@ def chat(
 
         return converse(session)
     if prompt is None:
-        sys.stdin.reconfigure(encoding="utf-8", errors="replace")  # type: ignore[union-attr]
+        # "-sig": a byte order mark at its beginning is no part of it. What is not UTF-8 is told line by line.
+        sys.stdin.reconfigure(encoding="utf-8-sig", errors="surrogateescape")  # type: ignore[union-attr]
     lines = sys.stdin if prompt is None else [prompt]
     if as_json:
         piped_json(session, lines, sys.stdout)
