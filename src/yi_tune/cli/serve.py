@@ -1,5 +1,6 @@
 """`yi-tune serve` and `yi-tune web`."""
 
+import re
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -18,6 +19,23 @@ KeyOption = Annotated[
     str | None,
     typer.Option(envvar="YI_TUNE_API_KEY", help="What clients have to send.", show_default="none here, else a new one"),
 ]
+
+
+def _check_origins(given: list[str] | None) -> list[str]:
+    """The origins as browsers write them. Raises BadParameter for what is none."""
+    for origin in given or []:
+        if not re.fullmatch(r"[a-z][a-z\d+.-]*://([^/?#@:*\[\]\s]+|\[[\da-f:]+\])(:(\d+|\*))?", origin.lower()):
+            said = f"{origin!r} is no origin. Write it as https://example.org, without a path; :* is any port."
+            raise typer.BadParameter(said)
+    return [origin.lower() for origin in given or []]
+
+
+OriginOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        callback=_check_origins, help="A page's origin that may use it: https://example.org, http://localhost:*."
+    ),
+]
 # Replies made at once, and how many more may wait.
 _LIMITS = 16, 64
 
@@ -29,9 +47,7 @@ def serve(
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
     api_key: KeyOption = None,
-    allow_origin: Annotated[
-        list[str] | None, typer.Option(help="A web page's origin that may use it, as https://example.org.")
-    ] = None,
+    allow_origin: OriginOption = None,
     max_batch: Annotated[int, typer.Option(min=1, max=256, help="Replies made at once.")] = _LIMITS[0],
     max_waiting: Annotated[int, typer.Option(min=0, help="Replies that may wait; beyond, 429.")] = _LIMITS[1],
     engine: Annotated[Literal["yi-tune", "vllm"], typer.Option(help="vllm starts vLLM's own server.")] = "yi-tune",
@@ -46,10 +62,8 @@ def serve(
     yi-tune serve --port 8000
     """
     origins = tuple(allow_origin or ())
-    for origin in origins:
-        if origin.count("/") != 2 or not origin.startswith(("http://", "https://")):
-            said = f"{origin!r} is no origin. Write it as https://example.org, without a path."
-            raise typer.BadParameter(said, param_hint="--allow-origin")
+    if engine == "vllm" and any(origin.endswith(":*") for origin in origins):
+        raise typer.BadParameter("vLLM takes no :* in it. Name the port.", param_hint="--allow-origin")
     if exported is not None and (run_name or model):
         raise typer.BadParameter("no --run and no --model beside it.", param_hint="--exported")
     if engine == "yi-tune" and (dry_run or exported is not None):
@@ -78,6 +92,7 @@ def web(
     host: HostOption = "127.0.0.1",
     port: PortOption = 8000,
     api_key: KeyOption = None,
+    allow_origin: OriginOption = None,
     open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
     workspace: WorkspaceOption = Path(),
 ) -> None:
@@ -88,7 +103,7 @@ def web(
     from yi_tune import loading
 
     run = loading.find(workspace.absolute(), run_name, model)
-    _serve(run, host, port, api_key, _LIMITS, launch=open_browser, page=True)
+    _serve(run, host, port, api_key, _LIMITS, launch=open_browser, page=True, origins=tuple(allow_origin or ()))
 
 
 def _serve(

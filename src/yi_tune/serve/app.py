@@ -20,7 +20,7 @@ from starlette.staticfiles import StaticFiles
 from yi_tune.runs import Run
 from yi_tune.sampling import Generation, Sampling
 from yi_tune.serve.schema import ApiError, ChatRequest, completion, conversation, invalid
-from yi_tune.serve.server import Guard
+from yi_tune.serve.server import Guard, origin_pattern
 from yi_tune.serve.worker import Worker
 
 _FAILED = ApiError(500, "The reply could not be made. The server's log says why, unless it was told to end.")
@@ -56,7 +56,13 @@ def create_app(
     app = FastAPI(title="yi-tune serve", docs_url=None, redoc_url=None, exception_handlers=handlers)
     app.add_middleware(Guard, key=key, origins=origins)
     if origins:
-        app.add_middleware(CORSMiddleware, allow_origins=origins, allow_methods=("GET", "POST"), allow_headers=("*",))
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origin_regex=origin_pattern(origins).pattern,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            allow_private_network=True,  # a public page's browser asks before it asks this machine
+        )
 
     @app.get("/v1/models/{name:path}")
     def model(name: str) -> dict[str, Any]:
@@ -115,7 +121,8 @@ def create_app(
         answer = partial(completion, f"chatcmpl-{uuid.uuid4().hex}", body.model)
         if body.stream:
             events = _events(reply, pieces, answer, usage=bool((body.stream_options or {}).get("include_usage")))
-            return StreamingResponse(events, media_type="text/event-stream")
+            # nginx would keep the pieces back until the reply is whole.
+            return StreamingResponse(events, headers={"x-accel-buffering": "no"}, media_type="text/event-stream")
         await pieces.get()
         if reply.finish == "error":
             raise _FAILED

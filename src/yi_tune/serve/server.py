@@ -81,17 +81,23 @@ def url(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+def origin_pattern(origins: Sequence[str]) -> re.Pattern[str]:
+    """What those origins match as a whole. `:*` at the end of one stands for any port."""
+    return re.compile("|".join(re.escape(one).replace(r":\*", r"(:\d+)?") for one in origins) or "(?!)")
+
+
 class Guard:
     """ASGI middleware that refuses requests before anything else looks at them.
 
-    - Without a key, a Host header that is not this machine's: any name may be pointed here (DNS rebinding).
-    - An Origin that is neither the server's own nor one of `origins`: browsers send the requests of any page.
-    - Under /v1 and for /openapi.json, a missing or wrong key. The page, which asks for the key, needs none.
+    - Without a key, a Host header that is neither this machine's nor that of one of `origins`.
+    - For the API, an Origin that is neither the server's own nor one of `origins`: browsers send the requests of any
+      page. And a missing or wrong key. The page's own files are public: it is the page that asks for the key, and a
+      browser sends the Origin with its scripts.
     - A body of more than MAX_BODY bytes, or one that is not there whole after BODY_SECONDS.
     """
 
     def __init__(self, app: ASGIApp, key: str | None, origins: Sequence[str]) -> None:
-        self._app, self._key, self._origins = app, key, origins
+        self._app, self._key, self._allowed = app, key, origin_pattern(origins).fullmatch
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def secured(message: Message) -> None:
@@ -114,11 +120,26 @@ class Guard:
     def _check(self, path: str, headers: Headers) -> None:
         """Raises ApiError for a request that is refused."""
         host, origin = headers.get("host", ""), headers.get("origin")
-        if self._key is None and not is_loopback(re.sub(r":\d+$", "", host).strip("[]")):
-            raise ApiError(403, f"This server does not go by the name {host!r}.", "unknown_host")
-        if origin is not None and origin not in self._origins and origin.partition("://")[2] != host:
-            raise ApiError(403, f"Pages of {origin} may not use this server: --allow-origin", "unknown_origin")
-        if self._key is not None and (path.startswith("/v1/") or path == "/openapi.json"):
+        # Whoever owns a name can point it at this machine, once a browser has their page; to the browser that page is
+        # then of the server's own origin (DNS rebinding). The name of an allowed origin, which a proxy passes on, lets
+        # in nobody new: browsers send it for that origin's own addresses, and its pages may use the API as it is. It
+        # has to be the same to the port. A browser that comes past the proxy sends the port that this server has. And
+        # app://obsidian.md does not let http://obsidian.md in.
+        known = any(self._allowed(f"{scheme}://{host}") for scheme in ("http", "https"))
+        if self._key is None and not known and not is_loopback(re.sub(r":\d+$", "", host).strip("[]")):
+            said = f"This server does not go by the name {host!r}. For programs, start it with --api-key KEY. For a "
+            said += f"page behind a proxy, start it with --allow-origin {origin or f'https://{host}'}"
+            raise ApiError(403, said, "unknown_host")
+        if not (path.startswith("/v1/") or path == "/openapi.json"):
+            return
+        if origin is not None and not self._allowed(origin) and origin.partition("://")[2] != host:
+            said = f"Pages of {origin} may not use this server. Start it with --allow-origin {origin}. If they are its "
+            said += "own, behind a proxy, and it has an --api-key, this does too: proxy_set_header Host $http_host"
+            if origin == "null":
+                said = "A page that was opened as a file may not use this server. Open it by HTTP, and start the "
+                said += "server with --allow-origin ORIGIN"
+            raise ApiError(403, said, "unknown_origin")
+        if self._key is not None:
             scheme, _, given = headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), self._key.encode()):
                 message = "The API key is missing or wrong: Authorization: Bearer KEY"
@@ -157,5 +178,13 @@ def serve(app: FastAPI, listening: socket.socket, close: Callable[[], None]) -> 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     # No access log: nothing of what clients send is written down.
-    config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", ws="none")
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        # Proxies use an idle connection again for up to 60 seconds. Where it is closed before, a client gets a 502.
+        timeout_keep_alive=75,
+    )
     Server(config).run(sockets=[listening])
