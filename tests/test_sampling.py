@@ -1,4 +1,5 @@
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,21 @@ from yi_tune.sampling import Generation, Sampling
 
 
 def test_within_range() -> None:
-    Sampling(temperature=10, top_p=1, repetition_penalty=10, max_new_tokens=1, seed=2**63 - 1)
-    Sampling(temperature=0, top_p=0.01, repetition_penalty=0.1, seed=0)
+    Sampling(temperature=2, top_p=1, repetition_penalty=10, max_new_tokens=1, seed=2**63 - 1, top_k=10**9)
+    Sampling(temperature=0, top_p=0.01, repetition_penalty=0.1, seed=0, top_k=-1)
 
 
-@pytest.mark.parametrize("option", ["temperature", "top_p", "repetition_penalty", "max_new_tokens", "seed"])
+@pytest.mark.parametrize("option", [field.name for field in fields(Sampling)])
 def test_out_of_range(option: str) -> None:
-    for value in (-1, math.nan):
+    for value in (-2, math.nan):
         with pytest.raises(YiTuneError, match=rf"Out of range: {option} {value} \(takes ") as caught:
             Sampling(**{option: value})
         assert caught.value.hint
+
+
+def test_temperature_has_the_limit_of_the_api() -> None:
+    with pytest.raises(YiTuneError, match="temperature 3"):
+        Sampling(temperature=3)
 
 
 # From tokens to text

@@ -28,7 +28,7 @@ from yi_tune.runs import Run
 from yi_tune.sampling import Generation, Sampling
 from yi_tune.serve import server, vllm
 from yi_tune.serve.app import create_app
-from yi_tune.serve.schema import ApiError
+from yi_tune.serve.schema import ApiError, ChatRequest
 from yi_tune.serve.server import MAX_BODY
 from yi_tune.serve.worker import Worker
 
@@ -130,11 +130,11 @@ def test_stream(client: TestClient) -> None:
 
 
 def test_sampling(client: TestClient, engine: FakeEngine) -> None:
-    fields = {"model": "nano", "seed": -1, "temperature": 1, "top_p": 0, "max_tokens": 7, "stop": "x"}
-    assert ask(client, **fields).status_code == 200
+    fields = {"model": "nano", "seed": -1, "temperature": 1, "top_p": 0, "max_tokens": 7, "stop": "x", "top_k": 5}
+    assert ask(client, **fields, repetition_penalty=1.1).status_code == 200
     (asked,) = engine.asked
     assert (asked.base, asked.stop) == (True, ["x"])
-    assert asked.sampling == Sampling(1.0, 1e-6, max_new_tokens=7, seed=2**63 - 1)
+    assert asked.sampling == Sampling(1.0, 1e-6, 1.1, max_new_tokens=7, seed=2**63 - 1, top_k=5)
 
 
 def test_failure_is_told(client: TestClient, engine: FakeEngine) -> None:
@@ -169,15 +169,22 @@ def says(role: Any, content: Any = "x") -> dict[str, Any]:
     return {"messages": [{"role": role, "content": content}]}
 
 
+# Fields that ask for nothing.
+EMPTY: dict[str, Any] = {"tools": [], "tool_choice": "none", "logit_bias": {}, "stop": [], "logprobs": False}
+ASKED = HELLO["messages"]
+OTHERWISE = ("tool_calls", "function_call", "audio", "refusal")
 REFUSED: list[dict[str, Any]] = [
     *[{"temperature": 2.1}, {"temperature": "1"}, {"top_p": -0.1}, {"max_tokens": 0}, {"max_tokens": True}],
     *[{"stop": ["a"] * 5}, {"stop": ""}, {"stop": 5}],
-    *[{"presence_penalty": 0.1}, {"n": 2}, {"top_k": 5}, {"logprobs": True}, {"tools": [{"type": "function"}]}],
+    *[{"top_k": -2}, {"top_k": 1.5}, {"repetition_penalty": 0}, {"repetition_penalty": 11}],
+    *[{"presence_penalty": 0.1}, {"n": 2}, {"logprobs": True}, {"tools": [{"type": "function"}]}, {"min_p": 0.1}],
+    *[{"min_tokens": 5}, {"ignore_eos": True}, {"stop_token_ids": [7]}, {"guided_choice": ["a"]}, {"grammar": "a"}],
     *[{"tool_choice": "required"}, {"response_format": {"type": "json_object"}}, {"logit_bias": {"1": 1}}],
     *[{"messages": []}, {"messages": ["x"]}, {"messages": [{"role": "user"}]}],
     *[says(role) for role in ("tool", "assistant", "system", ["user"])],
     *[says("user", [part]) for part in ({"type": "text"}, {"type": "image_url", "image_url": {"url": "http://x"}})],
-    {"messages": [*says("user")["messages"], *says("system")["messages"]]},
+    # What was said in another way than text.
+    *[{"messages": [*ASKED, {"role": "assistant", "content": None, name: "x"}, *ASKED]} for name in OTHERWISE],
 ]
 
 
@@ -187,10 +194,17 @@ def test_refused(fields: dict[str, Any], client: TestClient, engine: FakeEngine)
     assert not engine.asked
 
 
-def test_longer_than_the_context(client: TestClient) -> None:
-    said = error(ask(client, max_tokens=96), 400)
-    assert (said["code"], said["param"]) == ("context_length_exceeded", "messages")
-    assert "context length is 100 tokens" in said["message"]
+def test_longer_than_the_context(client: TestClient, engine: FakeEngine) -> None:
+    """What a reply may have is lowered to what is left; where a prompt leaves nothing, that is said."""
+    for field, asked in (("max_tokens", 96), ("max_completion_tokens", 10**10), ("max_tokens", 95)):
+        assert ask(client, **{field: asked}).status_code == 200
+        assert engine.asked[-1].sampling.max_new_tokens == 95
+    assert ask(client, **says("user", "x" * 99)).status_code == 200
+    assert engine.asked[-1].sampling.max_new_tokens == 1
+    for length in (100, 123):
+        said = error(ask(client, max_tokens=7, **says("user", "x" * length)), 400)
+        assert (said["code"], said["param"]) == ("context_length_exceeded", "messages")
+        assert f"length is 100 tokens. Your messages have {length}," in said["message"]
 
 
 def test_taken(client: TestClient) -> None:
@@ -198,23 +212,53 @@ def test_taken(client: TestClient) -> None:
         {"presence_penalty": 0, "frequency_penalty": 0.0, "temperature": 0, "seed": -1, "stop": None, "n": 1},
         {"max_completion_tokens": 95, "tools": [], "logprobs": False, "response_format": {"type": "text"}},
         {"user": "u", "metadata": {"a": "b"}, "store": True, "parallel_tool_calls": True, "of next year": 1},
+        {"enable_thinking": False, "chat_template_kwargs": {"enable_thinking": False}, "keep_alive": "5m"},
+        {"reasoning_effort": "low", "service_tier": "auto", "stream_options": {}, "typical_p": 1.0, "min_p": 0.0},
+        EMPTY,
+        dict.fromkeys({*ChatRequest.model_fields, *EMPTY, "user", "min_p", "response_format"} - {*HELLO}),
         says("user", [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]),
     ):
-        assert ask(client, **fields).status_code == 200
+        response = ask(client, **fields)
+        assert response.status_code == 200, response.text
+
+
+def test_extra_keys_of_a_message(client: TestClient, engine: FakeEngine) -> None:
+    extra = {"name": "a", "refusal": None, "tool_calls": None, "function_call": None, "audio": None, "annotations": []}
+    said = {"role": "assistant", "content": "b", **extra, "tool_calls": [], "reasoning_content": "c", "id": "d"}
+    mine = {"role": "user", "content": "a", **extra}
+    assert ask(client, messages=[mine, said, mine]).status_code == 200
+    assert engine.chats == [[{"role": one["role"], "content": one["content"]} for one in (mine, said, mine)]]
+
+
+def had(engine: FakeEngine, client: TestClient, *sent: tuple[str, Any]) -> list[tuple[str, str]]:
+    """What the engine has of these messages, as roles and contents."""
+    assert ask(client, messages=[{"role": role, "content": content} for role, content in sent]).status_code == 200
+    return [(message["role"], message["content"]) for message in engine.chats[-1]]
 
 
 def test_conversation_as_the_template_has_it(client: TestClient, engine: FakeEngine) -> None:
     sent = [("system", "a"), ("developer", "b"), ("user", "c"), ("user", "d"), ("assistant", None), ("user", "e")]
-    assert ask(client, messages=[{"role": role, "content": content} for role, content in sent]).status_code == 200
-    had = [("system", "a\n\nb"), ("user", "c\n\nd"), ("assistant", ""), ("user", "e")]
-    assert [(message["role"], message["content"]) for message in engine.chats[0]] == had
+    first, *rest = [("system", "a\n\nb"), ("user", "c\n\nd"), ("assistant", ""), ("user", "e")]
+    assert had(engine, client, *sent) == [first, *rest]
+    # Later system messages come to the first, in order; those without a word leave nothing.
+    later = [("system", "f"), ("user", "c"), ("system", ""), ("user", "d"), *sent[4:], ("developer", "g")]
+    assert had(engine, client, *later) == [("system", "f\n\ng"), *rest]
+
+
+def test_an_assistant_message_last_is_continued(client: TestClient, engine: FakeEngine) -> None:
+    sent = [("user", "a"), ("assistant", "My name"), ("assistant", " is")]
+    assert had(engine, client, *sent) == [("user", "a"), ("assistant", "My name\n\n is")]
+    body = ask(client, messages=[{"role": role, "content": content} for role, content in sent[:2]]).json()
+    assert body["choices"][0]["message"]["content"] == "Hi there"
+    assert body["usage"]["prompt_tokens"] == 8
 
 
 @pytest.mark.parametrize(
     ("content", "status", "said"),
     [
         (b"", 400, "The body"),
-        (b"\xff", 400, "the body"),
+        (json.dumps(HELLO).replace("hello", "你是谁").encode("gbk"), 400, "not UTF-8"),
+        (b"\xff", 400, "not UTF-8"),
         (b"[" * 100_000, 400, "the body"),
         (b'{"model": "\\ud800", "messages": [{"role": "user", "content": "x"}]}', 400, "'model'"),
         (b'{"model": "mine", "messages": [{"role": "user", "content": "\\ud800"}]}', 400, "'messages.0.content'"),
@@ -272,6 +316,61 @@ def test_origins(client: TestClient, engine: FakeEngine) -> None:
     preflight = {**other, "access-control-request-method": "POST", "access-control-request-headers": "authorization"}
     assert allowing.options("/v1/chat/completions", headers=preflight).status_code == 200
     error(allowing.get("/v1/models", headers={"origin": "https://evil.example"}), 403)
+
+
+def test_origins_that_are_no_web_pages(engine: FakeEngine) -> None:
+    allowing = client_of(engine, "localhost", None, ("app://obsidian.md", "tauri://localhost", "http://localhost:*"))
+    asked = {"access-control-request-method": "POST", "access-control-request-private-network": "true"}
+    for origin in ("app://obsidian.md", "tauri://localhost", "http://localhost", "http://localhost:5173"):
+        preflight = allowing.options("/v1/chat/completions", headers={"origin": origin, **asked})
+        assert preflight.status_code == 200, preflight.text
+        assert preflight.headers["access-control-allow-private-network"] == "true"
+        for answered in (preflight, ask(allowing, {"origin": origin}), ask(allowing, {"origin": origin}, n=2)):
+            assert answered.headers["access-control-allow-origin"] == origin
+    for origin in (
+        "http://localhost:x",
+        "http://localhost.evil.example:1",
+        "https://localhost:1",
+        "http://localhost:1/",
+    ):
+        assert error(ask(allowing, {"origin": origin}), 403)["code"] == "unknown_origin"
+        assert allowing.options("/v1/chat/completions", headers={"origin": origin, **asked}).status_code == 400
+
+
+def test_behind_a_proxy(engine: FakeEngine) -> None:
+    """nginx passes on its own name for the server, or the one that the browser asked for."""
+    mine = {"origin": "https://chat.example.org"}
+    plain, passed = mine | {"host": "127.0.0.1:8000"}, mine | {"host": "chat.example.org"}
+    closed = client_of(engine, "127.0.0.1:8000", page=True)
+    # The page is public. A browser sends the Origin with a module's script.
+    for path in ("/", "/page.js", "/icon.svg"):
+        assert closed.get(path, headers=plain).status_code == 200
+    remedy = "--allow-origin https://chat.example.org"
+    said = error(ask(closed, plain), 403)["message"]
+    assert remedy in said
+    assert "proxy_set_header Host $http_host" in said
+    for response in (closed.get("/", headers={"host": "chat.example.org"}), ask(closed, passed)):
+        said = error(response, 403)
+        assert said["code"] == "unknown_host"
+        assert remedy in said["message"]
+        assert "--api-key" in said["message"]
+    opened = "Open it by HTTP"
+    assert opened in error(ask(closed, {"origin": "null"}), 403)["message"]
+
+    # With a key the name does not matter; a container's name for this machine is one.
+    keyed, key = client_of(engine, "chat.example.org", "k", page=True), {"authorization": "Bearer k"}
+    assert ask(keyed, passed | key).status_code == 200
+    assert ask(keyed, {"host": "host.docker.internal:8000"} | key).status_code == 200
+    error(ask(keyed, plain | key), 403)
+
+    allowing = client_of(engine, "x", None, ("https://chat.example.org", "app://obsidian.md"), page=True)
+    for headers in (plain, passed):
+        assert allowing.get("/", headers=headers).status_code == ask(allowing, headers).status_code == 200
+    # A name that was pointed here: another's; that of no web page; and the allowed one, but not by way of the proxy.
+    for host in ("evil.example:8000", "obsidian.md", "chat.example.org:8000", "chat.example.org.evil.example"):
+        rebound = {"host": host, "origin": f"http://{host}"}
+        assert error(ask(allowing, rebound), 403)["code"] == "unknown_host"
+    error(ask(allowing, passed | {"origin": "https://evil.example"}), 403)
 
 
 def test_page(engine: FakeEngine) -> None:
@@ -362,6 +461,10 @@ def test_options_that_do_not_go_together() -> None:
         "--engine vllm --exported x --run y": "no --run",
         "--engine vllm --max-batch 4": "its queue itself",
         "--allow-origin https://example.org/": "is no origin",
+        "--allow-origin null": "is no origin",
+        "--allow-origin http://*": "is no origin",
+        "--allow-origin http://a:*b": "is no origin",
+        "--engine vllm --allow-origin http://localhost:*": "vLLM takes no :*",
     }.items():
         result = CliRunner().invoke(app, ["serve", *options.split()])
         assert result.exit_code

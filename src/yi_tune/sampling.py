@@ -22,15 +22,17 @@ class Sampling:
     repetition_penalty: float = 1.0
     max_new_tokens: int = 1024
     seed: int | None = None
+    top_k: int = 0  # 0 and -1: all
 
     def __post_init__(self) -> None:
         # Written so that NaN fails too.
         for name, fine, takes in (
-            ("temperature", 0 <= self.temperature <= 10, "0 (greedy) to 10"),
+            ("temperature", 0 <= self.temperature <= 2, "0 (greedy) to 2"),
             ("top_p", 0 < self.top_p <= 1, "above 0, up to 1"),
             ("repetition_penalty", 0 < self.repetition_penalty <= 10, "above 0, up to 10"),
             ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
             ("seed", self.seed is None or 0 <= self.seed < 2**63, "0 or more, below 2**63"),
+            ("top_k", self.top_k >= -1, "1 or more; 0 or -1 for all"),
         ):
             if not fine:
                 said = f"Out of range: {name} {getattr(self, name)} (takes {takes})."

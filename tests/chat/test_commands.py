@@ -86,11 +86,11 @@ def test_set_changes_the_next_reply() -> None:
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("", "Nothing cannot be set. Known: temperature, top_p, repetition_penalty, max_new_tokens, seed."),
+        ("", "Nothing cannot be set. Known: temperature, top_p, repetition_penalty, max_new_tokens, seed, top_k."),
         ("temprature 1", "temprature cannot be set. Did you mean temperature?"),
         ("temperature", "temperature takes a number, not nothing."),
         ("max_new_tokens 1.5", "max_new_tokens takes a whole number, not 1.5."),
-        ("temperature nan", "Out of range: temperature nan (takes 0 (greedy) to 10). For example: temperature 0.7 and"),
+        ("temperature nan", "Out of range: temperature nan (takes 0 (greedy) to 2). For example: temperature 0.7 and"),
         ("top_p [red]now[/]", "top_p takes a number, not [red]now[/]."),
         ("temperature none", "temperature takes a number, not none."),
     ],

@@ -96,7 +96,7 @@ def test_completion(tmp_path: Path) -> None:
     (tmp_path / "my chat.jsonl").touch()
     assert completions("/") == list(COMMANDS)
     assert completions("/s") == ["/system", "/set", "/save", "/stats"]
-    assert completions("/set t") == ["temperature", "top_p"]
+    assert completions("/set t") == ["temperature", "top_p", "top_k"]
     assert completions(f"/load {tmp_path}/my c") == completions(f"/save -f {tmp_path}/my c") == ["hat.jsonl"]
     for text in ("", "hello", "hello /s", "a\n/s", "/s\n", "/system /s", "/x"):
         assert completions(text) == []

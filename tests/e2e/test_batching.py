@@ -131,6 +131,32 @@ def test_draws_what_is_likely_as_often_as_it_is() -> None:
         assert {draw(logits.clone(), [drawing])[0] for _ in range(200)} == likely
 
 
+def test_draws_from_the_top_k() -> None:
+    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
+    # top_p is a share of what top_k leaves, as in transformers: 0.6 of 0.8 is less than the likeliest has.
+    for top_k, top_p, likely in (
+        (1, 1.0, {0}),
+        (2, 1.0, {0, 1}),
+        (2, 0.6, {0}),
+        (3, 0.7, {0, 1}),
+        (10**9, 1.0, {*range(4)}),
+    ):
+        drawing = row(top_k=top_k, top_p=top_p)
+        assert {draw(logits.clone(), [drawing])[0] for _ in range(200)} == likely
+    drawn = [[draw(logits.clone(), [row(seed=seed, top_k=off)])[0] for seed in range(50)] for off in (0, -1, 4)]
+    assert drawn[0] == drawn[1] == drawn[2]
+
+
+def test_a_reply_is_continued_as_it_was_trained(assistant: Assistant) -> None:
+    asked, said = user("你是谁？"), "我是 Yi。\n\n I am"
+    template, tokenizer = assistant._template, assistant.tokenizer
+    assert template is not None
+    asked_ids, said_ids = template.encode_oneturn(tokenizer, [*asked, {"role": "assistant", "content": said}])
+    ids = assistant.encode([*asked, {"role": "assistant", "content": said}])
+    assert ids == asked_ids + said_ids[: said_ids.index(tokenizer.convert_tokens_to_ids("<|im_end|>"))]
+    assert assistant.encode([*asked, {"role": "assistant", "content": ""}]) == assistant.encode(asked)
+
+
 def test_a_seed_draws_the_same_beside_others() -> None:
     logits = torch.randn(3, 50, generator=torch.Generator().manual_seed(1))
     together, first = [row(seed=seed) for seed in (1, 2, None)], row(seed=1)

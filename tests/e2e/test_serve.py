@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,16 @@ def client(served: Server) -> Iterator[openai.OpenAI]:
         yield client
 
 
+@pytest.fixture(scope="module", autouse=True)
+def idle(served: Server) -> tuple[HTTPConnection, float]:
+    """A connection, and when it was used, which was as the tests began."""
+    connection = HTTPConnection(served.url.split("/")[2])
+    connection.request("GET", "/health")
+    connection.getresponse().read()
+    connection.auto_open = 0  # it is not to connect anew
+    return connection, time.monotonic()
+
+
 def until(condition: Callable[[], bool], seconds: float) -> bool:
     """Whether it became true in time."""
     deadline = time.monotonic() + seconds
@@ -103,6 +114,15 @@ def test_says_who_it_is(client: openai.OpenAI) -> None:
     assert ask("identity", WHO, temperature=2, top_p=0).choices[0].message.content == whole
     with pytest.raises(openai.NotFoundError, match="does not exist"):
         ask("gpt-4o", WHO)
+    # Of one token there is one to draw; more than the context holds is less.
+    one = {"temperature": 2, "max_tokens": 10**6, "extra_body": {"top_k": 1, "chat_template_kwargs": {}}}
+    assert ask("identity", WHO, **one).choices[0].message.content == whole
+    # What is begun is continued, and not said again.
+    begun, comma, rest = whole.partition("，")
+    assert rest
+    open_turn = [*WHO, {"role": "assistant", "content": begun + comma}]
+    assert ask("identity", open_turn).choices[0].message.content == rest
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in ask("identity", open_turn, stream=True)) == rest
 
 
 def test_32_at_once(client: openai.OpenAI) -> None:
@@ -160,6 +180,15 @@ def test_no_case_is_a_server_error(served: Server, tmp_path: Path) -> None:
     assert generated, done.stdout
     print(generated[0])
     assert int(generated[1].replace(",", "")) >= (1000 if "API_CASES" in os.environ else CASES)
+
+
+def test_an_idle_connection_is_kept(idle: tuple[HTTPConnection, float]) -> None:
+    """By itself uvicorn closes one after 5 seconds; a proxy that is about to send then has a 502."""
+    connection, used = idle
+    time.sleep(max(6 - (time.monotonic() - used), 0))
+    connection.request("GET", "/health")
+    assert connection.getresponse().status == 200
+    connection.close()
 
 
 def test_full_queue_and_sigterm(trained: Trained) -> None:

@@ -94,13 +94,21 @@ class Assistant:
                 self._base = False
 
     def encode(self, messages: list[Message]) -> list[int]:
-        """Token ids of the conversation up to where the assistant's reply begins."""
+        """Token ids of the conversation up to where the assistant's reply begins; where the last message is the
+        assistant's, up to the end of its text, which the reply continues.
+        """
+        begun = ""
+        if messages[-1]["role"] == "assistant":
+            messages, begun = messages[:-1], messages[-1]["content"]
         if self._template is None:
-            return list(self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False))
-        system = messages[0]["content"] if messages[0]["role"] == "system" else None
-        turns = messages[1:] if system is not None else messages
-        ids, _ = self._template.encode_oneturn(self.tokenizer, [*turns, {"role": "assistant", "content": ""}], system)
-        return list(ids)
+            ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        else:
+            system = messages[0]["content"] if messages[0]["role"] == "system" else None
+            turns = messages[1:] if system is not None else messages
+            open_turn: Message = {"role": "assistant", "content": ""}
+            ids, _ = self._template.encode_oneturn(self.tokenizer, [*turns, open_turn], system)
+        # By itself, as in training, where the template encodes a reply apart from what is before it.
+        return [*ids, *self.tokenizer.encode(begun, add_special_tokens=False)]
 
     def batch(self) -> Batch:
         """A new batch of replies that this model makes."""

@@ -114,12 +114,21 @@ def draw(logits: torch.Tensor, rows: list[Generation]) -> list[int]:
     # Logits divided by a lower temperature would be no floats.
     if drawn := [index for index, row in enumerate(rows) if row.sampling.temperature >= 1e-4]:
         sampled = [rows[index] for index in drawn]
-        asked = [(row.sampling.temperature, row.sampling.top_p, row.random.random()) for row in sampled]
-        temperature, top_p, uniform = torch.tensor(asked, device=logits.device).T.unsqueeze(-1)
+        size = logits.shape[-1]
+        asked = [
+            (one.temperature, one.top_p, min(one.top_k, size) if one.top_k > 0 else size, row.random.random())
+            for row in sampled
+            for one in [row.sampling]
+        ]
+        temperature, top_p, top_k, uniform = torch.tensor(asked, device=logits.device).T.unsqueeze(-1)
         chances, order = torch.softmax(logits[drawn] / temperature, -1).sort(-1, descending=True)
-        # The most likely tokens until their sum reaches top_p, the first one in any case (nucleus sampling,
-        # arXiv 1904.09751); then the inverse of the cumulative distribution at `uniform`.
-        kept = chances.cumsum(-1) - chances < top_p
+        # The top_k most likely tokens, and of these the most likely until their sum reaches that share of the whole,
+        # the first one in any case (nucleus sampling, arXiv 1904.09751); then the inverse of the cumulative
+        # distribution at `uniform`.
+        kept = torch.arange(size, device=logits.device) < top_k
+        chances = chances * kept
+        cumulative = chances.cumsum(-1)
+        kept &= cumulative - chances < top_p * cumulative[:, -1:]
         kept[:, 0] = True
         cumulative = (chances * kept).cumsum(-1)
         place = (cumulative <= uniform * cumulative[:, -1:]).sum(-1, keepdim=True)

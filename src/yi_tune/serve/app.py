@@ -36,6 +36,9 @@ async def _refuse(request: Request, error: Exception) -> Response:
     """Whatever was raised, in OpenAI's form."""
     if isinstance(error, RequestValidationError):
         error = invalid(error)
+    elif isinstance(error.__cause__, UnicodeDecodeError):  # a Windows console's curl, say, which sends GBK
+        said = "The body is not UTF-8. Save it as a file in UTF-8, and send that: curl --data-binary @FILE"
+        error = ApiError(400, said)
     elif isinstance(error, HTTPException):
         url = f"Invalid URL ({request.method} {request.url.path})"
         error = ApiError(error.status_code, error.detail if error.status_code == 400 else url, headers=error.headers)
@@ -84,17 +87,19 @@ def create_app(
     async def chat(request: Request, body: ChatRequest) -> Response:
         model(body.model)
         prompt = await asyncio.to_thread(worker.encode, conversation(body.messages))
-        asked = body.max_completion_tokens or body.max_tokens
-        if (wanted := len(prompt) + (asked or 1)) > worker.context:
-            said = f"This model's maximum context length is {worker.context} tokens. You asked for {wanted}: "
-            said += f"{len(prompt)} in the prompt, {asked or 1} in the completion."
+        room = worker.context - len(prompt)
+        if room < 1:
+            said = f"This model's maximum context length is {worker.context} tokens. Your messages have {len(prompt)}, "
+            said += "which leaves no room for a reply. Send less."
             raise ApiError(400, said, "context_length_exceeded", "messages")
         sampling = Sampling(
             temperature=body.temperature or 0.0,
             # At 0 the likeliest token is drawn, as it is at next to 0.
             top_p=1.0 if body.top_p is None else body.top_p or 1e-6,
-            max_new_tokens=min(asked or Sampling.max_new_tokens, worker.context - len(prompt)),
+            repetition_penalty=body.repetition_penalty or 1.0,
+            max_new_tokens=min(body.max_completion_tokens or body.max_tokens or Sampling.max_new_tokens, room),
             seed=None if body.seed is None else body.seed % 2**63,
+            top_k=body.top_k or 0,
         )
         pieces: asyncio.Queue[str] = asyncio.Queue()
         loop = asyncio.get_running_loop()

@@ -14,16 +14,20 @@ from yi_tune.errors import YiTuneError
 from yi_tune.sampling import Generation
 
 # Fields that would change the reply: refused but for null, zero, false, an empty value, and those named here. All other
-# unknown fields are ignored.
+# unknown fields are ignored: the model does not think, and its template has no variables.
 _UNSUPPORTED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("presence_penalty", "frequency_penalty", "logit_bias", "logprobs", "top_logprobs"), ()),
-    **dict.fromkeys(("tools", "functions", "audio", "prediction", "web_search_options", "min_p"), ()),
-    **dict.fromkeys(("n", "best_of", "repetition_penalty"), (1,)),
+    **dict.fromkeys(("tools", "functions", "audio", "prediction", "web_search_options", "min_p", "echo"), ()),
+    # Of vLLM and llama.cpp.
+    **dict.fromkeys(("min_tokens", "ignore_eos", "stop_token_ids", "bad_words", "grammar", "json_schema"), ()),
+    **dict.fromkeys(("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"), ()),
+    **dict.fromkeys(("n", "best_of", "typical_p"), (1,)),
     **dict.fromkeys(("tool_choice", "function_call"), ("none", "auto")),
     "response_format": ({"type": "text"},),
     "modalities": (["text"],),
-    "top_k": (-1,),
 }
+# And of a message.
+_UNSUPPORTED_SAID = ("tool_calls", "function_call", "audio", "refusal")
 
 
 class ApiError(Exception):
@@ -55,14 +59,22 @@ def _joined(content: Any) -> Any:
 # pydantic looks for half a surrogate pair, which no tokenizer takes, only where there is a length to check.
 Text = Annotated[str, Field(max_length=1 << 20)]
 Stop = Annotated[Text, Field(min_length=1)]
-Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class ChatMessage(BaseModel, strict=True):
-    """A message: who says what."""
+    """A message: who says what. What else it has is ignored, but for what was said in another way than text."""
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Annotated[Text, BeforeValidator(_joined)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse(cls, message: Any) -> Any:
+        for name in _UNSUPPORTED_SAID if isinstance(message, dict) else ():
+            if message.get(name):
+                raise ValueError(f"{name} is not supported by this server.")
+        return message
 
 
 class ChatRequest(BaseModel, strict=True):
@@ -78,6 +90,8 @@ class ChatRequest(BaseModel, strict=True):
     seed: int | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
+    top_k: Annotated[int, Field(ge=-1)] | None = None
+    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -102,15 +116,15 @@ def invalid(error: RequestValidationError) -> ApiError:
 def conversation(messages: list[ChatMessage]) -> list[Message]:
     """The messages as the chat template has them: a system prompt, then user and assistant in turn.
 
-    System and developer messages at the beginning become one system prompt; messages in a row of one role become one.
-    Raises ApiError for a conversation that the template has no place for.
+    System and developer messages, wherever they are, become one system prompt; the others in a row of one role become
+    one. Where the last is the assistant's, the reply continues it. Raises ApiError for a conversation that the template
+    has no place for.
     """
+    ordered = sorted(messages, key=lambda message: message.role not in ("system", "developer"))
     turns: list[Any] = [
-        {"role": role, "content": "\n\n".join(message.content for message in several)}
-        for role, several in groupby(messages, lambda message: message.role.replace("developer", "system"))
+        {"role": role, "content": "\n\n".join(message.content for message in several if message.content)}
+        for role, several in groupby(ordered, lambda message: message.role.replace("developer", "system"))
     ]
-    if turns[-1]["role"] != "user":
-        raise ApiError(400, "The last message is the user's, for the assistant to answer.", param="messages")
     try:
         return check_messages(turns)
     except YiTuneError as error:
