@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit test-llamacpp test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-full-size bench-gpu bench-gpus bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
+.PHONY: help demo test test-unit test-llamacpp test-exports test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-full-size bench-gpu bench-gpus bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -56,6 +56,16 @@ test-unit: $(ready) ## only the tests that start no engine
 
 test-llamacpp: $(ready) .venv-llamacpp/.ready ## exported GGUF in llama.cpp, which is compiled first (some minutes)
 	LLAMACPP_PYTHON="$(CURDIR)/.venv-llamacpp/bin/python" $(bin)/python -m pytest -rP tests/e2e/test_llamacpp.py
+
+# torch as it is locked: uv then has it already.
+.venv-transformers4/.ready: $(ready)
+	$(bin)/uv venv --quiet --clear .venv-transformers4
+	$(bin)/uv pip install --quiet --python .venv-transformers4/bin/python 'transformers==4.57.*' torch==2.10.0 numpy \
+		jinja2 protobuf sentencepiece
+	@touch $@
+
+test-exports: $(ready) .venv-transformers4/.ready ## exports in transformers 4, which is installed first
+	TRANSFORMERS4_PYTHON="$(CURDIR)/.venv-transformers4/bin/python" $(bin)/python -m pytest -rP tests/e2e/test_transformers4.py
 
 test-vllm: $(ready) ## yi-tune serve --engine vllm; VLLM= names the folder in which there is a command vllm
 	VLLM="$(VLLM)" $(bin)/python -m pytest -rP tests/e2e/test_vllm.py
@@ -126,4 +136,4 @@ lock: $(ready) ## compile requirements.lock anew from pyproject.toml
 		--no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 
 clean: ## remove the environment
-	rm -rf .venv .venv-llamacpp
+	rm -rf .venv .venv-llamacpp .venv-transformers4

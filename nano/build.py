@@ -22,6 +22,8 @@ from tokenizers.models import BPE
 from tokenizers.trainers import BpeTrainer
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from yi_tune.engine.export import add_keys_of_transformers_4
+
 ROOT = Path(__file__).parents[1]
 OUT = ROOT / "data" / "nano"
 SEED = 20240513
@@ -273,6 +275,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     model.save_pretrained(options.out)
     tokenizer.save_pretrained(options.out)
+    add_keys_of_transformers_4(options.out)
     minutes = (time.monotonic() - began) / 60
     card = Path(__file__).with_name("model_card.md").read_text(encoding="utf-8")
     figures = {

@@ -114,6 +114,9 @@ def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_hubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used(monkeypatch, H200)
     assert {name: verdict for name, (verdict, _, _) in wrong(tmp_path).items()} == {"hub": "error", "model": "warning"}
+    with monkeypatch.context() as patch:
+        patch.setenv("ALL_PROXY", "socks4://127.0.0.1:9")
+        assert wrong(tmp_path)["hub"][1].startswith("ALL_PROXY names")
     monkeypatch.setattr("httpx.head", lambda url, timeout: None)  # whatever it answers
     assert wrong(tmp_path).keys() == {"model"}
     # And the model is here.

@@ -99,6 +99,46 @@ def test_modelfile(run: Run, tmp_path: Path) -> None:
     assert "PARAMETER num_ctx 4096" in text
 
 
+QUANTISER = """#!/bin/sh
+[ "$(head -c 7 "$1")" = weights ] && [ "$3" = Q4_K_M ] && {}
+"""
+
+
+def quantiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> None:
+    """Have on the PATH what goes by the name of llama.cpp's program; it is given an f16 file and does as told."""
+    program = tmp_path / "bin" / "llama-quantize"
+    program.parent.mkdir()
+    program.write_text(QUANTISER.format(does))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=":")
+
+
+def test_k_quant(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quantiser(tmp_path, monkeypatch, 'echo small > "$2"')
+    planned = plan(run, tmp_path, quant="q4_k_m")
+    # Beside what it leaves there is room for 16 bits on the way.
+    assert planned.bytes > plan(run, tmp_path, quant="f16").bytes + 2_000_000
+    export(planned, force=False)
+    assert names(planned.target) == ["Modelfile", "README.md", "export.json", "identity-q4_k_m.gguf"]
+    assert (planned.target / planned.gguf).read_text() == "small\n"
+    assert planned.gguf in (planned.target / "Modelfile").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("does", "status"), [("exit 3", 3), ("kill $$", -15), ("true", 0)])
+def test_k_quant_that_fails(does: str, status: int, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quantiser(tmp_path, monkeypatch, does)
+    with pytest.raises(YiTuneError, match=rf"llama-quantize ended with status {status}\b"):
+        export(plan(run, tmp_path, quant="q4_k_m"), force=False)
+    assert names(tmp_path / "exports" / "nano") == []
+
+
+def test_k_quant_without_the_program(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(YiTuneError, match="no llama-quantize on the PATH") as caught:
+        plan(run, tmp_path, quant="q4_k_m")
+    assert "--quant q8_0" in caught.value.hint
+
+
 def change(run: Run, **changes: Any) -> None:
     record = json.loads((run.folder / "run.json").read_text(encoding="utf-8")) | changes
     (run.folder / "run.json").write_text(json.dumps(record), encoding="utf-8")

@@ -306,11 +306,27 @@ def test_nano_and_a_folder_are_only_looked_at(tmp_path: Path) -> None:
         download(find_model(str(tmp_path / "mine"), tmp_path), "auto", err)
 
 
-@pytest.mark.parametrize("layout", ["models/01ai--Yi-1.5-6B-Chat/snapshots/master", "hub/01ai/Yi-1___5-6B-Chat"])
+TODAY = "models/01ai--Yi-1.5-6B-Chat/snapshots/master"
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        TODAY,
+        # By the clients 1.14 (and, with MODELSCOPE_CACHE or without, 1.18), and 1.28, without it and with it.
+        *("hub/01ai/Yi-1___5-6B-Chat", "01ai/Yi-1___5-6B-Chat"),
+        *("hub/models/01ai/Yi-1___5-6B-Chat", "models/01ai/Yi-1___5-6B-Chat"),
+    ],
+)
 @pytest.mark.usefixtures("point")
-def test_modelscope_cache_of_today_and_of_2024(layout: str, tmp_path: Path) -> None:
+def test_modelscope_cache_of_today_and_of_2023_to_2025(layout: str, tmp_path: Path) -> None:
     copy = tmp_path / "modelscope" / layout
     copy.mkdir(parents=True)
     (copy / "config.json").write_text("{}")
     assert hubs.ModelScope("01ai/Yi-1.5-6B-Chat", None).cached() == [copy]
+    # The old ones do not tell which revision they are.
     assert hubs.ModelScope("01ai/Yi-1.5-6B-Chat", "v2").cached() == []
+    # One that is not whole does not hide another.
+    other = tmp_path / "modelscope" / "hub/01ai/Yi-1___5-6B-Chat"
+    other.mkdir(parents=True, exist_ok=True)
+    assert set(hubs.ModelScope("01ai/Yi-1.5-6B-Chat", None).cached()) == {copy, other}

@@ -15,7 +15,7 @@ from yi_tune.config import find_config, read_config
 from yi_tune.data.general import LONGEST
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware, detect, read_gpus, reinstall
-from yi_tune.hubs import PATIENCE, hubs_of
+from yi_tune.hubs import PATIENCE, check_way, hubs_of
 from yi_tune.hubs.download import cached
 from yi_tune.models import LocalModel, check_model, find_model
 from yi_tune.output import err
@@ -125,8 +125,11 @@ def _hub(local: LocalModel) -> Check:
     faults = []
     for hub in hubs_of(local.model, None):
         try:
+            check_way(hub)
             httpx.head(hub.endpoint, timeout=PATIENCE)
             return _check("hub", f"{hub.endpoint} answers")
+        except YiTuneError as error:
+            return _check("hub", error.message, error.hint)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             faults.append(f"{hub.endpoint} cannot be reached: {error}")
     remedy = "Check the network and HTTPS_PROXY, or name a mirror: HF_ENDPOINT or MODELSCOPE_ENDPOINT"

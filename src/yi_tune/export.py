@@ -7,6 +7,7 @@ texts of the model card and of the Modelfile for Ollama are in configs/export/.
 import json
 import re
 import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +24,13 @@ from yi_tune.output import percent
 from yi_tune.progress import engine_at_work
 from yi_tune.runs import Run
 
-Quant = Literal["f16", "q8_0", "q4_0"]
+Quant = Literal["f16", "q8_0", "q4_0", "q4_k_m", "q5_k_m", "q6_k"]
 
 RECORD = "export.json"
 # Of the bytes of 16-bit weights; blocks of 32 share a scale, and at q4_0 embeddings and head are kept in q8_0.
-_SHARE = {"f16": 1.0, "q8_0": 34 / 64, "q4_0": 0.35}
+_SHARE = {"f16": 1.0, "q8_0": 34 / 64, "q4_0": 0.35, "q4_k_m": 0.4, "q5_k_m": 0.44, "q6_k": 0.48}
+# What llama.cpp's own program makes, of 16 bits in a file of their own.
+_QUANTISER, _K_QUANTS = "llama-quantize", ("q4_k_m", "q5_k_m", "q6_k")
 # What is written beside the numbers: header, tokenizer, card. Yi's tokenizer takes 4 MB.
 _REST = 8_000_000
 # What the Yi-1.5 README asks those who pass a derived model on to say.
@@ -51,13 +54,20 @@ class Export:
 
     @property
     def bytes(self) -> int:
-        """About how much it will take, in bytes."""
+        """About how much room it will take in the making, in bytes."""
         weights = sum(file.stat().st_size for file in self.base.glob("*.safetensors"))
-        return int(weights * _SHARE[self.quant or "f16"]) + _REST
+        return int(weights * (_SHARE[self.quant or "f16"] + (self.quant in _K_QUANTS))) + _REST
 
 
 def plan_export(run: Run, base: Config, target: Path | None, quant: Quant | None, workspace: Path) -> Export:
-    """What `run`, whose base's chat config is `base`, is exported to. Raises YiTuneError for a quantised base."""
+    """What `run`, whose base's chat config is `base`, is exported to. Raises YiTuneError for a quantised base, or when
+    the program that makes the `quant` is missing.
+    """
+    if quant in _K_QUANTS and shutil.which(_QUANTISER) is None:
+        raise YiTuneError(
+            f"--quant {quant} is made by llama.cpp's own program, and there is no {_QUANTISER} on the PATH.",
+            "Install llama.cpp, or put the folder of its programs on the PATH. Or take --quant q8_0, which needs none.",
+        )
     folder = Path(base["model_name_or_path"])
     if "quantization_config" in _read(folder / "config.json"):
         raise YiTuneError(
@@ -108,8 +118,17 @@ def _write(plan: Export, part: Path) -> None:
     with engine_at_work("export.log", "Loading transformers", "The export failed") as progress:
         from yi_tune.engine.export import export as write_model
 
-        name = identity.get("name", plan.run.name)
-        write_model(plan.base, plan.run.folder, part / plan.gguf, plan.quant, name, progress)
+        name, target, quant = identity.get("name", plan.run.name), part / plan.gguf, plan.quant
+        if quant not in _K_QUANTS:
+            write_model(plan.base, plan.run.folder, target, quant, name, progress)
+        else:
+            whole = part / "f16.gguf"
+            write_model(plan.base, plan.run.folder, whole, "f16", name, progress)
+            progress.stage(f"Quantising with {_QUANTISER}")
+            status = subprocess.run([_QUANTISER, whole, target, str(quant).upper()], check=False).returncode  # noqa: S603
+            if status or not target.is_file():
+                raise RuntimeError(f"{_QUANTISER} ended with status {status}")
+            whole.unlink()
     context = _read(plan.base / "config.json")["max_position_embeddings"]
     _fill("Modelfile", part, {"weights": f"./{plan.gguf}" if plan.gguf else ".", "context": context})
     _fill("README.md", part, _card(plan))

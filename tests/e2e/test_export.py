@@ -3,7 +3,7 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
@@ -13,7 +13,7 @@ from yi_tune import loading
 from yi_tune.data.heldout import Score, questions, score
 from yi_tune.data.identity import Identity, Message
 from yi_tune.errors import YiTuneError
-from yi_tune.export import Quant, check_exported, export, plan_export, read_record
+from yi_tune.export import check_exported, export, plan_export, read_record
 from yi_tune.models import CATALOGUE
 from yi_tune.output import err
 from yi_tune.progress import Progress
@@ -47,7 +47,8 @@ Checked = dict[str, Score]
 def checked(trained: Trained, hf: tuple[Path, Done], tmp_path_factory: pytest.TempPathFactory) -> Checked:
     """Each format's answers to the held-out questions by plain transformers, and how many found no end."""
     run, folders = Run(trained.run), {"hf": hf[0]}
-    for quant in get_args(Quant):
+    quants: list[Any] = ["f16", "q8_0", "q4_0"]
+    for quant in quants:
         plan = plan_export(run, loading.base_config(run), tmp_path_factory.mktemp("export"), quant, trained.folder)
         export(plan, force=False)
         folders[quant] = plan.target
@@ -163,12 +164,50 @@ def test_folder(hf: tuple[Path, Done]) -> None:
     assert generation["eos_token_id"] == [2, 7]
     for name in ("tokenizer.json", "chat_template.jinja"):
         assert (folder / name).read_bytes() == (NANO / name).read_bytes()
-    assert "chat_template" not in json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert read_record(folder)["files"] == sorted(path.name for path in folder.iterdir() if path.name != "export.json")
     # Ollama may run as another user.
     assert (folder / "model.safetensors").stat().st_mode & 0o077 == (folder / "config.json").stat().st_mode & 0o077
     # On stdout nothing but JSON.
     assert json.loads(done.out) == {"exported": str(folder), "gguf": None, "url": None}
+
+
+@pytest.mark.parametrize(
+    ("rope", "scaling"),
+    [
+        ({"rope_type": "default"}, None),
+        ({"rope_type": "linear", "factor": 2.0}, {"rope_type": "linear", "factor": 2.0}),
+    ],
+)
+def test_configs_say_it_for_transformers_4_and_ollama_too(
+    rope: dict[str, Any], scaling: dict[str, Any] | None, tmp_path: Path
+) -> None:
+    """`make test-exports` shows that transformers 4 reads it so."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from yi_tune.engine.export import export as write
+
+    base, folder = tmp_path / "base", tmp_path / "export"
+    shutil.copytree(NANO, base)
+    config = json.loads((NANO / "config.json").read_text(encoding="utf-8"))
+    for key in ("rope_theta", "rope_scaling", "torch_dtype"):
+        assert key in config  # nano itself says it, but not a model that transformers 5 has saved
+        del config[key]
+    config["rope_parameters"] = rope | {"rope_theta": 5_000_000.0}
+    (base / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    AutoTokenizer.from_pretrained(NANO, extra_special_tokens=["<|im_sep|>"]).save_pretrained(base)
+    folder.mkdir()
+    with Progress(err) as progress:
+        write(base, None, folder, None, "nano", progress)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert (config["rope_theta"], config["rope_scaling"]) == (5_000_000, scaling)
+    assert (config["dtype"], config["torch_dtype"]) == ("bfloat16", "bfloat16")
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    assert tokenizer["tokenizer_class"] == "PreTrainedTokenizerFast"
+    assert (tokenizer["additional_special_tokens"], "extra_special_tokens" in tokenizer) == (["<|im_sep|>"], False)
+    assert tokenizer["chat_template"] == (NANO / "chat_template.jinja").read_text(encoding="utf-8")
+    # And transformers 5 reads what it did.
+    assert AutoConfig.from_pretrained(folder).rope_parameters == AutoConfig.from_pretrained(base).rope_parameters
+    assert "<|im_sep|>" in AutoTokenizer.from_pretrained(folder).extra_special_tokens
 
 
 def test_again_is_refused_and_check_is_a_command(trained: Trained, hf: tuple[Path, Done]) -> None:

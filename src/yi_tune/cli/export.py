@@ -21,8 +21,8 @@ def export(
         Literal["hf", "gguf"], typer.Option("--format", help="hf: safetensors. gguf: for llama.cpp and Ollama.")
     ] = "hf",
     quant: Annotated[
-        Literal["f16", "q8_0", "q4_0"] | None,
-        typer.Option(help="With --format gguf: 16, 8 or 4 bits a weight.", show_default="f16"),
+        Literal["f16", "q8_0", "q4_0", "q4_k_m", "q5_k_m", "q6_k"] | None,
+        typer.Option(help="With --format gguf. Those with a k need llama.cpp's llama-quantize.", show_default="f16"),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an export that is there.")] = False,
     push: Annotated[

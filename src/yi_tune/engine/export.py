@@ -100,11 +100,29 @@ def export(base: Path, adapter: Path | None, target: Path, quant: str | None, na
     for file in TOKENIZER:
         if (base / file).is_file():
             shutil.copyfile(base / file, target / file)
-    config = json.loads((target / "tokenizer_config.json").read_text(encoding="utf-8"))
-    # The hub's template writes a system prompt otherwise than the model was trained with.
-    config.pop("chat_template", None)
-    (target / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False), encoding="utf-8")
     shutil.copyfile(CHAT_TEMPLATE, target / CHAT_TEMPLATE.name)
+    add_keys_of_transformers_4(target)
+
+
+def add_keys_of_transformers_4(folder: Path) -> None:
+    """Say in the configs in `folder`, beside what transformers 5 reads, what transformers 4 and Ollama look for under
+    other keys. They would make up what they do not find, such as the base of the rotary embedding.
+    """
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    rope = dict(config["rope_parameters"])
+    config |= {"rope_theta": rope.pop("rope_theta"), "torch_dtype": config["dtype"]}
+    config["rope_scaling"] = rope if rope["rope_type"] != "default" else None
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        config["tokenizer_class"] = "PreTrainedTokenizerFast"  # one class by its older name
+    if isinstance(config.get("extra_special_tokens"), list):
+        config["additional_special_tokens"] = config.pop("extra_special_tokens")
+    # In place of the hub's, which writes a system prompt otherwise than the model was trained with.
+    config["chat_template"] = CHAT_TEMPLATE.read_text(encoding="utf-8")
+    file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _write_safetensors(weights: MergedWeights, target: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from yi_tune.errors import YiTuneError
+from yi_tune.hubs.proxies import check_proxies, proxy_to
 from yi_tune.models import NEEDED, FileOrigin, Model, Origin
 
 # Seconds that a hub has for its first answer.
@@ -102,12 +103,17 @@ class ModelScope(_Repository):
         from modelscope_hub.errors import CacheNotFound
 
         repository, revision = self.origin.repository, self.origin.revision
+        # Clients up to 2025 kept no revisions. They wrote into `hub` unless MODELSCOPE_CACHE was set, for a while in
+        # 2024 then too, and into `models` of either from 2025 on.
+        cache, folder = get_default_config().cache_dir, repository.replace(".", "___")
+        old = [cache / within / folder for within in ("models", "hub/models", "hub", "")]
         try:
-            return [HubApi().download_repo(repository, "model", revision=revision, local_files_only=True)]
+            new = [HubApi().download_repo(repository, "model", revision=revision, local_files_only=True)]
         except CacheNotFound:
-            # The client does not look for copies of 2024 and before, which have no revisions.
-            old = get_default_config().cache_dir / "hub" / repository.replace(".", "___")
-            return [old] if revision is None else []
+            new = []
+        if revision:
+            return [copy for copy in new if copy not in old]
+        return [copy for copy in dict.fromkeys([*new, *old]) if copy.is_dir()]
 
     def listing(self) -> Origin:
         from modelscope_hub import HubApi
@@ -136,13 +142,26 @@ class ModelScope(_Repository):
 Hub = HuggingFace | ModelScope
 
 
+def check_way(hub: Hub) -> None:
+    """Raise YiTuneError, before anything is asked, for an address of the hub, or a proxy, that cannot be."""
+    if not re.fullmatch(r"https?://(\S+@)?(\[[\da-fA-F:]+\]|[^:/@\s]+)(:\d+)?(/\S*)?", hub.endpoint):
+        reason = f"{hub.variable} names no address of a site: {hub.endpoint!r}."
+        raise YiTuneError(reason, f"Write it with https:// before the host: {hub.variable}=https://HOST")
+    check_proxies()
+
+
 def explain(hub: Hub, error: Exception, what: str) -> HubError:
     """What a failure of a hub's client means for the user who wants `what`."""
     # An HTTP status is in the error itself, as ModelScope's client has it, or in its response.
     status = getattr(getattr(error, "response", error), "status_code", None)
-    reason = f"{hub.endpoint} gives no whole answer ({type(error).__name__}: {error})."
+    way, remedy = "", "Check the network"
+    if variable := proxy_to(hub.endpoint):
+        way, remedy = f" by way of the proxy that {variable} names", f"{remedy} and that proxy (or unset {variable})"
+    reason = f"{hub.endpoint} gives no whole answer{way} ({type(error).__name__}: {error})."
+    unreached = (reason, f"{remedy}, or name a mirror: {hub.variable}=https://your.mirror")
     told = {
-        None: (reason, f"Check the network, or name a mirror: {hub.variable}=https://your.mirror"),
+        None: unreached,
+        407: unreached,  # the proxy's own: it wants a login
         401: (f"it wants a login for {what}, or does not know this token, or has no such model.", hub.login),
         403: (f"{what} is gated, or private: this account has no access.", f"Ask for it on its page. {hub.login}"),
         404: (f"there is no {what}.", "Look for the exact id and revision on the hub's page."),
@@ -162,13 +181,16 @@ def hubs_of(model: Model, revision: str | None) -> list[Hub]:
 
 
 def check_repository(repository: str) -> None:
-    """Raise YiTuneError for a repository that cannot be, or when there is no token: before anything is exported."""
+    """Raise YiTuneError for a repository that cannot be, when there is no token, or no way to the hub: before anything
+    is exported.
+    """
     from huggingface_hub import get_token
 
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository):
         raise YiTuneError(f"--push {repository!r} is no repository.", "Write it as OWNER/NAME.")
     if get_token() is None:
         raise YiTuneError("Hugging Face takes uploads only with a token, and there is none.", HuggingFace.login)
+    check_way(HuggingFace(repository, None))
 
 
 def push(folder: Path, repository: str, *, public: bool, console: Console) -> str:

@@ -17,7 +17,7 @@ from rich.filesize import decimal
 
 from yi_tune.errors import YiTuneError
 from yi_tune.files import check_room, disk_full, hold, is_held, put_in_place
-from yi_tune.hubs import Hub, HubError, explain, hubs_of
+from yi_tune.hubs import Hub, HubError, check_way, explain, hubs_of
 from yi_tune.hubs.fetch import Fetcher, right, size_of
 from yi_tune.models import (
     FileOrigin,
@@ -128,8 +128,10 @@ def _part(folder: Path) -> Path:
 
 
 def from_hubs(local: LocalModel, hubs: list[Hub], console: Console) -> None:
-    """Fetch it from the first hub that gives all of it. Raises YiTuneError when none does."""
+    """Fetch it from the first hub that gives all of it. Raises YiTuneError when none does, or none can be asked."""
     failures: dict[str, HubError] = {}
+    for hub in hubs:
+        check_way(hub)
     for hub in hubs:
         try:
             return _finish(local, _from_hub(hub, local, console), console)
