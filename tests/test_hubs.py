@@ -313,7 +313,8 @@ TODAY = "models/01ai--Yi-1.5-6B-Chat/snapshots/master"
     "layout",
     [
         TODAY,
-        # By the clients 1.14 (and, with MODELSCOPE_CACHE or without, 1.18), and 1.28, without it and with it.
+        # As the clients 1.9, 1.14, 1.18 and 1.28 were seen to write them, without MODELSCOPE_CACHE and with it.
+        *("hub/01ai/Yi-1.5-6B-Chat", "01ai/Yi-1.5-6B-Chat"),
         *("hub/01ai/Yi-1___5-6B-Chat", "01ai/Yi-1___5-6B-Chat"),
         *("hub/models/01ai/Yi-1___5-6B-Chat", "models/01ai/Yi-1___5-6B-Chat"),
     ],

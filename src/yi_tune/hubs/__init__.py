@@ -104,9 +104,9 @@ class ModelScope(_Repository):
 
         repository, revision = self.origin.repository, self.origin.revision
         # Clients up to 2025 kept no revisions. They wrote into `hub` unless MODELSCOPE_CACHE was set, for a while in
-        # 2024 then too, and into `models` of either from 2025 on.
-        cache, folder = get_default_config().cache_dir, repository.replace(".", "___")
-        old = [cache / within / folder for within in ("models", "hub/models", "hub", "")]
+        # 2024 then too, and into `models` of either from 2025 on; those of 2023 left dots as they are.
+        cache, names = get_default_config().cache_dir, (repository.replace(".", "___"), repository)
+        old = [cache / within / name for within in ("models", "hub/models", "hub", "") for name in names]
         try:
             new = [HubApi().download_repo(repository, "model", revision=revision, local_files_only=True)]
         except CacheNotFound:
