@@ -88,7 +88,7 @@ async function fill(turn, reply, signal, changed) {
   reply.busy = false;
 }
 
-/** Have the model of `reply` answer the turns before `turn` that only the other has: in order, each in its own words. */
+/** Have the model of `reply` answer the turns before `turn` that only the other has, in order and in its own words. */
 async function catchUp(turn, reply, signal) {
   const before = turns.slice(0, turns.indexOf(turn));
   const missed = before.filter(
@@ -192,7 +192,7 @@ export function save() {
 /** Go on with the conversation that this browser has kept. */
 export function restore() {
   const chat = JSON.parse(kept("localStorage", shelf()));
-  if (chat === null) return;
+  if (chat === null || turns.length) return;
   settings.elements.system.value = chat.system;
   turns.push(...chat.turns);
   for (const reply of turns.flatMap(({ replies }) => replies)) {

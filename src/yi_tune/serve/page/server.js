@@ -31,7 +31,7 @@ export function explain(error) {
     return say("The server cannot be reached. Is it still running?");
   }
   if (code === "context_length_exceeded") {
-    return say("This is more than the model takes, even without the turns before. Shorten the message or the system prompt.");
+    return say("This is more than the model takes, even without the turns before. Shorten your message.");
   }
   if (status === 400) return told("The server refuses this request.");
   if (status === 401) return say("The API key is missing or wrong.");
@@ -64,7 +64,7 @@ export function chat(body, signal) {
   return request("v1/chat/completions", { method: "POST", body: JSON.stringify(body), signal });
 }
 
-/** The data of server-sent events, parsed; ends at [DONE]. Raises Refused for an error, TypeError where [DONE] lacks. */
+/** The data of server-sent events, up to [DONE]. Raises Refused for an error, TypeError where there is no [DONE]. */
 export async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";

@@ -41,8 +41,8 @@ const ZH = {
     "对话超出了模型的上下文长度，最早的几轮已略去。",
   "The server cannot be reached. Is it still running?": "无法连接服务器。它还在运行吗？",
   "The connection broke off. What had come is kept.": "连接中断，已收到的内容保留在此。",
-  "This is more than the model takes, even without the turns before. Shorten the message or the system prompt.":
-    "即使略去之前的几轮，内容仍超出模型的上下文长度。请缩短消息或系统提示词。",
+  "This is more than the model takes, even without the turns before. Shorten your message.":
+    "即使略去之前的几轮，内容仍超出模型的上下文长度。请缩短消息。",
   "The server refuses this request.": "服务器拒绝了此请求。",
   "The API key is missing or wrong.": "API 密钥缺失或有误。",
   "The server refuses requests that come this way.": "服务器拒绝以这种方式发来的请求。",
