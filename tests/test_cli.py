@@ -311,7 +311,7 @@ def test_workspace_from_the_environment(tmp_path: Path, yi_tune: Cli) -> None:
 
 def test_bad_sampling_is_refused_before_anything_is_looked_for(yi_tune: Cli) -> None:
     said = yi_tune.complaint("chat", "--temperature", "-1")
-    assert "temperature -1.0 (takes 0 (greedy) to 10)" in said
+    assert "temperature -1.0 (takes 0 (greedy) to 2)" in said
     assert "seed -1 (" in yi_tune.complaint("chat", "--seed", "-1")
 
 
