@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from playwright.sync_api import expect, sync_playwright
 
 from tests.e2e.conftest import Trained
 from tests.e2e.test_serve import RAMBLING, Server, until
@@ -33,7 +34,9 @@ http {{
 def served(trained: Trained) -> Iterator[Server]:
     if not shutil.which("nginx"):
         pytest.skip("there is no nginx on the PATH (Debian: apt-get install nginx-light)")
-    started = Server(trained, "--allow-origin", PUBLIC, command="web")
+    # The second for a browser, which is to have TLS from nobody here.
+    origins = [PUBLIC, "http://chat.example.org:*"]
+    started = Server(trained, *[word for origin in origins for word in ("--allow-origin", origin)], command="web")
     yield started
     assert started.end(signal.SIGTERM).status == 0
 
@@ -80,3 +83,20 @@ def test_page_and_api(proxy: str, path: str, request: pytest.FixtureRequest) -> 
         # nginx takes every name. Where it passes them on, the server takes none that was pointed there.
         rebound = browser.get("", headers={"host": "evil.example"})
         assert rebound.status_code == (403 if "passed" in request.node.name else 200)
+
+
+def test_in_a_browser(proxy: str) -> None:
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("there is no Chromium on the PATH (Debian: apt-get install chromium)")
+    with sync_playwright() as playwright:
+        resolver = "--host-resolver-rules=MAP chat.example.org 127.0.0.1"
+        browser = playwright.chromium.launch(executable_path=program, args=[resolver])
+        for path in ("/", "/proxy/8000/"):
+            page = browser.new_context().new_page()
+            page.goto(proxy.replace("127.0.0.1", "chat.example.org") + path)
+            expect(page.get_by_role("heading", name="identity")).to_be_visible()
+            page.get_by_role("textbox", name="Message", exact=True).fill("你是谁？")
+            page.keyboard.press("Enter")
+            expect(page.locator(".text")).to_contain_text("小易", timeout=60_000)
+        browser.close()
