@@ -128,7 +128,7 @@ class Guard:
         known = any(self._allowed(f"{scheme}://{host}") for scheme in ("http", "https"))
         if self._key is None and not known and not is_loopback(re.sub(r":\d+$", "", host).strip("[]")):
             said = f"This server does not go by the name {host!r}. For programs, start it with --api-key KEY. For a "
-            said += f"page behind a proxy, start it with --allow-origin {origin or f'https://{host}'}"
+            said += f"page behind a proxy, start it with --allow-origin https://{host}"
             raise ApiError(403, said, "unknown_host")
         if not (path.startswith("/v1/") or path == "/openapi.json"):
             return
