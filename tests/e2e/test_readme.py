@@ -1,18 +1,24 @@
-"""The commands of README.md and docs/ work, and print the lines shown there, whatever the figures and the answers."""
+"""The commands of both READMEs and of docs/ work, and print the lines shown, whatever the figures and the answers.
+
+A command that several pages show runs once.
+"""
 
 import re
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
+import typer
 
 from tests.e2e.conftest import Done, Trained
+from yi_tune.cli import app
 
 ROOT = Path(__file__).parents[2]
 TRAIN = "yi-tune train --model nano --name 小易 --author 李雷"
-TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXTS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def sessions(text: str) -> list[tuple[str, list[str]]]:
@@ -27,8 +33,12 @@ def sessions(text: str) -> list[tuple[str, list[str]]]:
     return found
 
 
-SESSIONS = {text.name: shown for text in TEXTS if text.name != "help.md" and (shown := sessions(text.read_text()))}
-assert {"README.md", "training.md", "chat.md", "export.md"} <= SESSIONS.keys()
+SESSIONS = {
+    str(text.relative_to(ROOT)): shown
+    for text in TEXTS
+    if text.name != "help.md" and (shown := sessions(text.read_text(encoding="utf-8")))
+}
+assert {"README.md", "README.zh-CN.md", "docs/training.md", "docs/zh/training.md", "docs/chat.md"} <= SESSIONS.keys()
 
 
 def comparable(line: str) -> str:
@@ -37,6 +47,7 @@ def comparable(line: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"[\d.]+(e-\d+)?", "N", line)).strip()
 
 
+@cache
 def run(command: str, trained: Trained) -> Done:
     """What a command of the texts does: yi-tune's, perhaps with something piped into it."""
     if command == TRAIN:
@@ -60,6 +71,30 @@ def test_commands_and_their_output(text: str, trained: Trained) -> None:
         for line in lines:
             if line.strip() not in ("", "...") and "│" not in line and not line.startswith(machine):
                 assert comparable(line) in printed, f"{command} did not print: {line}"
+
+
+def test_the_command_line_knows_every_command_shown() -> None:
+    """Also those that need a GPU: in the text, in `no-test` blocks and in the Dockerfile."""
+    known = typer.main.get_command(app)
+    before = r"(?:`|^\$ (?:.* )?|^# .* )"  # in a line, at a prompt, in a comment
+    for text in [*TEXTS, ROOT / "Dockerfile"]:
+        content = text.read_text(encoding="utf-8") if text.name != "help.md" else ""
+        for line in re.findall(rf"{before}yi-tune ((?:{'|'.join(known.commands)})\b[^`|\n]*)", content, re.MULTILINE):
+            name, *words = ["1" if word == "N" else word for word in shlex.split(line, comments=True)]
+            command = known.commands[name]
+            while words and words[0] in getattr(command, "commands", ()):
+                command = command.commands[words.pop(0)]
+            try:
+                command.make_context(name, words or ["--"]).close()
+            except typer.TyperException as error:
+                pytest.fail(f"{text.name}: yi-tune {line}: {error}")
+
+
+def test_both_readmes_show_the_same() -> None:
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+    blocks = re.findall(r"^```.*?^```", english, re.MULTILINE | re.DOTALL)
+    assert not [block for block in blocks if block not in chinese]
+    assert len(english.encode()) <= 10_000
 
 
 def test_links_lead_somewhere() -> None:
