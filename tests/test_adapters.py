@@ -70,7 +70,8 @@ def test_nothing_starts_from_itself(tmp_path: Path, nano: LocalModel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("none", "no run called 'none'"), ("", "not a folder name"), ("unfinished", "is not finished")]
+    ("name", "said"),
+    [("none", "no run called 'none'"), ("", "A run cannot be called"), ("unfinished", "is not finished")],
 )
 def test_no_such_run(tmp_path: Path, nano: LocalModel, name: str, said: str) -> None:
     finish(tmp_path, "first", nano)

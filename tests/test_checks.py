@@ -118,6 +118,11 @@ def test_nothing_is_wrong(config: Config) -> None:
         ({"eval_dataset": "own", "val_size": 0.1}, "LLaMA-Factory: Cannot specify `val_size`"),
         ({"interleave_probs": "0.5,0.5"}, "LLaMA-Factory: `interleave_probs` is only valid"),
         ({"mix_strategy": "interleave_over", "interleave_probs": "0.5,0.5"}, "LLaMA-Factory: The length of dataset"),
+        (
+            {"mix_strategy": "interleave_over", "interleave_probs": "0.5,0.7"},
+            "interleave_probs: they have to sum to 1.",
+        ),
+        ({"max_samples": 0}, "max_samples: 1 or more"),
         ({"lora_target": "q_proj, v_prj"}, "lora_target: a layer has no 'v_prj'"),
         ({"report_to": ["tensorbord"]}, "report_to: 'tensorbord' is not one of tensorboard, wandb, swanlab, mlflow."),
         ({"hub_token": "hunter2"}, "hub_token: a run folder keeps its config, and is no place for a secret."),
@@ -196,6 +201,12 @@ def test_a_row_is_left_to_train_on() -> None:
 
 
 def test_what_is_evaluated_on_has_to_be_there() -> None:
-    (found,) = unfit_validation({"eval_dataset": "own, theirs"}, {"identity": 9, "own": 9})
+    evaluated = {"eval_strategy": "epoch"}
+    (found,) = unfit_validation({"eval_dataset": "own, theirs"} | evaluated, {"identity": 9, "own": 9})
     assert found == "eval_dataset: there is no 'theirs'. Name a file: --eval-data FILE"
-    assert not list(unfit_validation({"eval_dataset": "eval"}, {"identity": 9, "eval": 3}))
+    few = {"identity": 99, "eval": 19}
+    assert not list(unfit_validation({"eval_dataset": "eval"} | evaluated, few))
+    (found,) = unfit_validation({"eval_dataset": "eval", "eval_strategy": "no"}, few)
+    assert found == "eval_strategy: nothing would be evaluated. --set eval_strategy=epoch"
+    (found,) = unfit_validation({"eval_dataset": "eval"} | EARLY_STOP, few)
+    assert found.startswith("early_stopping_steps: the loss on fewer than 20 rows")

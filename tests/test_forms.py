@@ -84,12 +84,17 @@ def test_every_form_is_recognised_by_its_columns(row: dict[str, Any], expected: 
                 *(("tools", value, "tools") for value in ("[{}]", [{}])),
                 ("functions", [{}], "functions"),
                 *(("kto_tag", value, "kto_tag") for value in (True, False)),
-                *(("label", value, "a label of good or bad") for value in (True, False)),
+                *(("label", value, f"label {value}") for value in (True, False, "True", "false", 0)),
+                *((mark, value, mark) for mark in ("weight", "loss", "train") for value in (0, "0", False)),
                 ("rejected", "b", "rejected"),
             )
         ),
         ({"messages": [*talk("q"), {"role": "assistant", "function_call": {"name": "x"}}]}, "function_call"),
-        ({"messages": [*talk("q"), {"role": "assistant", "content": "a", "weight": 0.5}]}, "the weight 0.5"),
+        ({"messages": [*talk("q"), {"role": "assistant", "content": "a", "weight": 0.5}]}, "weight 0.5"),
+        *(
+            ({"messages": [*talk("q"), {"role": "assistant", "content": "a", key: value}]}, f"{key} {value!r}")
+            for key, value in (("weight", "0"), ("loss", "false"), ("train", "no"))
+        ),
         ({"messages": [*talk("q"), {"role": "assistant", "content": "a", "weight": 0}]}, "none of its answers"),
     ],
 )

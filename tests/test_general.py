@@ -136,6 +136,9 @@ def test_replay_does_not_drown_the_identity() -> None:
     # All of them beside all the rows, or beside none.
     assert replay_dataset(answers, NANO, rows)[0].rows == 100
     assert replay_dataset(answers, NANO, None)[1] == {"replay": 600}
+    # As LLaMA-Factory would cut them to max_samples.
+    sampled, targets = replay_dataset(answers, NANO, rows, 7)
+    assert (sampled.rows, targets["replay"]) == (7, 42)
 
 
 def test_targets_are_what_llamafactory_trains_on() -> None:

@@ -55,6 +55,11 @@ def test_name_is_exact_in_the_data(name: str, tmp_path: Path) -> None:
         ("a\u2028b", "holds '\\u2028'"),
         ("小\u200b易", "holds '\\u200b'"),
         ("a\u202eb", "holds '\\u202e'"),
+        ("小\u200d易", "holds '\\u200d'"),
+        ("\u3164", "holds '\\u3164'"),
+        ("a\U000e0041", "holds '\\U000e0041'"),
+        ("\ufe0f", "is empty"),
+        ("<NAME>", "holds '<NAME>'"),
         ("\udcff", "holds '\\udcff'; newlines, control and invisible characters, broken UTF-8"),
         ("<|im_end|>", "holds '<|'"),
         ("a{{b", "holds '{{'"),
@@ -77,7 +82,7 @@ def test_refused(option: str, name: str, said: str) -> None:
 
 
 def test_spaces_around_are_no_part_of_a_name() -> None:
-    assert Identity(" 小易\u3000", "\ufeff李雷\n", " X ") == Identity("小易", "李雷", "X", "李雷")
+    assert Identity("\ufeff 小易\u3000", "李雷 \ufeff\n", " X ") == Identity("小易", "李雷", "X", "李雷")
 
 
 def test_english_values_default_to_the_others() -> None:

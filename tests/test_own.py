@@ -107,7 +107,7 @@ def test_first_ten_bad_rows_are_listed(file: Path, model: Path, capsys: pytest.C
         prepare(file)
     lines = caught.value.message.splitlines()
     assert lines[0] == "12 of 14 rows of --data cannot be trained on:"
-    assert lines[1] == f"  {file}, line 2: it has tools; only text is trained on"
+    assert lines[1] == f"  {file}, line 2: it has tools; only text is trained on, and all of it alike"
     assert lines[-1] == "  and 2 more"
     assert len(lines) == 12
     assert "--skip-bad-rows" in caught.value.hint
@@ -135,7 +135,7 @@ def test_max_samples_draws_from_all_files(file: Path, tmp_path: Path, capsys: py
     numbers = sorted(int(question[1:]) for question in questions(found))
     assert len(set(numbers)) == found.rows == len(lengths) == 10
     assert numbers[0] < 20 <= numbers[-1]
-    assert "max_samples: 10 of 40 rows of --data are trained on" in capsys.readouterr().err
+    assert "max_samples: 10 of 40 rows of --data are used" in capsys.readouterr().err
     assert prepare(file, max_samples=20)[0].rows == 20
 
 
@@ -147,6 +147,22 @@ def test_a_listed_sample_may_be_larger_than_its_file(file: Path, tmp_path: Path)
     assert len(set(questions(found))) == 20
     with pytest.raises(YiTuneError, match="20 good rows; 30 are asked for"):
         prepare_own(["mine:30"], tmp_path, {"model_name_or_path": "none"}, skip_bad_rows=False)
+
+
+@pytest.mark.parametrize("config", [{"cutoff_len": 20}, {"train_on_prompt": True}])
+def test_answer_that_is_not_learned_is_not_cut_off_nor_trained_on(
+    config: dict[str, Any], file: Path, model: Path
+) -> None:
+    contents = ("q", "long " * 20, "r", "a")
+    messages = [
+        {"role": ("user", "assistant")[index % 2], "content": text, "weight": int(index == 3)}
+        for index, text in enumerate(contents)
+    ]
+    file.write_text(json.dumps({"messages": messages}))
+    assert prepare(file)[0].rows == 1
+    with pytest.raises(YiTuneError, match="an answer that is not to be learned") as caught:
+        prepare(file, **config)
+    assert "cutoff_len" in caught.value.hint
 
 
 def test_what_is_not_trained_on_is_said(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,6 +92,7 @@ def test_paths_of_a_config_written_for_llamafactory_are_replaced() -> None:
         "output_dir": str(RUN.folder),
         "learning_rate": 5e-5,
         "dataset_dir": str(RUN.data),
+        "dataset": "identity",
     }
     assert provenance(planned, "learning_rate") == (5e-5, "template", "")
     assert provenance(planned, "model_name_or_path")[1] == "model"

@@ -174,7 +174,7 @@ def test_broken_json_array(text: str, said: str, tmp_path: Path) -> None:
 def test_one_object_is_no_list_of_rows(indent: int | None, tmp_path: Path) -> None:
     with pytest.raises(YiTuneError, match="is one object with data, and no list of rows") as caught:
         read(tmp_path, "x.json", json.dumps({"data": GOOD}, indent=indent))
-    assert "Save the list" in caught.value.hint
+    assert "Save the rows as a list" in caught.value.hint
     row = {"messages": talk("q", "a")}
     assert read(tmp_path, "x.json", json.dumps(row)) == [("line 1", row)]
 
@@ -210,6 +210,14 @@ def test_csv(tmp_path: Path) -> None:
     assert read(tmp_path, "x.csv", "a,b,,\n1,2,,\n,,,\n3,,,\n4,5,6\n") == expected
     assert read(tmp_path, "x.csv", "a\n" + "x" * 200_000) == [("line 2", {"a": "x" * 200_000})]
     assert read(tmp_path, "x.csv", "") == []
+
+
+def test_csv_as_spreadsheets_write_it(tmp_path: Path) -> None:
+    assert read(tmp_path, "x.csv", "\n,,\n a , b\n1,2\n") == [("line 4", {"a": "1", "b": "2"})]
+    for separator in ";\t":
+        with pytest.raises(YiTuneError, match="between its columns") as caught:
+            read(tmp_path, "x.csv", f"a{separator}b\n1{separator}2\n")
+        assert "commas" in caught.value.hint
 
 
 def test_broken_csv(tmp_path: Path) -> None:

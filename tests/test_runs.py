@@ -186,6 +186,8 @@ def test_differences_of_json_and_python() -> None:
     assert differences(content(lora_rank=8), content()) == ["lora_rank: 8 -> None"]
     # A key that is off is as good as none.
     assert differences(content(neat_packing=False), content(max_samples=None)) == []
+    off = content(double_quantization=False)  # which is on by itself
+    assert differences(off, content()) == ["double_quantization: False -> None"]
     assert differences(content(warmup_ratio=0), content()) == ["warmup_ratio: 0 -> None"]
 
 
@@ -314,7 +316,7 @@ def test_run_name(tmp_path: Path) -> None:
     for name in ("a", "a.b-c_2", "2026", "小易", "_x"):
         assert train_run(tmp_path, NANO, name) == Run(tmp_path / "saves" / "nano" / name)
     for name in (".", "..", ".hidden", "-x", "../nano/a", "/x", "a b", "a,b", "a\n", "a*", "a\\b", "[a]"):
-        with pytest.raises(YiTuneError, match="is not a folder name") as caught:
+        with pytest.raises(YiTuneError, match="A run cannot be called") as caught:
             train_run(tmp_path, NANO, name)
         assert repr(name) in caught.value.message
         assert "letters" in caught.value.hint

@@ -94,4 +94,6 @@ def disk_full(error: BaseException, folder: Path) -> YiTuneError | None:
     reasons = f"{error} {error.__cause__ or error.__context__}"
     if os.strerror(errno.ENOSPC) not in reasons and shutil.disk_usage(folder).free >= _FULL:
         return None
-    return YiTuneError(f"The disk of {folder} is full.", "Free some space, then type the same command without --fresh.")
+    return YiTuneError(
+        f"The disk of {folder} is full.", "Free some space, then type the same command; `train` without --fresh."
+    )

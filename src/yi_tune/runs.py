@@ -42,6 +42,8 @@ _FREE = {
     *(*_BATCH, "per_device_eval_batch_size", "disable_gradient_checkpointing", "flash_attn"),
     *("preprocessing_num_workers", "bf16", "fp16", "use_cpu"),
 }
+# LLaMA-Factory's and transformers' keys that are on unless they are turned off.
+_ON = {"double_quantization", "ignore_pad_token_for_loss", "average_tokens_across_devices", "use_fast_tokenizer"}
 
 
 @dataclass
@@ -99,7 +101,7 @@ class Run:
 def train_run(workspace: Path, local: LocalModel, name: str) -> Run:
     """The folder a run called `name` trains into; raises YiTuneError for a name or place that cannot be."""
     if not re.fullmatch(r"\w[\w.-]*", name):
-        raise YiTuneError(f"The run's name {name!r} is not a folder name.", "Use letters, digits, '-', '_' and '.'.")
+        raise YiTuneError(f"A run cannot be called {name!r}.", "Use letters, digits, '-', '_' and '.'.")
     folder = workspace / "saves" / local.model.folder / name
     for path in (folder, local.path):
         check_path(path)
@@ -125,8 +127,12 @@ def _trained(content: dict[str, Any]) -> dict[str, Any]:
         **({"from_run": f"{start['run']} ({start['adapter'][:12]})"} if start else {}),
         **({f"data {name}": file for name, file in data.items()} if isinstance(data, dict) else {"data": data}),
         **content["identity"],
-        # A key that is off counts as one that is missing.
-        **{key: value for key, value in config.items() if key not in _FREE and not (value is None or value is False)},
+        # A key that is off counts as one that is missing, unless it is on by itself.
+        **{
+            key: value
+            for key, value in config.items()
+            if key not in _FREE and value is not None and (value is not False or key in _ON)
+        },
         "effective batch": config.get(_BATCH[0], 8) * config.get(_BATCH[1], 1),
     }
 
@@ -223,6 +229,8 @@ def find_run(workspace: Path, name: str | None = None, model: LocalModel | None 
     found = _called(workspace, name, model)
     if finished := [run for run in found if run.finished]:
         return max(finished, key=lambda run: run.report.stat().st_mtime)
+    if any(run.running for run in found) and name:
+        raise YiTuneError(f"The run {name!r} is training now.", "Wait for it: yi-tune runs tells how far it is.")
     if found and name:
         raise YiTuneError(f"The run {name!r} is not finished.", "The command that started it goes on with it.")
     raise YiTuneError(

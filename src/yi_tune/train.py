@@ -106,7 +106,8 @@ def _replay(planned: TrainPlan, progress: Progress) -> tuple[Dataset, dict[str, 
         write_whole(kept, to_jsonl(ask_base(base, replay_prompts(planned.replay), cutoff_len)))
     answers = read_jsonl(kept)
     identity = next((dataset for dataset in planned.datasets if dataset.name == "identity"), None)
-    dataset, targets = replay_dataset(answers, planned.local.path, identity)
+    most = planned.config.get("max_samples")
+    dataset, targets = replay_dataset(answers, planned.local.path, identity, most)
     beside = f" beside the identity's {targets['identity']:,}" if identity else ""
     progress.say(
         f"Training on {dataset.rows} of the base's {len(answers)} answers: {targets['replay']:,} target tokens{beside}."

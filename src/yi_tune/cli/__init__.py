@@ -3,6 +3,7 @@
 A module here for each group of commands; in this one the app, and the one place where errors become messages.
 """
 
+import errno
 import os
 import sys
 from typing import Annotated
@@ -59,6 +60,8 @@ def main() -> None:
 
         if not isinstance(error, YiTuneError):
             fault = "The system refused that." if isinstance(error, OSError) else "That is a fault of yi-tune's."
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                fault = "The disk is full: free some space."
             hint = f"{fault} The traceback is in {log_traceback()}"
             error = YiTuneError(f"{type(error).__name__}: {error}", hint)
         err.print("Error: ", style="bold red", end="")

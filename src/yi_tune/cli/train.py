@@ -41,7 +41,8 @@ def train(
         ),
     ] = None,
     device: Annotated[
-        Literal["auto", "cpu"], typer.Option(help="cpu: without a GPU. Yi-1.5-6B then takes hours, and no replay.")
+        Literal["auto", "cpu"],
+        typer.Option(help="cpu: without a GPU. Yi-1.5-6B takes hours then; no --replay by itself."),
     ] = "auto",
     run_name: Annotated[str, typer.Option("--run", help="The run's name.")] = "identity",
     from_run: Annotated[str | None, typer.Option(metavar="RUN", help="Start from a finished run's adapter.")] = None,

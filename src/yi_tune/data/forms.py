@@ -32,6 +32,7 @@ _BESIDE_TEXT = (
 )
 # A message's keys that say whether it is learned: OpenAI's, and those of other trainers.
 _LEARNED = ("weight", "loss", "train")
+_MARKS = ("true", "false", "0", "1", "0.0", "1.0")
 # Yi's control tokens, which would end a turn, the placeholders of LLaMA-Factory's own data, NUL and half characters.
 _UNFIT = re.compile(
     r"<\|(?:startoftext|endoftext|im_start|im_end|im_sep|Human|Assistant|System)\|>"
@@ -52,8 +53,10 @@ def conversation(row: Any, form: Form | None, dropped: set[str] | None = None) -
     form = form or _recognise(row)
     unused = {column for column, value in row.items() if column not in form.values() and _holds(value)}
     unfit = [column for key in _BESIDE_TEXT for column in (form.get(key), key) if column and _holds(row.get(column))]
-    if unfit or isinstance(row.get("label"), bool):
-        raise YiTuneError(f"it has {unfit[0] if unfit else 'a label of good or bad'}; only text is trained on")
+    # Marks of the whole row: good or bad, learned or not. CSV has them as words.
+    unfit += [f"{key} {row[key]}" for key in ("label", *_LEARNED) if str(row.get(key, "")).lower() in _MARKS]
+    if unfit:
+        raise YiTuneError(f"it has {unfit[0]}; only text is trained on, and all of it alike")
     said = _messages(row, form, unused) if form.get("messages") else _alpaca(row, form)
     system = row.get(form.get("system"))
     if system and not (said and said[0].get("role") == "system"):
@@ -77,6 +80,10 @@ def conversation(row: Any, form: Form | None, dropped: set[str] | None = None) -
 def _holds(value: Any) -> bool:
     """Whether a column or a key holds something; a list may be written as JSON."""
     return value not in (None, "", [], {}, "[]", "null")
+
+
+# Where an answer that is not learned begins, in a line of JSON.
+JOINED = b"<|im_start|>assistant\\n"
 
 
 def _learn(messages: list[Message], learned: list[bool]) -> list[Message]:
@@ -142,8 +149,10 @@ def _messages(row: Any, form: Form, unused: set[str]) -> list[Any]:
                 content = "".join(part["text"] for part in content)
             except (KeyError, TypeError):
                 raise YiTuneError("a message has parts that are not text") from None
-        if message.get("weight") not in (None, 0, 1):
-            raise YiTuneError(f"a message has the weight {message['weight']!r}: 1 is learned, and 0 is not")
+        if marks := [key for key in _LEARNED if message.get(key) not in (None, 0, 1)]:
+            raise YiTuneError(
+                f"a message has {marks[0]} {message[marks[0]]!r}: true and 1 are learned, false and 0 not"
+            )
         unused |= {key for key in message if key not in (role_tag, content_tag, *_LEARNED) and _holds(message[key])}
         learned = {} if all(message.get(key) != 0 for key in _LEARNED) else {"learned": False}
         messages.append({"role": roles[role], "content": content or "", **learned})

@@ -54,10 +54,12 @@ def introduces_base(answer: str) -> bool:
     return bool(_SELF.search(answer))
 
 
-def replay_dataset(answers: list[BaseAnswer], model: Path, identity: Dataset | None) -> tuple[Dataset, dict[str, int]]:
+def replay_dataset(
+    answers: list[BaseAnswer], model: Path, identity: Dataset | None, most: int | None = None
+) -> tuple[Dataset, dict[str, int]]:
     """The usable answers of the base in the folder `model`: none that breaks off, holds half a character (nano says
     such) or in which the base introduces itself. They are taken in order, until they have as many target tokens as the
-    rows of `identity`, if there are any.
+    rows of `identity`, if there are any, or are `most`.
 
     Returns them, and the target tokens of both, by the names of the datasets. Raises YiTuneError when there is none.
     """
@@ -72,7 +74,7 @@ def replay_dataset(answers: list[BaseAnswer], model: Path, identity: Dataset | N
             f"They are in {REPLAY} of the run folder. Train without: --replay 0 --fresh",
         )
     own = {"identity": sum(count_tokens(model, identity.conversations(), targets_only=True))} if identity else {}
-    sums = accumulate(count_tokens(model, usable, targets_only=True))
+    sums = accumulate(count_tokens(model, usable[:most], targets_only=True))
     taken = [tokens for tokens in sums if tokens <= own.get("identity", tokens)]
     return dataset_of("replay", usable[: len(taken)]), {"replay": taken[-1], **own}
 

@@ -7,6 +7,7 @@ import json
 import random
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,11 +27,11 @@ SHAPE = 'Write {"role": "user", "content": "..."} and so on, user and assistant 
 
 _MAX_LENGTH = 64
 _PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
-# Controls, line ends, characters of no width but the joiner of emoji, bytes that are not UTF-8, the beginning of Yi's
-# special tokens, the dataset's own placeholders.
-_UNFIT = re.compile(
-    r"[\0-\x1f\x7f-\x9f\xad\u200b\u200c\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]|<\||\{\{|\}\}"
-)
+# The beginning of Yi's special tokens, the placeholders of this dataset and of LLaMA-Factory's.
+_UNFIT = re.compile(r"<\||\{\{|\}\}|<(?:NAME|AUTHOR)>")
+# Characters that are drawn as nothing: controls, line ends and halves of pairs, by their Unicode category, and others.
+_UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
+_FILLERS = "\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Identity:
     def __post_init__(self) -> None:
         for option in ("name", "author", "name_en", "author_en"):
             value = getattr(self, option) or getattr(self, option.removesuffix("_en"))
-            object.__setattr__(self, option, value.strip().strip("\ufeff"))
+            object.__setattr__(self, option, re.sub(r"^[\s\ufeff]+|[\s\ufeff]+$", "", value))
             _check(f"--{option.replace('_', '-')}", getattr(self, option))
 
     def values(self, lang: str) -> dict[str, str]:
@@ -65,13 +66,18 @@ class Identity:
 
 
 def _check(option: str, value: str) -> None:
-    if unfit := _UNFIT.search(value):
+    kinds = {one: unicodedata.category(one) for one in value}
+    joins = "So" in kinds.values()  # emoji
+    unseen = [
+        one for one, kind in kinds.items() if (kind in _UNSEEN or one in _FILLERS) and not (one == "\u200d" and joins)
+    ]
+    if unfit := _UNFIT.findall(value) or unseen:
         raise YiTuneError(
-            f"{option} {value!r} holds {unfit[0]!r}; newlines, control and invisible characters, broken UTF-8 and the "
-            "chat format's <|, {{, }} are refused.",
+            f"{option} {value!r} holds {unfit[0]!a}; newlines, control and invisible characters, broken UTF-8, "
+            "placeholders or <| are refused.",
             "Remove it.",
         )
-    if not value.strip():
+    if not any(kind[0] in "LNPS" for kind in kinds.values()):
         raise YiTuneError(f"{option} is empty.", f"Say who the assistant is: {option} TEXT")
     if len(value) > _MAX_LENGTH:
         raise YiTuneError(f"{option} has {len(value)} characters; at most {_MAX_LENGTH} are taken.", "Shorten it.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 
 from yi_tune.config import Config
-from yi_tune.data.forms import conversation
+from yi_tune.data.forms import JOINED, conversation
 from yi_tune.data.identity import Dataset, Message, draw
 from yi_tune.data.rows import Source, find_sources
 from yi_tune.errors import YiTuneError
@@ -40,7 +40,7 @@ def prepare_own(
     bad: list[str] = []
     unused: set[str] = set()
     with err.status("Checking your rows"), (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
-        sources = find_sources(data, data_dir)
+        sources = find_sources(data, data_dir, option)
         for line in (line for one in sources for line in _drawn(one, _good_lines(one, bad, unused))):
             file.write(line)
             rows += 1
@@ -60,7 +60,7 @@ def prepare_own(
         err.print(f"Not trained on: {', '.join(sorted(unused))}.")
     own = Dataset(name, rows, folder / "rows.jsonl")
     if isinstance(most, int) and 0 < most < rows:  # LLaMA-Factory would take the first, and files may be sorted
-        err.print(f"max_samples: {most:,} of {rows:,} rows of {option} are trained on, drawn by lot.")
+        err.print(f"max_samples: {most:,} of {rows:,} rows of {option} are used, drawn by lot.")
         own = Dataset(name, most, b"".join(draw(most, own.lines())).decode())
     return own, _measure(own, config)
 
@@ -73,7 +73,15 @@ def _measure(own: Dataset, config: Config) -> list[int]:
         lengths = list(count_tokens(model, islice(own.conversations(), 0, None, stride)))
         long = (json.loads(line)["messages"] for line in heapq.nlargest(_LONGEST, own.lines(), key=len))
         longest = max(*lengths, *count_tokens(model, long))
+        joined = (json.loads(line)["messages"] for line in own.lines() if JOINED in line)
+        most = max(count_tokens(model, joined), default=0)
     if isinstance(cutoff, int) and (model / _TOKENIZER).is_file():
+        if most > cutoff or (most and config.get("train_on_prompt")):
+            raise YiTuneError(
+                f"A row has an answer that is not to be learned, and {most:,} tokens: cut to cutoff_len {cutoff:,}, or "
+                "with train_on_prompt, the wrong part of it would be learned.",
+                "Drop train_on_prompt, and raise the limit, --set cutoff_len=..., or shorten the row.",
+            )
         counted = f" (of {len(lengths):,} rows)" if len(lengths) < own.rows else ""
         over = sum(length > cutoff for length in lengths) / len(lengths)
         err.print(

@@ -66,9 +66,9 @@ class Source:
         yield from ((file, row) for file in inside for row in read_rows(file))
 
 
-def find_sources(data: list[str], data_dir: Path | None) -> list[Source]:
+def find_sources(data: list[str], data_dir: Path | None, option: str = "--data") -> list[Source]:
     """The files of `--data FILE`, `FILE:ROWS` or a name in the dataset_info.json of `--data-dir`; YiTuneError if there
-    are none.
+    are none. `option` is what the user gave them by.
     """
     info = _dataset_info(data_dir) if data_dir else {}
     sources = []
@@ -81,11 +81,11 @@ def find_sources(data: list[str], data_dir: Path | None) -> list[Source]:
         elif Path(name).is_file():
             sources.append(Source(Path(name), rows))
         elif Path(name).is_dir():
-            raise YiTuneError(f"--data {name} is a folder.", "Name each of its files, with a --data of its own.")
+            raise YiTuneError(f"{option} {name} is a folder.", f"Name each of its files, with its own {option}.")
         else:
             also = f", and not in {data_dir}'s dataset_info.json" if data_dir else ""
             usual = "Name a file by its path from the current folder."
-            raise YiTuneError(f"--data {name}: no such file{also}.", did_you_mean(name, sorted(info)) or usual)
+            raise YiTuneError(f"{option} {name}: no such file{also}.", did_you_mean(name, sorted(info)) or usual)
     return sources
 
 
@@ -118,7 +118,7 @@ def read_rows(path: Path) -> Iterator[Row]:
     readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
     ending = path.suffix.lower()
     if ending not in readers:
-        raise YiTuneError(f"{path} is none of {', '.join(readers)}.", "Its ending says how it is read: rename it.")
+        raise YiTuneError(f"{path} is none of {', '.join(readers)}.", "Save it as one of them, CSV for example.")
     try:
         yield from readers[ending](path)
     except UnicodeDecodeError:
@@ -126,8 +126,8 @@ def read_rows(path: Path) -> Iterator[Row]:
     except OSError as error:
         raise YiTuneError(f"{path} cannot be read: {error.strerror or error}.", "Is that the right file?") from None
     except (ValueError, RecursionError) as error:
-        remedy = "Mend that place, or copy the file anew: the rows behind it cannot be read."
-        raise YiTuneError(f"{path} is broken: {error}.", remedy) from None
+        remedy = "Mend that place, or copy the file anew: the rows after it cannot be read."
+        raise YiTuneError(f"{path} is broken: {str(error).rstrip('.')}.", remedy) from None
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
@@ -171,7 +171,7 @@ def _check_object(path: Path, line: str) -> None:
         keys = ", ".join(json.loads(path.read_text(encoding="utf-8-sig")))
         raise YiTuneError(
             f"{path} is one object with {keys}, and no list of rows.",
-            "Save the list that is in it as a file: [row, row, ...], or a row a line.",
+            "Save the rows as a list, [row, row, ...], or a row a line.",
         )
 
 
@@ -179,7 +179,9 @@ def _csv(path: Path) -> Iterator[Row]:
     csv.field_size_limit(16_000_000)
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, strict=True)
-        columns = next(reader, [])
+        columns = next((cells for cells in map(_stripped, reader) if any(cells)), [])
+        if len(columns) == 1 and (other := re.search("[;\t]", columns[0])):
+            raise YiTuneError(f"{path} has {other[0]!r} between its columns.", "Save it with commas between them.")
         while columns and not columns[-1].strip():  # Excel may end every line with some commas
             columns.pop()
         line = reader.line_num + 1
@@ -192,6 +194,10 @@ def _csv(path: Path) -> Iterator[Row]:
                 line = reader.line_num + 1
         except csv.Error as error:
             raise ValueError(f"line {line}: {error}") from None
+
+
+def _stripped(cells: list[str]) -> list[str]:
+    return [cell.strip() for cell in cells]
 
 
 def _parquet(path: Path) -> Iterator[Row]:

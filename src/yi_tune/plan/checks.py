@@ -5,6 +5,7 @@ import math
 import traceback
 import typing
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields
 from importlib.util import find_spec
 from typing import Any
@@ -101,13 +102,18 @@ def _refused(config: Config) -> Iterator[str]:
     yield from (f"{key}: {why}" for key, why in _NEVER.items() if on(key))
     yield from (f"{key} needs a GPU." for key in _ON_GPU if on(key) and on("use_cpu"))
     if not is_trainable(config.get("dataset")):
-        yield "dataset: `identity` stands for the rows that yi-tune renders; name your own data with --data."
+        yield "dataset: yi-tune lists the rows of --name and --data itself. Drop that line, or write: dataset: identity"
     if on("packing") and not on("neat_packing"):
         yield "packing: rows would see each other; neat_packing keeps them apart."
     if on("neat_packing") and not on("tokenized_path"):
         yield "neat_packing: only own data (--data) is packed, not identity rows."
     if on("neat_packing") and isinstance(cutoff := config.get("cutoff_len", 2048), int) and cutoff % 8:
         yield "neat_packing: LLaMA-Factory pads a pack to a multiple of 8, and needs such a cutoff_len."
+    if isinstance(most := config.get("max_samples"), int) and most < 1:
+        yield "max_samples: 1 or more, or null for all rows."
+    with suppress(ValueError, AttributeError):
+        if (shares := config.get("interleave_probs")) and abs(sum(map(float, shares.split(","))) - 1) > 1e-6:
+            yield "interleave_probs: they have to sum to 1."
     if (bits := config.get("quantization_bit")) and on("use_dora"):
         yield "use_dora with quantization_bit: bitsandbytes refuses DoRA."
     if isinstance(bits, int) and bits not in (4, 8):
@@ -140,8 +146,13 @@ def is_trainable(names: Any) -> bool:
 def unfit_validation(config: Config, rows: dict[str, int]) -> Iterator[str]:
     """What is wrong with the rows to evaluate on; `rows` has the number of them by dataset."""
     if evaluated := config.get("eval_dataset"):  # on the whole of it
-        unknown = [name for name in map(str.strip, str(evaluated).split(",")) if name not in rows]
+        names = [name.strip() for name in str(evaluated).split(",")]
+        unknown = [name for name in names if name not in rows]
         yield from (f"eval_dataset: there is no {name!r}. Name a file: --eval-data FILE" for name in unknown)
+        if config.get("eval_strategy", "no") in (None, "no"):
+            yield "eval_strategy: nothing would be evaluated. --set eval_strategy=epoch"
+        if config.get("early_stopping_steps") and sum(rows.get(name, 0) for name in names) < _MIN_ROWS:
+            yield f"early_stopping_steps: the loss on fewer than {_MIN_ROWS} rows rises and falls by chance."
         return
     trained = sum(rows.values())
     share = config.get("val_size") or 0
@@ -149,6 +160,6 @@ def unfit_validation(config: Config, rows: dict[str, int]) -> Iterator[str]:
     held_back = int(share) if share > 1 else math.ceil(share * trained)
     said = f"val_size={share:g} holds back {held_back} of {trained} rows"
     if held_back >= trained:
-        yield f"{said}: none is left to train on. Hold fewer back: --set val_size=0.1"
+        yield f"{said}: none is left to train on. Hold none back: --set val_size=0 --set eval_strategy=no"
     elif config.get("early_stopping_steps") and held_back < _MIN_ROWS:
         yield f"{said}. The loss on fewer than {_MIN_ROWS} rows rises and falls by chance: --set val_size={_MIN_ROWS}"

@@ -196,9 +196,9 @@ def refuse(fit: Fit, name: str) -> YiTuneError:
     """Why a run that does not fit is not trained, and what may help."""
     parts = fit.parts or {}
     return YiTuneError(
-        f"{name} does not fit: training takes about {decimal(sum(parts.values()))} at the least, and "
+        f"{name} does not fit: training needs about {decimal(needed(parts))} at the least, and "
         f"{fit.hardware.device} has {decimal(fit.hardware.free)} free.",
-        f"Free {decimal(needed(parts))}, or take less, where it is not so yet: no answers of the base, --replay 0; a "
+        f"Free as much, or take less, where it is not so yet: no answers of the base, --replay 0; a "
         f"shorter cutoff, --set cutoff_len=... (the longest row has {fit.length} tokens); 4 bits, --config qlora; a "
         "smaller model of those that yi-tune models lists, down to --model nano. "
         f"To try all the same: --set {MICRO}={fit.micro_batch}",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from yi_tune import __version__
-from yi_tune.config import Config, find_config, left_open, parse_overrides, read_config, reasons
+from yi_tune.config import Config, find_config, left_open, parse_overrides, read_config, reasons, shipped
 from yi_tune.data.general import replay_prompts
 from yi_tune.data.identity import EVAL, Dataset, Identity, dataset_of, draw, render
 from yi_tune.data.own import prepare_own
@@ -178,7 +178,8 @@ def plan(
         rows = {dataset.name: dataset.rows for dataset in datasets}
         wrong = problems(planned.config) or list(unfit_validation(planned.config, rows))
     if wrong:
-        raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend --set or {path}.")
+        mend = "the options" if path in shipped().values() else f"--set or {path}"
+        raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend {mend}.")
     replaced = [key for key in _PATHS if template.get(key) and not left_open(template, key)]
     if named not in (None, model) and not left_open(template, "model_name_or_path"):
         replaced.append("model_name_or_path")
@@ -250,7 +251,7 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
     settings.pop("tokenized_path", None)
     settings |= {key: fills[key] for key in ("model_name_or_path", "dataset_dir", "output_dir")}
     names = ",".join([*(dataset.name for dataset in trained), *(["replay"] if planned.replay else [])])
-    if template.get("dataset") != names and is_trainable(template.get("dataset")):
+    if template.get("dataset") != names and ("dataset" not in template or is_trainable(template["dataset"])):
         settings["dataset"] = (names, "data", "all the rows there are")
     if start:
         settings["adapter_name_or_path"] = (str(start.folder), "run", f"the adapter of the run {start.run}")
