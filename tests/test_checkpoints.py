@@ -69,6 +69,23 @@ def test_killed_at_any_moment_of_a_save(tmp_path: Path) -> None:
             assert [path.name for path in run.iterdir()] == ["checkpoint-5"]
 
 
+def test_a_random_state_of_each_process(tmp_path: Path) -> None:
+    for step, ranks in ((5, 2), (10, 1), (15, 3)):
+        folder = checkpoint(tmp_path, step)
+        (folder / "trainer_state.json").write_text(f'{{"global_step": 5, "stateful_callbacks": {{"ranks": {ranks}}}}}')
+        if ranks > 1:
+            rng = (folder / "rng_state.pth").read_bytes()
+            (folder / "rng_state.pth").unlink()
+            for rank in range(2):
+                (folder / f"rng_state_{rank}.pth").write_bytes(rng)
+    found, said = newest(tmp_path)
+    assert said == "checkpoint-15 is broken (rng_state.pth is missing or cut short), and removed.\n"
+    assert found == tmp_path / "checkpoint-10"
+    assert (tmp_path / "checkpoint-5").is_dir()
+    (tmp_path / "checkpoint-5" / "rng_state_1.pth").write_bytes(b"half")
+    assert "checkpoint-5 is broken (rng_state.pth" in newest(tmp_path)[1]
+
+
 def test_older_ones_are_looked_at_too(tmp_path: Path) -> None:
     # The best one may be older than the newest.
     older, newer = checkpoint(tmp_path, 5), checkpoint(tmp_path, 10)

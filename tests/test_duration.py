@@ -117,6 +117,26 @@ def test_forecast_of_a_gpu() -> None:
     assert "not estimated" in choose_fit(None, QLORA, [40], Hardware(A100, bf16=True, free=1)).forecast
 
 
+def cards(count: int, name: str | None = A100) -> Hardware:
+    return Hardware(name, bf16=True, free=40_000_000_000, count=count)
+
+
+def test_several_gpus_are_forecast_beside_one() -> None:
+    # Rows that keep a GPU busy are done in half the time by two; few short ones, whose kernels take as long to start
+    # whatever is in them, are not done any sooner.
+    long, short = ([1000] * 3000, [30] * 300)
+    one = choose_fit(SIX, QLORA, long, cards(1))
+    two = choose_fit(SIX, QLORA, long, cards(2))
+    assert (two.rows, two.alone) == (8, one.cost)
+    assert two.cost == pytest.approx(one.cost / 2, rel=0.1)
+    assert f"{spell(two.cost)} of training, {spell(one.cost)} on one GPU, estimated" in two.forecast
+    assert "gain nothing" not in two.forecast
+    few = choose_fit(SIX, QLORA, short, cards(4))
+    assert few.cost > 0.7 * few.alone
+    assert few.forecast.endswith("\n4 GPUs gain nothing here: to start them costs more. Better leave out --gpus.")
+    assert "no faster than one" in choose_fit(SIX, QLORA, short, cards(2, None)).forecast
+
+
 @pytest.mark.parametrize("gpu", [A100, None])
 def test_what_training_took_is_told_beside_the_forecast(
     gpu: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -61,13 +61,67 @@ def test_one_gpu_is_used_the_freest(
     cuda(monkeypatch)
     # What another process sees there; it is asked before this one starts CUDA.
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho '[1000000000, 15000000000]'\n")
+    python.write_text("""#!/bin/sh\necho '[[1000000000, "A GPU"], [15000000000, "A GPU"]]'\n""")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     assert detect().free == 15_000_000_000
     assert os.environ["CUDA_VISIBLE_DEVICES"] == used
     said = f"GPU {used} of 2 is used: it has the most memory free, 15.0 GB." if used not in ("3", "") else ""
     assert said in capsys.readouterr().err
+
+
+def seen(folder: Path, monkeypatch: pytest.MonkeyPatch, gpus: str) -> None:
+    """Another process sees these GPUs."""
+    python = folder / "python"
+    python.write_text(f"#!/bin/sh\necho '{gpus}'\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+
+
+@pytest.mark.parametrize(
+    ("gpus", "listed", "used"),
+    [(2, None, "2,0"), (None, None, "2,0,1"), (2, "5,GPU-b,7", "7,5"), (3, "5,6,7", "7,5,6")],
+)
+def test_several_gpus_are_the_freest_and_this_process_sees_one(
+    gpus: int | None, listed: str | None, used: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed or "")
+    if listed is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    cuda(monkeypatch, free=15_500_000_000)
+    seen(tmp_path, monkeypatch, '[[15000000000, "A GPU"], [1000000000, "A GPU"], [16000000000, "A GPU"]]')
+    found = detect(gpus=gpus)
+    count = used.count(",") + 1
+    assert (found.count, found.visible) == (count, used)
+    assert found.free == (1_000_000_000 if count == 3 else 15_000_000_000)  # what the fullest of them has
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == used.split(",")[0]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "there", "told"),
+    [
+        (3, '[[2, "A GPU"], [1, "A GPU"]]', "--gpus 3: torch sees 2 GPUs."),
+        (2, '[[2, "A GPU"]]', "--gpus 2: torch sees 1 GPU."),
+        (None, "[]", "--gpus all: torch sees no GPU."),
+        (None, '[[2, "H200"], [1, "T4"]]', "The GPUs differ: 0 is a H200, 1 is a T4."),
+    ],
+)
+def test_several_gpus_that_are_not_there_or_not_alike(
+    gpus: int | None, there: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    seen(tmp_path, monkeypatch, there)
+    with pytest.raises(YiTuneError, match=re.escape(told)):
+        detect(gpus=gpus)
+
+
+def test_processes_share_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    cuda(monkeypatch)
+    monkeypatch.setattr(sys.modules["torch"].cuda, "is_available", lambda: False)
+    monkeypatch.setattr("yi_tune.hardware.free_ram", lambda: 12)
+    two = detect(cpu_only=True, gpus=2)
+    assert (two.gpu, two.free, two.count) == (None, 6, 2)
 
 
 def test_gpus_that_torch_cannot_ask_about_stay_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,21 @@ def test_what_a_layer_keeps(device: str, config: dict[str, Any], token: int) -> 
     assert estimate(SMALL, FOUR_BIT | config, 30, device)["activations"] == 256 * (2 * token + 4 * 64)
 
 
+@pytest.mark.parametrize(("count", "micro"), [(2, 4), (4, 2), (8, 1)])
+def test_gpus_share_the_rows_of_a_step(count: int, micro: int) -> None:
+    fit = choose_fit(SIX, QLORA, [40] * 400, replace(gpu(80), count=count))
+    assert (fit.micro_batch, fit.accumulation, fit.rows) == (micro, 1, EFFECTIVE_BATCH)
+    assert fit.summary.startswith(
+        f"The 8 rows of a step: {micro} x 1 on each of {count} GPUs, each with the whole model.\n"
+    )
+    assert fit.summary.endswith("80.0 GB of GPU memory free for each.")
+    assert fit.parts
+    assert fit.parts["buckets"] == fit.parts["gradients"]
+    # With less memory each has less at once.
+    small = choose_fit(SIX, QLORA, [1000] * 400, replace(gpu(9), count=count))
+    assert (small.micro_batch * small.accumulation * count, small.checkpointing) == (8, True)
+
+
 def test_autocast_keeps_the_adapter_in_16_bits() -> None:
     parts = estimate(SMALL, FOUR_BIT | {"bf16": True}, 30, "cuda")
     more = parts["activations"] - estimate(SMALL, FOUR_BIT, 30, "cuda")["activations"]

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,11 +12,15 @@ import pytest
 from rich.console import Console
 
 from tests.plans import plan
+from yi_tune import launch
 from yi_tune import train as training
 from yi_tune.config import read_config
 from yi_tune.errors import YiTuneError
+from yi_tune.hardware import Hardware
+from yi_tune.plan.memory import Fit
 from yi_tune.plan.plan import TrainPlan
 from yi_tune.progress import Progress
+from yi_tune.runs import write_configs
 from yi_tune.train import train_within_memory
 
 
@@ -62,6 +67,52 @@ def test_halves_until_it_fits(planned: TrainPlan, monkeypatch: pytest.MonkeyPatc
     assert "Going on from the start with per_device_train_batch_size 2, gradient_accumulation_steps 4" in said
     assert json.loads((planned.run.folder / "run.json").read_text())["config"] == configs[-1]
     assert read_config(planned.run.folder / "train.yaml") == configs[-1]
+
+
+def several(planned: TrainPlan, monkeypatch: pytest.MonkeyPatch, outcomes: list[BaseException | None]) -> list[int]:
+    """A run of two workers whose starts end so, one after the other; returns the rows of a step at each of them."""
+    rows: list[int] = []
+
+    def train(run: Any, hardware: Any, checkpoint: Path | None, progress: Progress) -> None:
+        config = read_config(planned.run.folder / "train.yaml")
+        rows.append(2 * config["per_device_train_batch_size"] * config["gradient_accumulation_steps"])
+        if outcome := outcomes.pop(0):
+            raise outcome
+
+    engine(monkeypatch, lambda config: pytest.fail("one process trains"))
+    loaded = ModuleType("yi_tune.engine.assistant")
+    loaded.load_assistant = lambda config: config  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, loaded.__name__, loaded)
+    monkeypatch.setattr(launch, "train", train)
+    write_configs(planned.run, planned.config, planned.chat_config, 2)
+    return rows
+
+
+TWO = Hardware(None, bf16=True, free=20_000_000_000, count=2)
+
+
+def test_several_halve_together_and_go_on_when_one_is_lost(planned: TrainPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = replace(
+        planned, fit=Fit(4, 1, False, TWO), settings=planned.settings | {"per_device_train_batch_size": (4, "", "")}
+    )
+    rows = several(planned, monkeypatch, [launch.WorkerLostError(), OutOfMemoryError("no"), None])
+    console = Console(record=True, width=300)
+    chat = train_within_memory(planned, None, Progress(console))
+    assert chat == planned.chat_config
+    assert rows == [8, 8, 8]
+    said = console.export_text()
+    assert "A worker was lost. Going on from the start." in said
+    assert "Going on from the start with per_device_train_batch_size 2, gradient_accumulation_steps 2" in said
+    assert json.loads((planned.run.folder / "run.json").read_text())["gpus"] == 2
+
+
+def test_a_worker_that_is_lost_again_and_again(planned: TrainPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned = replace(planned, fit=Fit(4, 1, False, TWO))
+    several(planned, monkeypatch, [launch.WorkerLostError(), launch.WorkerLostError()])
+    with pytest.raises(
+        YiTuneError, match="One of 2 workers was lost twice, each time when it had gone on from the start"
+    ):
+        train_within_memory(planned, None, Progress(Console()))
 
 
 def test_below_one_row_is_an_error(planned: TrainPlan, monkeypatch: pytest.MonkeyPatch) -> None:

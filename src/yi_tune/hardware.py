@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,17 @@ def reinstall(backend: str = "auto") -> str:
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a run would use: a GPU (None: the CPU), whether it computes in bf16 itself, and its free memory in bytes."""
+    """What a run would use: a GPU (None: the CPU), whether it computes in bf16 itself, and its free memory in bytes.
+
+    With a `count` above one it is each of so many of the same kind, which CUDA_VISIBLE_DEVICES names as in `visible`;
+    on the CPU each of so many processes, which share its memory.
+    """
 
     gpu: str | None
     bf16: bool
     free: int
+    count: int = 1
+    visible: str = ""
 
     @property
     def device(self) -> str:
@@ -56,14 +62,17 @@ class Hardware:
         return {key: (value, f"{self.device} has {'' if self.bf16 else 'no '}bf16") for key, value in values.items()}
 
 
-def detect(*, cpu_only: bool = False) -> Hardware:
+def detect(*, cpu_only: bool = False, gpus: int | None = 1) -> Hardware:
     """Ask torch, which is what will train (this imports it). With `cpu_only` every GPU is hidden.
 
-    One GPU is used, the one with the most memory free of those in CUDA_VISIBLE_DEVICES, or of all: with more in sight
-    LLaMA-Factory refuses to train without torchrun. It has to be chosen before anything starts CUDA.
-    Raises YiTuneError for a GPU that is too old for this build of torch.
+    Used are those `gpus` (None: all) with the most memory free, of those in CUDA_VISIBLE_DEVICES, or of all. This
+    process sees one: with more in sight LLaMA-Factory refuses to train without torchrun. They have to be chosen before
+    anything starts CUDA. Raises YiTuneError for a GPU that is too old for this build of torch, and for several that are
+    not there or not alike.
     """
     listed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if gpus != 1 and not cpu_only:
+        return _several(gpus, listed)
     if cpu_only:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     elif listed is None and len(read_gpus()) <= 1:
@@ -74,26 +83,57 @@ def detect(*, cpu_only: bool = False) -> Hardware:
         from torch import cuda
 
         if not cuda.is_available():
-            return Hardware(None, cpu_has_bf16(), free_ram())
+            processes = gpus or 1
+            return Hardware(None, cpu_has_bf16(), free_ram() // processes, processes)
         gpu = cuda.get_device_name()
         _check_age(gpu, cuda.get_device_capability(), cuda.get_arch_list())
         return Hardware(gpu, cuda.is_bf16_supported(including_emulation=False), cuda.mem_get_info()[0])
 
 
 def _freest(listed: str | None) -> str:
-    """The GPU with the most memory free, as CUDA_VISIBLE_DEVICES names it, of those that it lists (None: of all).
+    """The GPU with the most memory free, as CUDA_VISIBLE_DEVICES names it, of those that it lists (None: of all)."""
+    gpus = _see(listed)
+    if not gpus:  # torch sees none of them
+        return listed or "0"
+    free, _, name = gpus[0]
+    err.print(f"GPU {name} of {len(gpus)} is used: it has the most memory free, {decimal(free)}.")
+    return name
+
+
+def _see(listed: str | None) -> list[tuple[int, str, str]]:
+    """The GPUs that CUDA_VISIBLE_DEVICES lists (None: all), that with the most memory free first: bytes free, torch's
+    name for it and the name that it has in the list.
 
     Another process asks, since this one could not choose any more afterwards; nvidia-smi numbers them otherwise.
     """
-    ask = "from torch import cuda; print([cuda.mem_get_info(gpu)[0] for gpu in range(cuda.device_count())])"
+    ask = (
+        "import json; from torch import cuda; gpus = range(cuda.device_count()); "
+        "print(json.dumps([(cuda.mem_get_info(gpu)[0], cuda.get_device_name(gpu)) for gpu in gpus]))"
+    )
     done = subprocess.run([sys.executable, "-c", ask], capture_output=True, text=True, check=False)  # noqa: S603
-    free: list[int] = json.loads(done.stdout) if done.returncode == 0 else []
-    names = [name.strip() for name in listed.split(",")] if listed else [str(gpu) for gpu in range(len(free))]
-    if not free:  # torch sees none of them
-        return listed or "0"
-    best = free.index(max(free))
-    err.print(f"GPU {names[best]} of {len(free)} is used: it has the most memory free, {decimal(free[best])}.")
-    return names[best]
+    seen = json.loads(done.stdout) if done.returncode == 0 else []
+    names = [name.strip() for name in listed.split(",")] if listed else [str(gpu) for gpu in range(len(seen))]
+    gpus = [(free, gpu, name) for (free, gpu), name in zip(seen, names, strict=False)]
+    return sorted(gpus, key=lambda gpu: gpu[0], reverse=True)
+
+
+def _several(wanted: int | None, listed: str | None) -> Hardware:
+    """So many GPUs (None: all); the free memory is that of the one with the least."""
+    gpus = _see(listed)
+    used = gpus[:wanted]
+    if not gpus or len(used) < (wanted or 1):
+        raise YiTuneError(
+            f"--gpus {wanted or 'all'}: torch sees {len(gpus) or 'no'} GPU{'s' if len(gpus) > 1 else ''}.",
+            "yi-tune doctor looks for the reason. To try several processes on the CPU: --device cpu --gpus 2",
+        )
+    if len({gpu for _, gpu, _ in used}) > 1:
+        raise YiTuneError(
+            f"The GPUs differ: {', '.join(f'{name} is a {gpu}' for _, gpu, name in used)}.",
+            "All would wait for the slowest. Name GPUs that are alike: CUDA_VISIBLE_DEVICES=0,1 yi-tune train --gpus 2",
+        )
+    os.environ["CUDA_VISIBLE_DEVICES"] = used[0][2]
+    found = detect()
+    return replace(found, free=min(found.free, used[-1][0]), count=len(used), visible=",".join(gpu[2] for gpu in used))
 
 
 def _check_age(gpu: str, capability: tuple[int, int], built_for: list[str]) -> None:

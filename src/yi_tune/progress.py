@@ -58,14 +58,17 @@ class Progress(bars.Progress):
         training = self.tasks[0]
         self.seconds, self.share = training.elapsed or 0.0, (done - self._before) / (training.total or 1)
 
-    def figures(self, logs: dict[str, float], memory: int) -> None:
-        """Show the Trainer's `logs`, the training loss as the mean of the last ten, and the memory in use, in bytes."""
+    def figures(self, logs: dict[str, float], memory: int = 0) -> None:
+        """Show the Trainer's `logs`, the training loss as the mean of the last ten, and the memory in use, in bytes,
+        where it is known.
+        """
         if "loss" in logs:
             self._losses.append(logs["loss"])
             self._figures |= {"loss": f"loss {fmean(self._losses):.4f}", "lr": f"lr {logs['learning_rate']:.1e}"}
             if "train_tokens_per_second" in logs:
                 self._figures["speed"] = f"{logs['train_tokens_per_second']:.0f} tok/s"
-            self._figures["memory"] = decimal(memory)
+            if memory:
+                self._figures["memory"] = decimal(memory)
         if "eval_loss" in logs:
             self._figures["eval_loss"] = f"eval {logs['eval_loss']:.4f}"
         done, total = int(self.tasks[0].completed), int(self.tasks[0].total or 0)

@@ -19,7 +19,9 @@ from yi_tune.models import LocalModel, check_path, read_header, sha256, workspac
 
 _REQUIRED = ("model", "model_path", "identity", "data", "config")
 # Old runs did not record these.
-_OLD: dict[str, Any] = {"weights": "", "from_run": None, "replay": 0, "created": None, "versions": {}}
+_OLD: dict[str, Any] = {"weights": "", "from_run": None, "replay": 0, "gpus": 1, "created": None, "versions": {}}
+# Where the Trainer's state has the number of processes that wrote a checkpoint: a name that no callback has.
+RANKS = "ranks"
 # The files of a checkpoint that the Trainer needs to go on as if nothing had happened, in the order in which it writes
 # them. A header (safetensors), or the directory at the end (torch writes zip files), shows that a file was cut short.
 _NEEDED: dict[str, Callable[[Path], object]] = {
@@ -133,7 +135,7 @@ def _trained(content: dict[str, Any]) -> dict[str, Any]:
             for key, value in config.items()
             if key not in _FREE and value is not None and (value is not False or key in _ON)
         },
-        "effective batch": config.get(_BATCH[0], 8) * config.get(_BATCH[1], 1),
+        "effective batch": config.get(_BATCH[0], 8) * config.get(_BATCH[1], 1) * content.get("gpus", 1),
     }
 
 
@@ -194,20 +196,27 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> Path | None:
     steps = {folder.name.removeprefix("checkpoint-"): folder for folder in run.glob("checkpoint-*")}
     for step in sorted(filter(str.isdecimal, steps), key=int):
         folder = steps[step]
-        broken = [kind for kind, read in _NEEDED.items() if not _are_whole(list(folder.glob(kind)), read)]
-        if broken:
+        if broken := _broken(folder):
             shutil.rmtree(folder)
-            say(f"{folder.name} is broken ({broken[0].replace('*', '')} is missing or cut short), and removed.")
+            say(f"{folder.name} is broken ({broken.replace('*', '')} is missing or cut short), and removed.")
         else:
             newest = folder
     return newest
 
 
-def _are_whole(found: list[Path], read: Callable[[Path], object]) -> bool:
-    try:
-        return bool([read(file) for file in found])
-    except (ValueError, BadZipFile):
-        return False
+def _broken(checkpoint: Path) -> str:
+    """The first kind of file that a checkpoint lacks, or has cut short; "" of one that is whole."""
+    found: dict[str, list[Any]] = {}
+    for kind, read in _NEEDED.items():
+        try:
+            found[kind] = [read(file) for file in checkpoint.glob(kind)]
+        except (ValueError, BadZipFile):
+            return kind
+        if not found[kind]:
+            return kind
+    # Each process writes a random state of its own, and the first does not wait for the others'.
+    ranks = found["trainer_state.json"][0].get("stateful_callbacks", {}).get(RANKS, 1)
+    return "" if len(found["rng_state*.pth"]) >= ranks else "rng_state*.pth"
 
 
 def _called(workspace: Path, name: str | None, model: LocalModel | None) -> list[Run]:
@@ -281,8 +290,11 @@ def find_start(workspace: Path, name: str, local: LocalModel, target: Run) -> St
     return Start(name, run.folder, digest, shape | {key: record["config"].get(key, _MODULES[key]) for key in _MODULES})
 
 
-def write_configs(run: Run, train: Config, chat: Config) -> None:
-    """Write train.yaml and chat.yaml, which llamafactory-cli takes as they are, and the config in run.json."""
-    run.write("run.json", json.dumps(run.record | {"config": train}, ensure_ascii=False, indent=2))
-    run.write("train.yaml", f"# llamafactory-cli train {run.folder}/train.yaml\n{dump_config(train)}")
+def write_configs(run: Run, train: Config, chat: Config, gpus: int = 1) -> None:
+    """Write train.yaml and chat.yaml, which llamafactory-cli takes as they are, and the config in run.json, with the
+    number of `gpus` that train by it.
+    """
+    run.write("run.json", json.dumps(run.record | {"config": train, "gpus": gpus}, ensure_ascii=False, indent=2))
+    several = f"FORCE_TORCHRUN=1 NPROC_PER_NODE={gpus} " if gpus > 1 else ""
+    run.write("train.yaml", f"# {several}llamafactory-cli train {run.folder}/train.yaml\n{dump_config(train)}")
     run.write("chat.yaml", f"# llamafactory-cli chat {run.folder}/chat.yaml\n{dump_config(chat)}")

@@ -80,7 +80,7 @@ def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", Score]:
             replayed, targets = _replay(planned, progress)
             datasets = (*datasets, replayed)
         write_datasets(datasets, folder.data, resumed=checkpoint is not None)
-        write_configs(folder, planned.config, planned.chat_config)
+        write_configs(folder, planned.config, planned.chat_config, planned.fit.hardware.count)
         progress.stage("Loading LLaMA-Factory and the model")
         assistant = train_within_memory(planned, checkpoint, progress)
         progress.stage("Asking who it is")
@@ -117,20 +117,40 @@ def _replay(planned: TrainPlan, progress: Progress) -> tuple[Dataset, dict[str, 
 
 def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> "Assistant":
     """Train as planned; out of memory, in half the micro-batch from the newest whole checkpoint on, and so on, as long
-    as there are smaller steps. The run folder is told of each change. Raises as engine.trainer.train does.
+    as there are smaller steps. The run folder is told of each change. After the loss of a worker, training goes on from
+    there too, unless that is where the last one was lost. Raises as engine.trainer.train does.
     """
+    from yi_tune import launch
     from yi_tune.engine.trainer import OutOfMemoryError, train
 
+    hardware, folder, lost = planned.fit.hardware, planned.run.folder, None
     while True:
         try:
-            return train(planned.config, checkpoint, progress)
+            if hardware.count == 1:
+                return train(planned.config, checkpoint, progress)
+            launch.train(planned.run, hardware, checkpoint, progress)
+            from yi_tune.engine.assistant import load_assistant
+
+            progress.stage("Loading the tuned model")
+            return load_assistant(planned.chat_config)
+        except launch.WorkerLostError:
+            checkpoint = newest_whole(folder, progress.say)
+            start = f"from {checkpoint.name}" if checkpoint else "from the start"
+            if lost == start:
+                raise YiTuneError(
+                    f"One of {hardware.count} workers was lost twice, each time when it had gone on {start}.",
+                    f"Was it killed, for the memory that it took? Did a GPU fail (dmesg)? See also {planned.run.log}",
+                ) from None
+            lost = start
+            progress.say(f"A worker was lost. Going on {start}.")
+            continue
         except OutOfMemoryError:
             if not (changes := smaller(planned.config)):
                 raise
         settings = {key: (value, "hardware", "memory ran out with more") for key, value in changes.items()}
         planned = replace(planned, settings={**planned.settings, **settings})
-        write_configs(planned.run, planned.config, planned.chat_config)
-        checkpoint = newest_whole(planned.run.folder, progress.say)
+        write_configs(planned.run, planned.config, planned.chat_config, hardware.count)
+        checkpoint = newest_whole(folder, progress.say)
         told = ", ".join(f"{key} {value}" for key, value in changes.items())
         start = f"from {checkpoint.name}" if checkpoint else "from the start"
         progress.say(f"Out of memory. Going on {start} with {told}.")

@@ -119,8 +119,8 @@ def test_memory_shown_of_a_gpu_is_that_of_training(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", peak.clear)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: sum(peak))
     reporter = Reporter(SimpleNamespace(begin=lambda *_: None, figures=lambda _, memory: shown.append(memory)))  # type: ignore[arg-type]
-    args = SimpleNamespace(device=torch.device("cuda"), fp16=False)
-    state = SimpleNamespace(best_model_checkpoint=None, max_steps=9, global_step=0)
+    args = SimpleNamespace(device=torch.device("cuda"), fp16=False, world_size=1)
+    state = SimpleNamespace(best_model_checkpoint=None, stateful_callbacks={}, max_steps=9, global_step=0)
     reporter.on_train_begin(args, state, None, model=torch.nn.Linear(1, 1), processing_class=None)
     peak.append(9_000_000_000)
     reporter.on_log(args, state, None, logs={})

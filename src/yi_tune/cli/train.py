@@ -44,6 +44,9 @@ def train(
         Literal["auto", "cpu"],
         typer.Option(help="cpu: without a GPU. Yi-1.5-6B takes hours then; no --replay by itself."),
     ] = "auto",
+    gpus: Annotated[
+        str, typer.Option(metavar="N|all", help="GPUs of this machine to train on; with --device cpu, processes.")
+    ] = "1",
     run_name: Annotated[str, typer.Option("--run", help="The run's name.")] = "identity",
     from_run: Annotated[str | None, typer.Option(metavar="RUN", help="Start from a finished run's adapter.")] = None,
     early_stop: Annotated[
@@ -71,6 +74,10 @@ def train(
     identity = None if name is None or author is None else Identity(name, author, name_en, author_en)
     if no_identity == any((name, author, name_en, author_en)) or no_identity == bool(identity):
         raise typer.BadParameter("Give --name and --author, or --no-identity alone to train on --data only.")
+    if gpus != "all" and not (gpus.isdecimal() and int(gpus)):
+        raise typer.BadParameter(f"--gpus {gpus!r} is neither a number nor `all`.")
+    if gpus == "all" and device == "cpu":
+        raise typer.BadParameter("With --device cpu, --gpus is a number of processes.")
     planned = plan(
         identity,
         workspace=workspace.absolute(),
@@ -87,6 +94,7 @@ def train(
         report_to=report_to,
         early_stop=early_stop,
         device=device,
+        gpus=None if gpus == "all" else int(gpus),
         dry_run=dry_run,
     )
     if dry_run:

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import torch
+import torch.distributed as dist
 from bitsandbytes.nn.modules import Linear4bit
 from llamafactory.train.tuner import run_exp
 from peft.utils import ModulesToSaveWrapper
@@ -20,6 +21,7 @@ from yi_tune.config import Config
 from yi_tune.engine.assistant import Assistant, cast_frozen
 from yi_tune.errors import is_out_of_memory
 from yi_tune.progress import Progress
+from yi_tune.runs import RANKS
 
 
 class OutOfMemoryError(MemoryError):
@@ -27,13 +29,20 @@ class OutOfMemoryError(MemoryError):
 
 
 class Reporter(TrainerCallback):
-    """Passes the Trainer's events on to the progress display, and the user's Ctrl-C to the Trainer."""
+    """Passes the Trainer's events on to the progress display, and the user's Ctrl-C to the Trainer.
+
+    `asked` is whether this process was asked to stop, `stopping` whether it does: several processes agree on that.
+    """
 
     def __init__(self, progress: Progress) -> None:
         self.model: Any = None
         self.tokenizer: Any = None
-        self.interrupted = False
+        self.asked = self.stopping = False
         self._progress = progress
+
+    def may_shrink(self, error: Exception) -> bool:
+        """Whether training ended in `error` because memory ran out in its steps, so that smaller ones may help."""
+        return self.model is not None and is_out_of_memory(error)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.model, self.tokenizer = kwargs["model"], kwargs["processing_class"]
@@ -47,13 +56,17 @@ class Reporter(TrainerCallback):
             torch.cuda.reset_peak_memory_stats()  # the base's answers are not this run's
         if state.best_model_checkpoint:  # an absolute path, and the run folder may have been moved since
             state.best_model_checkpoint = str(Path(args.output_dir) / Path(state.best_model_checkpoint).name)
+        state.stateful_callbacks[RANKS] = args.world_size
         self._progress.begin(state.max_steps, state.global_step)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        sampler = kwargs["train_dataloader"].batch_sampler.sampler
+        batches = kwargs["train_dataloader"].batch_sampler
+        sampler = getattr(batches, "batch_sampler", batches).sampler  # with several processes a shard is around it
         if isinstance(sampler, LengthGroupedSampler):
             # It would draw from the global generator, which an epoch that a resumed run is in finds in another state.
             sampler.generator = torch.Generator().manual_seed(args.seed + int(state.epoch or 0))
+            # So that several processes go through the rows in the order in which one does.
+            sampler.batch_size = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         on_gpu = args.device.type == "cuda"
@@ -62,11 +75,21 @@ class Reporter(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self._progress.step(state.global_step)
-        if self.interrupted:
+        self.stopping = self._agreed(args.device)
+        if self.stopping:
             control.should_save, control.should_evaluate = True, False
 
+    def _agreed(self, device: torch.device) -> bool:
+        if not dist.is_initialized():
+            return self.asked
+        asked = torch.tensor(int(self.asked), device=device)
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        return bool(asked)
+
     def on_save(self, *_: Any, **__: Any) -> None:
-        if self.interrupted:
+        if self.stopping:
+            if dist.is_initialized():
+                dist.barrier()  # all have written what is theirs
             raise KeyboardInterrupt
 
 
@@ -75,9 +98,9 @@ def _interruptible(reporter: Reporter) -> Iterator[None]:
     """Let the first Ctrl-C or SIGTERM end training after this step, with a checkpoint; the second at once."""
 
     def interrupt(*_: Any) -> None:
-        if reporter.interrupted or reporter.model is None:
+        if reporter.asked or reporter.model is None:
             raise KeyboardInterrupt
-        reporter.interrupted = True
+        reporter.asked = True
 
     before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -87,10 +110,9 @@ def _interruptible(reporter: Reporter) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def train(config: Config, checkpoint: Path | None, progress: Progress) -> Assistant:
-    """Train as `config` says, from `checkpoint` if given; returns the tuned model.
-
-    Raises KeyboardInterrupt, after saving a checkpoint, when the user stops it, and OutOfMemoryError.
+def fit(config: Config, checkpoint: Path | None, reporter: Reporter) -> None:
+    """Train as `config` says, from `checkpoint` if given. Raises KeyboardInterrupt when `reporter` is asked to stop,
+    after saving a checkpoint, and what LLaMA-Factory raises.
     """
     packed = config.get("packing") or config.get("neat_packing")
     cache = Path(config["dataset_dir"]) / "cache"
@@ -104,18 +126,27 @@ def train(config: Config, checkpoint: Path | None, progress: Progress) -> Assist
         # Lines in the log instead of a bar, which would also draw itself anew when the process ends.
         "disable_tqdm": True,
     }
+    try:
+        run_exp(args, [reporter])
+    finally:
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def train(config: Config, checkpoint: Path | None, progress: Progress) -> Assistant:
+    """Train as `fit` does; returns the tuned model.
+
+    Raises KeyboardInterrupt, after saving a checkpoint, when the user stops it, and OutOfMemoryError.
+    """
     reporter = Reporter(progress)
     short_of_memory = None
     with _interruptible(reporter):
         try:
-            run_exp(args, [reporter])
+            fit(config, checkpoint, reporter)
         except (RuntimeError, MemoryError) as error:
-            if reporter.model is None or not is_out_of_memory(error):
+            if not reporter.may_shrink(error):
                 raise
             short_of_memory = str(error)
-        finally:
-            shutil.rmtree(cache, ignore_errors=True)
-    if reporter.interrupted:  # after the last step, or when memory ran out before the next was done
+    if reporter.asked:  # after the last step, or when memory ran out before the next was done
         raise KeyboardInterrupt
     if short_of_memory is not None:
         # Out here the exception is gone, and with it the frames that held the model.

@@ -58,25 +58,32 @@ def rate_of(gpu: str) -> Rate:
 
 
 def cost(
-    shape: Shape, config: Config, lengths: Sequence[int], gpu: str | None, division: tuple[int, int, bool]
+    shape: Shape,
+    config: Config,
+    lengths: Sequence[int],
+    gpu: str | None,
+    division: tuple[int, int, bool],
+    gpus: int = 1,
 ) -> float:
     """Seconds that training takes on rows of so many tokens, in a `division` of micro-batch, accumulation and whether
-    there is checkpointing; on a CPU, in tokens, which are good for a comparison alone.
+    there is checkpointing, on each of `gpus`; on a CPU, in tokens, which are good for a comparison alone. What GPUs
+    send each other is left out: within a machine it is little (docs/scale.md).
 
     The rows that are held back count as trained on: with the shipped configs their four evaluations take as long.
     """
     micro_batch, accumulation, checkpointing = division
     epochs, steps = config.get("num_train_epochs"), config.get("max_steps")
     if isinstance(steps, int) and steps > 0:
-        epochs = steps * micro_batch * accumulation / len(lengths)
+        epochs = steps * micro_batch * accumulation * gpus / len(lengths)
     elif not isinstance(epochs, int | float):
         epochs = 3.0  # LLaMA-Factory's own
     grouped = config.get("train_sampling_strategy") == "group_by_length"
-    sizes = padded(lengths, micro_batch, accumulation, grouped=grouped)
+    sizes = list(padded(lengths, micro_batch, accumulation * gpus, grouped=grouped))
     if gpu is None:
         return epochs * sum(_CPU_TOKENS + tokens for tokens in sizes) * (1 if checkpointing else _WITHOUT_CHECKPOINTING)
     quantised = bool(config.get("quantization_bit"))
-    return epochs * sum(micro_step(shape, tokens, rate_of(gpu), quantised, checkpointing) for tokens in sizes)
+    at_once = [max(sizes[at : at + gpus]) for at in range(0, len(sizes), gpus)]
+    return epochs * sum(micro_step(shape, tokens, rate_of(gpu), quantised, checkpointing) for tokens in at_once)
 
 
 def micro_step(shape: Shape, tokens: int, rate: Rate, quantised: bool, checkpointing: bool) -> float:

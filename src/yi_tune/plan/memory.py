@@ -131,29 +131,45 @@ class Fit:
     parts: dict[str, int] | None = None
     length: int = 0
     cost: float = 0.0  # of the whole training, as plan/duration.py has it
+    alone: float = 0.0  # of it with one GPU
 
     @property
     def fits(self) -> bool:
         return self.parts is None or needed(self.parts) <= self.hardware.free
 
     @property
+    def rows(self) -> int:
+        """The rows of an optimiser step, on all GPUs together."""
+        return self.micro_batch * self.accumulation * self.hardware.count
+
+    @property
     def settings(self) -> dict[str, tuple[Any, str]]:
         """The keys of a config that say it: values, and why."""
         why = f"chosen for {self._free}" if self.shape else "the model's shape is not known"
+        why += f", on each of {self._several}" if self.hardware.count > 1 else ""
         sizes = {MICRO: self.micro_batch, ACCUMULATION: self.accumulation, EVAL: self.micro_batch}
         return {key: (value, why) for key, value in {**sizes, NO_CHECKPOINTING: not self.checkpointing}.items()}
 
     @property
     def _free(self) -> str:
-        return f"{decimal(self.hardware.free)} of {'GPU memory' if self.hardware.gpu else 'RAM'} free"
+        free = f"{decimal(self.hardware.free)} of {'GPU memory' if self.hardware.gpu else 'RAM'} free"
+        return f"{free} for each" if self.hardware.count > 1 else free
+
+    @property
+    def _several(self) -> str:
+        return f"{self.hardware.count} {'GPUs' if self.hardware.gpu else 'processes'}"
 
     @property
     def summary(self) -> str:
-        """The memory that it takes and the memory that is free, in a line."""
+        """How several GPUs share a step, in a line; the memory that one takes and what it has free, in another."""
+        shared = ""
+        if self.hardware.count > 1:
+            division = f"{self.micro_batch} x {self.accumulation} on each of {self._several}"
+            shared = f"The {self.rows} rows of a step: {division}, each with the whole model.\n"
         if self.parts is None:
-            return f"Memory: not estimated, the model's shape is not known; {self._free}."
+            return f"{shared}Memory: not estimated, the model's shape is not known; {self._free}."
         parts = ", ".join(f"{name} {decimal(size)}" for name, size in self.parts.items() if size >= 1_000_000)
-        return f"Memory: {decimal(sum(self.parts.values()))} estimated ({parts}); {self._free}."
+        return f"{shared}Memory: {decimal(sum(self.parts.values()))} estimated ({parts}); {self._free}."
 
     @property
     def seconds(self) -> float | None:
@@ -162,34 +178,55 @@ class Fit:
 
     @property
     def forecast(self) -> str:
-        """How long training takes, in a line."""
+        """How long training takes, in a line; another when more GPUs gain nothing."""
+        several = self.hardware.count > 1
+        if several and not self.hardware.gpu:
+            return "Time: not estimated. Processes share the CPU's cores: they are no faster than one."
         if self.seconds is None:
             return "Time: not estimated; the progress tells it after the first steps."
-        return f"Time: about {spell(self.seconds)} of training, estimated from {rate_of(self.hardware.device).source}."
+        source = f"estimated from {rate_of(self.hardware.device).source}."
+        if not several:
+            return f"Time: about {spell(self.seconds)} of training, {source}"
+        told = f"Time: about {spell(self.seconds)} of training, {spell(self.alone)} on one GPU, {source}"
+        if self.alone - self.seconds > _STARTING:
+            return told
+        return f"{told}\n{self._several} gain nothing here: to start them costs more. Better leave out --gpus."
+
+
+# Seconds that more than one GPU cost before and after the steps: the workers' imports, and the tuned model, which is
+# loaded a second time. Assumed: a model of 6B loads in 20 to 60 s.
+_STARTING = 60
 
 
 def choose_fit(shape: Shape | None, config: Config, lengths: Sequence[int], hardware: Hardware) -> Fit:
     """The division that takes the least time, for rows of so many tokens, of those that fit the free memory; the
     smallest where none fits. Values of `config` are obeyed; a key that it leaves open (a `${...}`) is chosen.
     """
-    steps, sizes = number(config, ACCUMULATION, 1), [8, 4, 2, 1]
+    gpus = hardware.count
+    share = max(1, EFFECTIVE_BATCH // gpus)  # the rows of a step that one GPU has
+    steps, sizes = number(config, ACCUMULATION, 1), [size for size in (8, 4, 2, 1) if size <= share]
     if not left_open(config, MICRO):
         sizes = [number(config, MICRO, 8)]
     elif not left_open(config, ACCUMULATION):
-        sizes = [max(1, EFFECTIVE_BATCH // steps)]
+        sizes = [max(1, share // steps)]
     choices = [False, True] if left_open(config, NO_CHECKPOINTING) else [not config.get(NO_CHECKPOINTING)]
     fits, longest = [], max(lengths)
     for size, checkpointing in product(sizes, choices):
-        follows = max(1, round(EFFECTIVE_BATCH / size)) if left_open(config, ACCUMULATION) else steps
+        follows = max(1, round(share / size)) if left_open(config, ACCUMULATION) else steps
         fit = Fit(size, follows, checkpointing, hardware, shape, length=longest)
         if shape:
             decided = hardware.settings | fit.settings
             whole = config | {key: decided[key][0] for key in decided if left_open(config, key)}
             parts = estimate(shape, whole, longest, "cuda" if hardware.gpu else "cpu")
-            takes = cost(shape, whole, lengths, hardware.gpu, (size, follows, checkpointing))
+            if gpus > 1:  # the gradients once more, in the buckets in which they are sent
+                parts["buckets"] = parts["gradients"]
+            takes = cost(shape, whole, lengths, hardware.gpu, (size, follows, checkpointing), gpus)
             fit = replace(fit, parts=parts, cost=takes)
         fits.append(fit)
-    return min((fit for fit in fits if fit.fits), key=lambda fit: fit.cost, default=fits[-1])
+    best = min((fit for fit in fits if fit.fits), key=lambda fit: fit.cost, default=fits[-1])
+    return (
+        best if gpus == 1 else replace(best, alone=choose_fit(shape, config, lengths, replace(hardware, count=1)).cost)
+    )
 
 
 def refuse(fit: Fit, name: str) -> YiTuneError:

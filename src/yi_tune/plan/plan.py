@@ -19,7 +19,7 @@ from yi_tune.hubs.download import use_cached
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import err
 from yi_tune.plan.checks import is_trainable, problems, unfit_validation
-from yi_tune.plan.memory import MICRO, Fit, answering, choose_fit, refuse, row_lengths
+from yi_tune.plan.memory import ACCUMULATION, EFFECTIVE_BATCH, MICRO, Fit, answering, choose_fit, refuse, row_lengths
 from yi_tune.runs import Run, Start, find_start, train_run
 
 # `--early-stop`: twenty evaluations a run, each with a checkpoint, and the end after three that were no better than the
@@ -85,6 +85,7 @@ class TrainPlan:
             # The name of a file tells its content.
             "data": {dataset.name: dataset.file_name for dataset in self.datasets},
             "replay": self.replay,
+            "gpus": self.fit.hardware.count,
             "config": self.config,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {"yi-tune": __version__, **{package: version(package) for package in _PACKAGES}},
@@ -108,6 +109,7 @@ def plan(
     report_to: list[str] | None = None,
     early_stop: bool = False,
     device: str = "auto",
+    gpus: int | None = 1,
     dry_run: bool = False,
 ) -> TrainPlan:
     """Decide all of a run by the options of `yi-tune train`, render its dataset and check the user's own.
@@ -139,7 +141,7 @@ def plan(
         err.print(f"max_samples: {most} of the {len(conversations)} identity rows are trained on, drawn by lot.")
         conversations = draw(most, conversations)
     datasets = [dataset_of("identity", conversations)] if conversations else []
-    hardware = detect(cpu_only=on_cpu)
+    hardware = detect(cpu_only=on_cpu, gpus=gpus)
     use_cached(local, err)
     try:
         if local.needs_gpu and hardware.gpu is None and not on_cpu:
@@ -165,6 +167,13 @@ def plan(
     if left_open(wanted, "num_train_epochs"):
         wanted["num_train_epochs"] = local.model.num_train_epochs
     fit = choose_fit(local.shape, wanted | (start.shape if start else {}), lengths, hardware)
+    if hardware.count > 1 and fit.rows != EFFECTIVE_BATCH and not {MICRO, ACCUMULATION} <= flags.keys():
+        raise YiTuneError(
+            f"{hardware.count} x {fit.micro_batch} x {fit.accumulation} makes {fit.rows} rows a step, not "
+            f"{EFFECTIVE_BATCH}: that would be another training than with one GPU.",
+            f"Take --gpus 2, 4 or 8, and let yi-tune divide the rows. Or decide what each GPU has: --set {MICRO}=... "
+            f"--set {ACCUMULATION}=...",
+        )
     options = {
         "--report-to": trackers(report_to or [], f"{target.folder.parent.name}/{target.name}"),
         "--early-stop": EARLY_STOP if early_stop else {},

@@ -1,0 +1,134 @@
+"""Training in two processes, on a CPU: as with one, and what happens when one of them, or their parent, is ended."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.conftest import Workspace
+from yi_tune.files import is_held
+
+SHORT = ("--set", "max_samples=80", "--set", "num_train_epochs=2")  # 18 steps, a checkpoint every five and at the end
+TWO = (*SHORT, "--device", "cpu", "--gpus", "2")
+# The second worker runs out of memory in its fourth step, unless steps are small.
+SHORT_OF_MEMORY = """
+import os
+if os.environ.get("RANK") == "1":
+    import torch, transformers
+    step = transformers.Trainer.training_step
+    def training_step(self, *rest, **more):
+        if self.state.global_step == 6 and self.args.per_device_train_batch_size > 2:
+            raise torch.OutOfMemoryError("out of memory, as a test has it")
+        return step(self, *rest, **more)
+    transformers.Trainer.training_step = training_step
+"""
+
+
+def losses(workspace: Workspace) -> list[float]:
+    return [log["loss"] for log in workspace.log_history() if "loss" in log]
+
+
+def start(workspace: Workspace) -> "subprocess.Popen[str]":
+    return workspace.start("train", "--model", "nano", "--name", "小易", "--author", "李雷", *TWO)
+
+
+def wait_for(workspace: Workspace, step: int, process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    """The workers, by their ranks, once the run has logged `step`."""
+    deadline = time.monotonic() + 90
+    while workspace.steps() != step and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    below = psutil.Process(process.pid).children(recursive=True)
+    workers = [worker for worker in below if "torch.distributed.run" not in worker.cmdline()]
+    return sorted(workers, key=lambda worker: worker.environ()["RANK"])
+
+
+def ended(workers: list[psutil.Process]) -> bool:
+    """Whether they end within 30 s."""
+    return not psutil.wait_procs(workers, timeout=30)[1]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A run of two processes that nothing disturbed, in a folder with a space in its name."""
+    folder = tmp_path_factory.mktemp("two of") / "my workspace"
+    folder.mkdir()
+    done = Workspace(folder).train(*TWO)
+    assert done.status == 0, done.err
+    assert "The 8 rows of a step: 4 x 1 on each of 2 processes" in done.err
+    assert re.search(r"^step 2/18  loss \d", done.err, re.M)
+    assert "identity questions right" in done.out
+    return Workspace(folder)
+
+
+def test_as_with_one_process(two: Workspace, workspace: Workspace) -> None:
+    done = workspace.train(*SHORT, "--device", "cpu")
+    assert done.status == 0, done.err
+    assert losses(two)[:2] == pytest.approx(losses(workspace)[:2], abs=1e-4)
+    assert losses(two)[-1] == pytest.approx(losses(workspace)[-1], rel=0.05)
+    one_record, two_record = (json.loads((of.run / "run.json").read_text()) for of in (workspace, two))
+    assert two_record["config"]["per_device_train_batch_size"] == 4
+    assert (one_record["gpus"], two_record["gpus"]) == (1, 2)
+    of_one, of_two = ({file.name for file in of.run.rglob("*")} for of in (workspace, two))
+    assert of_one ^ of_two == {"rng_state.pth", "rng_state_0.pth", "rng_state_1.pth"}
+    reports = [json.loads((of.run / "report.json").read_text()) for of in (workspace, two)]
+    assert reports[0].keys() == reports[1].keys()
+    assert reports[0]["loss"] == pytest.approx(reports[1]["loss"], rel=0.02)
+    assert (two.run / "train.yaml").read_text().startswith("# FORCE_TORCHRUN=1 NPROC_PER_NODE=2 llamafactory-cli")
+
+
+def test_whoever_is_ended_the_run_goes_on_to_the_same_loss(two: Workspace, workspace: Workspace) -> None:
+    # A worker is killed: the other ends, and the parent goes on by itself; then it is asked to end, in mid-step.
+    process = start(workspace)
+    workers = wait_for(workspace, 7, process)
+    workers[1].kill()
+    assert ended(workers)
+    workers = wait_for(workspace, 6, process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "A worker was lost. Going on from checkpoint-5." in said
+    assert "Interrupted. The same command goes on" in said
+    assert ended(workers)
+    stopped = workspace.steps()
+    assert stopped < 9
+    assert {file.name for file in (workspace.run / f"checkpoint-{stopped}").glob("rng*")} == {
+        "rng_state_0.pth",
+        "rng_state_1.pth",
+    }
+    # The parent is killed: the workers end too, with a checkpoint, and until then no other command has the run.
+    process = start(workspace)
+    workers = wait_for(workspace, 11, process)
+    workers[1].suspend()
+    process.kill()
+    process.communicate(timeout=60)
+    deadline = time.monotonic() + 10
+    while not is_held(workspace.run / ".lock") and time.monotonic() < deadline:
+        time.sleep(0.01)
+    refused = workspace.train(*SHORT, "--device", "cpu")
+    assert (refused.status, "Another process is working on the run" in refused.err) == (1, True)
+    workers[1].resume()
+    assert ended(workers)
+    newest = max(int(folder.name.split("-")[1]) for folder in workspace.run.glob("checkpoint-*"))
+    assert newest in (11, 12, 13)
+    resumed = workspace.train(*TWO)
+    assert resumed.status == 0, resumed.err
+    assert f"from checkpoint-{newest}." in resumed.err
+    assert losses(workspace) == losses(two)
+
+
+def test_out_of_memory_on_one_is_smaller_steps_on_all(two: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SHORT_OF_MEMORY)
+    workspace = Workspace(tmp_path)
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = workspace.train(*TWO, env={**os.environ, "PYTHONPATH": path})
+    assert done.status == 0, done.err
+    assert "Going on from checkpoint-5 with per_device_train_batch_size 2, gradient_accumulation_steps 2" in done.err
+    assert losses(workspace)[:5] == losses(two)[:5]
+    assert losses(workspace)[5] == pytest.approx(losses(two)[5], abs=1e-3)
+    assert losses(workspace)[-1] == pytest.approx(losses(two)[-1], rel=0.05)

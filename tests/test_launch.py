@@ -1,0 +1,112 @@
+"""The parent of several workers; torchrun and they are fakes. For real: tests/e2e/test_several.py."""
+
+import json
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from rich.console import Console
+
+from yi_tune.hardware import Hardware
+from yi_tune.launch import WorkerLostError, train
+from yi_tune.progress import Progress
+from yi_tune.runs import Run
+
+TWO = Hardware("A GPU", bf16=True, free=1, count=2, visible="3,1")
+# What stands for torchrun: a process that works on the run folder.
+FAKE = """#!{python}
+import json, os, sys, time
+from pathlib import Path
+run = Path(sys.argv[7])
+def leave(**outcome): (run / "outcome.json").write_text(json.dumps(outcome))
+def log(**line):
+    with (run / "trainer_log.jsonl").open("a") as file: file.write(json.dumps(dict(total_steps=4, **line)) + "\\n")
+def wait(): assert os.read(0, 1) == b""
+{script}
+"""
+
+
+class OutOfMemoryError(MemoryError):
+    pass
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    engine = ModuleType("yi_tune.engine.trainer")
+    engine.OutOfMemoryError = OutOfMemoryError  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, engine.__name__, engine)
+    (tmp_path / "a run").mkdir()
+    return Run(tmp_path / "a run")
+
+
+def trained(run: Run, monkeypatch: pytest.MonkeyPatch, script: str, checkpoint: Path | None = None) -> str:
+    """Train with torchrun doing that; returns what is said."""
+    torchrun = run.folder.parent / "python"
+    torchrun.write_text(FAKE.format(python=sys.executable, script=script))
+    torchrun.chmod(0o755)
+    console = Console(record=True, width=200)
+    with monkeypatch.context() as patch, Progress(console) as progress:
+        patch.setattr(sys, "executable", str(torchrun))
+        train(run, TWO, checkpoint, progress)
+    return console.export_text()
+
+
+def test_what_is_started(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = 'run.joinpath("told").write_text(json.dumps([sys.argv[1:], dict(os.environ)]))'
+    trained(run, monkeypatch, script, run.folder / "checkpoint-5")
+    arguments, environment = json.loads((run.folder / "told").read_text())
+    worker = ["-m", "yi_tune.engine.worker", str(run.folder), "checkpoint-5"]
+    assert arguments == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *worker]
+    assert (environment["CUDA_VISIBLE_DEVICES"], environment["PYTHONSAFEPATH"]) == ("3,1", "1")
+
+
+def test_progress_is_the_logs_even_when_that_is_begun_anew(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = "".join(json.dumps({"current_steps": step, "total_steps": 9, "loss": 9, "lr": 1}) + "\n" for step in range(3))
+    (run.folder / "trainer_log.jsonl").write_text(old)
+    said = trained(
+        run,
+        monkeypatch,
+        '(run / "trainer_log.jsonl").unlink(); log(current_steps=2, loss=2.0, lr=1e-4, throughput=50.0)\n'
+        "time.sleep(0.5); log(current_steps=3, eval_loss=0.5); log(current_steps=4, loss=1.0, lr=1e-4)",
+    )
+    assert "step 2/4  loss 2.0000  lr 1.0e-04  50 tok/s" in said
+    assert "step 4/4  loss 1.5000  lr 1.0e-04  50 tok/s  eval 0.5000" in said
+    assert "/9" not in said
+
+
+def test_a_workers_error_is_one_of_this_process(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="no such thing") as error:
+        trained(run, monkeypatch, 'leave(kind="error", type="ValueError", message="no such thing"); sys.exit(1)')
+    assert type(error.value).__name__ == "ValueError"
+    with pytest.raises(OutOfMemoryError, match="20 GiB"):
+        trained(run, monkeypatch, 'leave(kind="memory", type="OutOfMemoryError", message="20 GiB"); sys.exit(1)')
+    with pytest.raises(WorkerLostError):  # what an earlier one left is not taken for this one's
+        trained(run, monkeypatch, "sys.exit(1)")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_user_stops_it(number: signal.Signals, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.getsignal(number)
+    threading.Timer(0.5, signal.raise_signal, [number]).start()
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, monkeypatch, 'wait(); time.sleep(0.3); leave(kind="stopped")')
+    assert json.loads((run.folder / "outcome.json").read_text()) == {"kind": "stopped"}
+    assert signal.getsignal(number) == before
+
+
+def test_the_second_time_at_once(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seconds in (0.5, 1.0):
+        threading.Timer(seconds, signal.raise_signal, [signal.SIGINT]).start()
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, monkeypatch, 'wait(); time.sleep(60); run.joinpath("late").touch()')
+    assert not (run.folder / "late").exists()
+
+
+def test_workers_that_outlive_torchrun_are_waited_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = 'os.fork() and os.kill(os.getpid(), 9); wait(); time.sleep(0.5); run.joinpath("last").touch()'
+    with pytest.raises(WorkerLostError):
+        trained(run, monkeypatch, script)
+    assert (run.folder / "last").exists()
