@@ -191,6 +191,12 @@ def test_config_that_cannot_be_shown(yi_tune: Cli, tmp_path: Path) -> None:
 # Errors of train, before anything heavy
 
 
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide a GPU that another test may have shown to torch already."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+
 @pytest.mark.parametrize(
     ("arguments", "what", "remedy"),
     [
@@ -206,8 +212,12 @@ def test_config_that_cannot_be_shown(yi_tune: Cli, tmp_path: Path) -> None:
         (("--from-run", "identity"), "'identity' cannot start from itself", "--run NAME"),
         (("--workspace", "a, b"), "a, b/saves/nano/identity has a comma", "Rename"),
         (("--name", "[bold]{{"), "--name '[bold]{{' holds '{{'", "Remove"),
+        (("--gpus", "2"), "--gpus 2: torch sees no GPU.", "--device cpu --gpus 2"),
+        (("--gpus", "3", "--device", "cpu"), "3 x 2 x 1 makes 6 rows a step, not 8", "--gpus 2, 4 or 8"),
+        (("--gpus", "2", "--device", "cpu", "--config", "tutorial"), "2 x 1 x 8 makes 16 rows a step, not 8", "--set"),
     ],
 )
+@pytest.mark.usefixtures("no_gpu")
 def test_train_refuses(
     arguments: tuple[str | bytes, ...], what: str, remedy: str, tmp_path: Path, yi_tune: Cli
 ) -> None:
@@ -218,13 +228,24 @@ def test_train_refuses(
     assert not (tmp_path / "saves").exists()
 
 
+@pytest.mark.parametrize(
+    ("gpus", "told"), [("0", "neither a number nor"), ("many", "neither a number nor"), ("all", "number of processes")]
+)
+def test_gpus_are_a_number_or_all(gpus: str, told: str, yi_tune: Cli) -> None:
+    done = yi_tune(*TRAIN, "--device", "cpu", "--gpus", gpus)
+    assert done.returncode == 2
+    assert told in done.stderr
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_rows_that_the_user_gives_each_process(yi_tune: Cli) -> None:
+    sets = ("--set=per_device_train_batch_size=2", "--set=gradient_accumulation_steps=4")
+    done = yi_tune(*TRAIN, "--device=cpu", "--gpus=3", "--dry-run", *sets)
+    assert done.returncode == 0, done.stderr
+    assert "The 24 rows of a step: 2 x 4 on each of 3 processes, each with the whole model." in done.stderr
+
+
 # Errors of train that ask torch or LLaMA-Factory
-
-
-@pytest.fixture
-def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hide a GPU that another test may have shown to torch already."""
-    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
 
 
 @pytest.mark.usefixtures("no_gpu")

@@ -20,7 +20,7 @@ TWO = Hardware("A GPU", bf16=True, free=1, count=2, visible="3,1")
 FAKE = """#!{python}
 import json, os, sys, time
 from pathlib import Path
-run = Path(sys.argv[7])
+run = Path(sys.argv[8])
 def leave(**outcome): (run / "outcome.json").write_text(json.dumps(outcome))
 def log(**line):
     with (run / "trainer_log.jsonl").open("a") as file: file.write(json.dumps(dict(total_steps=4, **line)) + "\\n")
@@ -59,7 +59,14 @@ def test_what_is_started(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     trained(run, monkeypatch, script, run.folder / "checkpoint-5")
     arguments, environment = json.loads((run.folder / "told").read_text())
     worker = ["-m", "yi_tune.engine.worker", str(run.folder), "checkpoint-5"]
-    assert arguments == ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *worker]
+    assert arguments == [
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--local-addr=127.0.0.1",
+        "--nproc-per-node=2",
+        *worker,
+    ]
     assert (environment["CUDA_VISIBLE_DEVICES"], environment["PYTHONSAFEPATH"]) == ("3,1", "1")
 
 

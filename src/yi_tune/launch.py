@@ -34,7 +34,9 @@ def train(run: Run, hardware: Hardware, checkpoint: Path | None, progress: Progr
 
     outcome = run.folder / OUTCOME
     outcome.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={hardware.count}"]
+    # By address: not every machine finds itself by its name.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    command += [f"--nproc-per-node={hardware.count}"]
     command += ["-m", "yi_tune.engine.worker", str(run.folder), *([checkpoint.name] if checkpoint else [])]
     # Without PYTHONSAFEPATH the user's current folder would come before all packages.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
