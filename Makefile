@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit test-llamacpp test-exports test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-full-size bench-gpu bench-gpus bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
+.PHONY: help demo test test-unit test-llamacpp test-exports test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-full-size bench-gpu bench-gpus bench-scale bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -109,6 +109,9 @@ bench-gpu: $(ready) ## all that needs a CUDA GPU, in less than eight minutes; wr
 
 bench-gpus: $(ready) ## what is planned on which GPU, and the forecast of time, without a GPU; writes docs/gpus.md
 	$(bin)/python -m bench.gpus
+
+bench-scale: $(ready) ## what more cards and machines would bring, by formulas; writes docs/scale.md
+	$(bin)/python -m bench.scale
 
 bench-chat: $(ready) ## time to the first token over ten turns; writes docs/bench-chat.md
 	$(bin)/python -m bench.chat

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from bench import gpus
+from bench import gpus, scale
 from tests.plans import plan
 from yi_tune import train as training
 from yi_tune.config import find_config, read_config
@@ -50,8 +50,25 @@ def test_published_times(row: gpus.Timed) -> None:
     assert row.forecast == pytest.approx(row.seconds, rel=0.03 if "wiki" in row.source else 0.3)
 
 
-def test_the_page_is_what_the_script_writes() -> None:
-    assert gpus.PAGE.read_text(encoding="utf-8") == gpus.page()
+@pytest.mark.parametrize("script", [gpus, scale])
+def test_the_page_is_what_the_script_writes(script: Any) -> None:
+    assert script.PAGE.read_text(encoding="utf-8") == script.page()
+
+
+def test_what_cards_send_by_hand() -> None:
+    # LoRA of rank 8 on all linear layers: 8 x (inputs + outputs) of each, 4 bytes a gradient.
+    gradients = 4 * SIX.layers * 8 * sum(map(sum, SIX.linear.values()))
+    four = scale.job(scale.CLUSTERS[0], "6b", nodes=1, cards=4)
+    memory, sent, seconds = four.whole()
+    assert sent == pytest.approx(2 * 3 / 4 * gradients)
+    assert memory == sum(four.parts.values())
+    assert seconds == pytest.approx(four.fit.cost + 1250 * sent / 300e9)
+    less, more, longer = four.sharded()
+    base = four.parts["weights"] + four.parts["embeddings and head"]
+    assert more == pytest.approx(3 / 4 * (2 * base + 2 * gradients))
+    assert less < memory - base / 2
+    assert longer > seconds
+    assert scale.job(scale.CLUSTERS[0], "6b", nodes=4, cards=8).rows == 32
 
 
 def test_padding() -> None:
