@@ -40,7 +40,7 @@ def start(workspace: Workspace) -> "subprocess.Popen[str]":
 
 def wait_for(workspace: Workspace, step: int, process: "subprocess.Popen[str]") -> list[psutil.Process]:
     """The workers, by their ranks, once the run has logged `step`."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 120
     while workspace.steps() != step and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     below = psutil.Process(process.pid).children(recursive=True)
@@ -90,7 +90,7 @@ def test_whoever_is_ended_the_run_goes_on_to_the_same_loss(two: Workspace, works
     assert ended(workers)
     workers = wait_for(workspace, 6, process)
     process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "A worker was lost. Going on from checkpoint-5." in said
     assert "Interrupted. The same command goes on" in said
@@ -106,7 +106,7 @@ def test_whoever_is_ended_the_run_goes_on_to_the_same_loss(two: Workspace, works
     workers = wait_for(workspace, 11, process)
     workers[1].suspend()
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=120)
     deadline = time.monotonic() + 10
     while not is_held(workspace.run / ".lock") and time.monotonic() < deadline:
         time.sleep(0.01)
