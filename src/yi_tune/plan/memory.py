@@ -224,9 +224,9 @@ def choose_fit(shape: Shape | None, config: Config, lengths: Sequence[int], hard
             fit = replace(fit, parts=parts, cost=takes)
         fits.append(fit)
     best = min((fit for fit in fits if fit.fits), key=lambda fit: fit.cost, default=fits[-1])
-    return (
-        best if gpus == 1 else replace(best, alone=choose_fit(shape, config, lengths, replace(hardware, count=1)).cost)
-    )
+    if gpus == 1:
+        return best
+    return replace(best, alone=choose_fit(shape, config, lengths, replace(hardware, count=1)).cost)
 
 
 def refuse(fit: Fit, name: str) -> YiTuneError:
