@@ -13,6 +13,7 @@ import pytest
 
 from tests.e2e.conftest import Workspace
 from yi_tune.files import is_held
+from yi_tune.runs import newest_whole
 
 SHORT = ("--set", "max_samples=80", "--set", "num_train_epochs=2")  # 18 steps, a checkpoint every five and at the end
 TWO = (*SHORT, "--device", "cpu", "--gpus", "2")
@@ -82,8 +83,8 @@ def test_as_with_one_process(two: Workspace, workspace: Workspace) -> None:
     assert (two.run / "train.yaml").read_text().startswith("# FORCE_TORCHRUN=1 NPROC_PER_NODE=2 llamafactory-cli")
 
 
-def test_whoever_is_ended_the_run_goes_on_to_the_same_loss(two: Workspace, workspace: Workspace) -> None:
-    # A worker is killed: the other ends, and the parent goes on by itself; then it is asked to end, in mid-step.
+def test_lost_worker_and_stopped_run_go_on_to_the_same_loss(two: Workspace, workspace: Workspace) -> None:
+    # The other worker ends, and the parent goes on by itself. Then it is asked to end, in mid-step.
     process = start(workspace)
     workers = wait_for(workspace, 7, process)
     workers[1].kill()
@@ -101,9 +102,16 @@ def test_whoever_is_ended_the_run_goes_on_to_the_same_loss(two: Workspace, works
         "rng_state_0.pth",
         "rng_state_1.pth",
     }
-    # The parent is killed: the workers end too, with a checkpoint, and until then no other command has the run.
+    resumed = workspace.train(*TWO)
+    assert resumed.status == 0, resumed.err
+    assert f"from checkpoint-{stopped}." in resumed.err
+    assert losses(workspace) == losses(two)
+
+
+def test_workers_end_with_their_parent(workspace: Workspace) -> None:
     process = start(workspace)
-    workers = wait_for(workspace, 11, process)
+    workers = wait_for(workspace, 7, process)
+    # Until they have ended, no other command has the run.
     workers[1].suspend()
     process.kill()
     process.communicate(timeout=120)
@@ -114,12 +122,11 @@ def test_whoever_is_ended_the_run_goes_on_to_the_same_loss(two: Workspace, works
     assert (refused.status, "Another process is working on the run" in refused.err) == (1, True)
     workers[1].resume()
     assert ended(workers)
-    newest = max(int(folder.name.split("-")[1]) for folder in workspace.run.glob("checkpoint-*"))
-    assert newest in (11, 12, 13)
-    resumed = workspace.train(*TWO)
-    assert resumed.status == 0, resumed.err
-    assert f"from checkpoint-{newest}." in resumed.err
-    assert losses(workspace) == losses(two)
+    said: list[str] = []
+    newest = newest_whole(workspace.run, said.append)
+    assert newest
+    assert newest.name in ("checkpoint-7", "checkpoint-8", "checkpoint-9")
+    assert said == []
 
 
 def test_out_of_memory_on_one_is_smaller_steps_on_all(two: Workspace, tmp_path: Path) -> None:
