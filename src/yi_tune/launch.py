@@ -14,10 +14,7 @@ from typing import Any
 
 from yi_tune.hardware import Hardware
 from yi_tune.progress import Progress
-from yi_tune.runs import Run
-
-# The file in a run folder in which the first worker that ends before its time says why.
-OUTCOME = "outcome.json"
+from yi_tune.runs import OUTCOME, Run
 
 
 class WorkerLostError(Exception):

@@ -20,8 +20,8 @@ from yi_tune.config import read_config
 from yi_tune.engine.trainer import Reporter, fit
 from yi_tune.errors import YiTuneError
 from yi_tune.files import hold
-from yi_tune.launch import OUTCOME
 from yi_tune.progress import Progress
+from yi_tune.runs import OUTCOME
 
 # Seconds in which a process that is told to end by a signal may end by itself: one that waits for another that is gone
 # never does. torchrun would kill it after 30.
