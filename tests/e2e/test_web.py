@@ -499,7 +499,7 @@ def test_tables_code_and_copies(fake: Fake, page: Page) -> None:
     expect(page.locator(".reply > .tools")).to_have_text(re.compile(rf"^{len(TABLE) + 1} tokens · [\d.]+ tokens/s\s*$"))
     keep(page, "table")
     # Seen where the pointer or the focus is.
-    copy_code, copy = text.get_by_role("button", name="Copy"), page.locator(".reply > .tools button")
+    copy_code, copy = text.locator(".bar button"), page.locator(".reply > .tools button")
     message.hover()
     expect(copy).to_have_css("opacity", "0")
     page.locator(".reply").hover()
@@ -517,6 +517,7 @@ def test_tables_code_and_copies(fake: Fake, page: Page) -> None:
     page.keyboard.press("Control+V")
     expect(message).to_have_value(TABLE)
     copy_code.click()
+    expect(copy_code).to_have_accessible_name("Copied")
     message.fill("")
     page.keyboard.press("Control+V")
     expect(message).to_have_value('~~~\nprint("|---|")')
@@ -531,6 +532,7 @@ def test_copy_without_https(open_page: OpenPage) -> None:
         assert page.evaluate("isSecureContext") is False
         page.locator(".reply").hover()
         press(page, "Copy")
+        expect(page.get_by_role("button", name="Copied")).to_be_focused()
         page.get_by_label("Message").focus()
         page.keyboard.press("Control+V")
         expect(page.get_by_label("Message")).to_have_value("Hi there")

@@ -28,7 +28,6 @@ function copyButton(text) {
     };
     look("done", "Copied");
     setTimeout(() => look("copy", "Copy"), 3000);
-    copy.focus();
   });
   return copy;
 }
@@ -36,12 +35,13 @@ function copyButton(text) {
 async function putOnClipboard(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   // A page that came over plain HTTP from another machine has only this.
-  const field = make("textarea", "unseen");
+  const [field, focused] = [make("textarea", "unseen"), document.activeElement];
   field.value = text;
   document.body.append(field);
   field.select();
   document.execCommand("copy");
   field.remove();
+  focused.focus();
 }
 
 /** Change something in the thread, and stay at its end unless the reader has gone up. */
