@@ -4,7 +4,7 @@ import json
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -13,7 +13,7 @@ from tests.hubs.models import YI_TOKENIZER, downloaded_yi
 from yi_tune import loading
 from yi_tune.data.heldout import questions, score
 from yi_tune.data.identity import Identity, Message, read_jsonl
-from yi_tune.export import export, plan_export
+from yi_tune.export import Quant, check_exported, export, plan_export
 from yi_tune.files import DATA
 from yi_tune.output import err
 from yi_tune.progress import Progress
@@ -40,13 +40,27 @@ def ask(file: Path, texts: list[str], chats: list[list[Message]]) -> dict[str, A
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("quant", ["f16", "q8_0", "q4_0"])
+@pytest.fixture
+def quantiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """llama.cpp's own quantiser on the PATH."""
+    program = tmp_path / "bin" / "llama-quantize"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\nexec "{PYTHON}" "{Path(__file__).with_name("llama_quantize.py")}" "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+
+
+@pytest.mark.parametrize("quant", get_args(Quant))
+@pytest.mark.usefixtures("quantiser")
 def test_it_knows_who_it_is_and_stops(trained: Trained, tmp_path: Path, quant: Any) -> None:
     from transformers import AutoTokenizer
 
     run = Run(trained.run)
     plan = plan_export(run, loading.base_config(run), tmp_path / "export", quant, trained.folder)
     export(plan, force=False)
+    assert [path.name for path in plan.target.glob("*.gguf")] == [plan.gguf]
+    size = (plan.target / plan.gguf).stat().st_size
+    assert size < plan.bytes
     finishes: list[str] = []
     found: dict[str, Any] = {}
 
@@ -56,9 +70,11 @@ def test_it_knows_who_it_is_and_stops(trained: Trained, tmp_path: Path, quant: A
         return [reply for reply, _ in found["replies"]]
 
     scored = score(questions(), Identity(**run.record["identity"]), lambda asked: [""] * len(asked), answer)
-    print(f"{quant}: recall {scored['recall']:.3f} in llama.cpp")
-    assert scored["recall"] >= (0.9 if quant == "q4_0" else 0.95)
+    print(f"{quant}: {size:,} bytes, recall {scored['recall']:.3f} in llama.cpp")
+    assert scored["recall"] >= (0.9 if quant.startswith("q4") else 0.95)
     assert finishes.count("stop") == len(scored["answers"])
+    if quant == "q4_k_m":  # which transformers reads too
+        assert check_exported(plan.target)["recall"] == pytest.approx(scored["recall"], abs=0.03)
     tokenizer = AutoTokenizer.from_pretrained(plan.base)
     assert found["ids"] == [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS]
 
