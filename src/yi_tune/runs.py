@@ -126,17 +126,14 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def _trained(content: dict[str, Any]) -> dict[str, Any]:
     """Everything in a run.json that decides the training, by name."""
     config, start, data = content["config"], content["from_run"], content["data"]
+    given = {key: value for key, value in config.items() if value is not None and key not in _FREE}
     return {
         **{key: content[key] for key in ("model", "weights", "replay")},
         **({"from_run": f"{start['run']} ({start['adapter'][:12]})"} if start else {}),
         **({f"data {name}": file for name, file in data.items()} if isinstance(data, dict) else {"data": data}),
         **content["identity"],
         # A key that is off counts as one that is missing, unless it is on by itself.
-        **{
-            key: value
-            for key, value in config.items()
-            if key not in _FREE and value is not None and (value is not False or key in _ON)
-        },
+        **{key: value for key, value in given.items() if value is not False or key in _ON},
         "effective batch": config.get(_BATCH[0], 8) * config.get(_BATCH[1], 1) * content.get("gpus", 1),
     }
 
