@@ -176,8 +176,8 @@ def test_killed_once_all_is_there(workspace: Workspace) -> None:
 
 
 def test_interrupted(workspace: Workspace) -> None:
-    with ModelScope(LARGER, rate=size_of(LARGER) / 2) as hub:
-        done = send_signal(workspace, signal.SIGINT, hub, size_of(LARGER) / 2)
+    with ModelScope(LARGER, rate=size_of(LARGER) / 6) as hub:  # slow: a busy machine may be late with the signal
+        done = send_signal(workspace, signal.SIGINT, hub, size_of(LARGER) / 3)
         assert done.status == 130, done.err
         assert "Traceback" not in done.err
         assert not is_taken_for_a_model(workspace)

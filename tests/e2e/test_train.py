@@ -166,7 +166,8 @@ def test_fresh_leaves_nothing_old_and_chat_goes_on_in_the_same_process(
 
 
 def test_two_at_once(workspace: Workspace) -> None:
-    first = workspace.start("train", "--model", "nano", "--name", "小易", "--author", "李雷", *SHORT)
+    long = ("--set", "num_train_epochs=99")
+    first = workspace.start("train", "--model", "nano", "--name", "小易", "--author", "李雷", *long)
     deadline = time.monotonic() + 120
     while not workspace.steps() and first.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
