@@ -1,6 +1,7 @@
 """Every test has a home and a current folder of its own, and none of the user's settings."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from tests.hubs.machine import NOBODY
 if "PYTEST_XDIST_WORKER" in os.environ or os.getloadavg()[0] > (os.cpu_count() or 1):
     # Processes with as many threads each as there are cores take these away from each other.
     os.environ["OMP_NUM_THREADS"] = "1"
+# A shell has its background jobs ignore Ctrl-C, and what they start would ignore it too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
