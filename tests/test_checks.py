@@ -115,6 +115,8 @@ def test_nothing_is_wrong(config: Config) -> None:
         ({"additional_target": "lm_heads"}, "additional_target: a layer has no 'lm_heads'."),
         ({"bf16": True, "use_cpu": False}, "LLaMA-Factory: Your setup doesn't support bf16"),
         ({"use_galore": True}, "LLaMA-Factory: "),
+        ({"optim": "galore_adamw"}, "optim: galore_adamw needs the package galore_torch"),
+        ({"optim": "schedule_free_adamw"}, "optim: schedule_free_adamw needs the package schedulefree"),
         ({"eval_dataset": "own", "val_size": 0.1}, "LLaMA-Factory: Cannot specify `val_size`"),
         ({"interleave_probs": "0.5,0.5"}, "LLaMA-Factory: `interleave_probs` is only valid"),
         ({"mix_strategy": "interleave_over", "interleave_probs": "0.5,0.5"}, "LLaMA-Factory: The length of dataset"),

@@ -45,6 +45,9 @@ _NEVER = {
 _ON_GPU = ("enable_liger_kernel", "use_unsloth", "use_unsloth_gc")
 _TRACKERS = ("tensorboard", "wandb", "swanlab", "mlflow")
 _SECRET = ("_token", "_api_key", "_secret", "_webhook_url")
+# The packages of optimisers that torch and bitsandbytes do not have, by how their names begin.
+_OPTIMISERS = {"galore": "galore_torch", "apollo": "apollo_torch", "lomo": "lomo_optim", "adalomo": "lomo_optim"}
+_OPTIMISERS |= {"grokadamw": "grokadamw", "schedule_free": "schedulefree", "stable_adamw": "optimi"}
 # With fewer, a single row is more than a twentieth of the eval loss, and chance says when to stop.
 _MIN_ROWS = 20
 
@@ -130,6 +133,9 @@ def _refused(config: Config) -> Iterator[str]:
     for key in config:
         if key.endswith(_SECRET):
             yield f"{key}: a run folder keeps its config, and is no place for a secret."
+    for name, package in _OPTIMISERS.items():
+        if str(config.get("optim", "")).startswith(name) and not find_spec(package):
+            yield f"optim: {config['optim']} needs the package {package}, which is not installed."
     asked = config.get("report_to") or []
     for name in [*(asked if isinstance(asked, list) else [asked]), *(["swanlab"] if on("use_swanlab") else [])]:
         if name not in (*_TRACKERS, "none"):
