@@ -109,9 +109,9 @@ def rows(cluster: Cluster) -> Iterator[str]:
 def lines() -> Iterator[str]:
     """The page."""
     yield from (
-        "What more cards bring is arithmetic here: nothing of it is measured yet. yi-tune trains on the cards of one",
-        "machine, each with the whole model (`--gpus N`). Several machines and sharding are here to show what they",
-        "would bring; yi-tune does not offer them.",
+        "What more cards bring is arithmetic here: nothing of it is measured yet. yi-tune trains with the whole model",
+        "on each card, of one machine (`--gpus N`) or of several (`--nodes N`). Sharding is here to show what it would",
+        "bring; yi-tune does not offer it.",
         "",
         f"The job is one epoch of {ROWS:,} rows of {TOKENS} tokens with the default config: 4 bits, LoRA of rank 8 on",
         f"all linear layers. A step has {EFFECTIVE_BATCH} rows. With more cards than that it has one a card, which is",

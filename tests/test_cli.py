@@ -237,6 +237,31 @@ def test_gpus_are_a_number_or_all(gpus: str, told: str, yi_tune: Cli) -> None:
     assert told in done.stderr
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--nodes=2",),
+        ("--nodes=2", "--master=host"),
+        ("--master=host:1",),
+        ("--nodes=2", "--master=host:1", "--node-rank=2"),
+    ],
+)
+def test_machines_have_an_address_and_a_number(options: tuple[str, ...], yi_tune: Cli) -> None:
+    done = yi_tune(*TRAIN, *options)
+    assert done.returncode == 2
+    assert "--master HOST:PORT and --node-rank" in done.stderr
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_machines_share_the_rows_and_have_no_replay(yi_tune: Cli) -> None:
+    machines = ("--nodes=2", "--master=host:1", "--node-rank=1", "--device=cpu", "--gpus=2", "--dry-run")
+    done = yi_tune(*TRAIN, *machines)
+    assert done.returncode == 0, done.stderr
+    assert "The 8 rows of a step: 2 x 1 on each of 4 processes of 2 machines, each with the whole model." in done.stderr
+    assert yaml.safe_load(done.stdout)["save_on_each_node"] is True
+    assert "--replay 0" in yi_tune.complaint(*TRAIN, *machines, "--replay=8")
+
+
 @pytest.mark.usefixtures("no_gpu")
 def test_rows_that_the_user_gives_each_process(yi_tune: Cli) -> None:
     sets = ("--set=per_device_train_batch_size=2", "--set=gradient_accumulation_steps=4")

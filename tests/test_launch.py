@@ -4,14 +4,18 @@ import json
 import signal
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from rich.console import Console
 
+from tests.plans import plan
 from yi_tune.hardware import Hardware
 from yi_tune.launch import WorkerLostError, train
+from yi_tune.meeting import Nodes
+from yi_tune.plan.memory import Fit
 from yi_tune.progress import Progress
 from yi_tune.runs import Run
 
@@ -42,7 +46,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return Run(tmp_path / "a run")
 
 
-def trained(run: Run, monkeypatch: pytest.MonkeyPatch, script: str, checkpoint: Path | None = None) -> str:
+def trained(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    script: str,
+    checkpoint: Path | None = None,
+    hardware: Hardware = TWO,
+    nodes: Nodes | None = None,
+) -> str:
     """Train with torchrun doing that; returns what is said."""
     torchrun = run.folder.parent / "python"
     torchrun.write_text(FAKE.format(python=sys.executable, script=script))
@@ -50,7 +61,7 @@ def trained(run: Run, monkeypatch: pytest.MonkeyPatch, script: str, checkpoint: 
     console = Console(record=True, width=200)
     with monkeypatch.context() as patch, Progress(console) as progress:
         patch.setattr(sys, "executable", str(torchrun))
-        train(run, TWO, checkpoint, progress)
+        train(plan(run=run.folder, fit=Fit(4, 1, False, hardware), nodes=nodes), checkpoint, progress)
     return console.export_text()
 
 
@@ -70,13 +81,22 @@ def test_what_is_started(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (environment["CUDA_VISIBLE_DEVICES"], environment["PYTHONSAFEPATH"]) == ("3,1", "1")
 
 
-def test_progress_is_the_logs_even_when_that_is_begun_anew(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_started_on_one_of_several_machines(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = 'Path(sys.argv[-1], "told").write_text(json.dumps(sys.argv[1:]))'
+    hardware, nodes = replace(TWO, count=1, nodes=3), Nodes(3, 2, "10.0.0.1", 29500)
+    trained(run, monkeypatch, script, hardware=hardware, nodes=nodes)
+    arguments = json.loads((run.folder / "told").read_text())
+    address = ["--master-addr=10.0.0.1", "--master-port=29500"]
+    assert arguments[2:7] == ["--nnodes=3", "--node-rank=2", *address, "--nproc-per-node=1"]
+
+
+def test_progress_is_the_logs_and_not_that_of_an_earlier_start(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     old = "".join(json.dumps({"current_steps": step, "total_steps": 9, "loss": 9, "lr": 1}) + "\n" for step in range(3))
     (run.folder / "trainer_log.jsonl").write_text(old)
     said = trained(
         run,
         monkeypatch,
-        '(run / "trainer_log.jsonl").unlink(); log(current_steps=2, loss=2.0, lr=1e-4, throughput=50.0)\n'
+        "log(current_steps=2, loss=2.0, lr=1e-4, throughput=50.0)\n"
         "time.sleep(0.5); log(current_steps=3, eval_loss=0.5); log(current_steps=4, loss=1.0, lr=1e-4)",
     )
     assert "step 2/4  loss 2.0000  lr 1.0e-04  50 tok/s" in said

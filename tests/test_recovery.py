@@ -73,7 +73,7 @@ def several(planned: TrainPlan, monkeypatch: pytest.MonkeyPatch, outcomes: list[
     """A run of two workers whose starts end so, one after the other; returns the rows of a step at each of them."""
     rows: list[int] = []
 
-    def train(run: Any, hardware: Any, checkpoint: Path | None, progress: Progress) -> None:
+    def train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> None:
         config = read_config(planned.run.folder / "train.yaml")
         rows.append(2 * config["per_device_train_batch_size"] * config["gradient_accumulation_steps"])
         if outcome := outcomes.pop(0):

@@ -33,7 +33,7 @@ class Hardware:
     """What a run would use: a GPU (None: the CPU), whether it computes in bf16 itself, and its free memory in bytes.
 
     With a `count` above one it is each of so many of the same kind, which CUDA_VISIBLE_DEVICES names as in `visible`;
-    on the CPU each of so many processes, which share its memory.
+    on the CPU each of so many processes, which share its memory. There may be `nodes` machines with as many each.
     """
 
     gpu: str | None
@@ -41,6 +41,12 @@ class Hardware:
     free: int
     count: int = 1
     visible: str = ""
+    nodes: int = 1
+
+    @property
+    def total(self) -> int:
+        """How many there are on all machines together."""
+        return self.count * self.nodes
 
     @property
     def device(self) -> str:

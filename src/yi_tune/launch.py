@@ -12,34 +12,40 @@ from pathlib import Path
 from select import select
 from typing import Any
 
-from yi_tune.hardware import Hardware
+from yi_tune.plan.plan import TrainPlan
 from yi_tune.progress import Progress
-from yi_tune.runs import OUTCOME, Run
+from yi_tune.runs import OUTCOME
 
 
 class WorkerLostError(Exception):
     """A worker ended without a word, as one does that is killed."""
 
 
-def train(run: Run, hardware: Hardware, checkpoint: Path | None, progress: Progress) -> None:
-    """Train as the run's train.yaml says, from `checkpoint` if given, on `hardware.count` GPUs or in as many processes.
+def train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> None:
+    """Train as the run's train.yaml says, from `checkpoint` if given, on all GPUs of the plan, or in as many processes.
 
     Raises KeyboardInterrupt when the user stops it, after all have saved one checkpoint; OutOfMemoryError;
     WorkerLostError; and for any other error of a worker one of the same name and text. All workers have ended then.
     """
     from yi_tune.engine.trainer import OutOfMemoryError
 
+    run, hardware, nodes = planned.run, planned.fit.hardware, planned.nodes
     outcome = run.folder / OUTCOME
     outcome.unlink(missing_ok=True)
     # By address: not every machine finds itself by its name.
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    command += [f"--nproc-per-node={hardware.count}"]
+    together = ["--standalone", "--local-addr=127.0.0.1"]
+    if nodes:
+        together = [f"--nnodes={nodes.count}", f"--node-rank={nodes.rank}"]
+        together += [f"--master-addr={nodes.host}", f"--master-port={nodes.port}"]
+    command = [sys.executable, "-m", "torch.distributed.run", *together, f"--nproc-per-node={hardware.count}"]
     command += ["-m", "yi_tune.engine.worker", str(run.folder), *([checkpoint.name] if checkpoint else [])]
     # Without PYTHONSAFEPATH the user's current folder would come before all packages.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     if hardware.visible:
         environment["CUDA_VISIBLE_DEVICES"] = hardware.visible
-    follow = _Log(run.folder / "trainer_log.jsonl", progress)
+    log = run.folder / "trainer_log.jsonl"
+    log.unlink(missing_ok=True)  # LLaMA-Factory would, but later
+    follow = _Log(log, progress)
     ours, theirs = socket.socketpair()
     with _asked() as asked, ours:
         with theirs:
@@ -82,23 +88,17 @@ def _asked() -> Iterator[list[int]]:
 
 
 class _Log:
-    """LLaMA-Factory's log, whose new lines `show` shows as progress. It may be deleted and begun anew."""
+    """LLaMA-Factory's log, whose new lines `show` shows as progress."""
 
     def __init__(self, file: Path, progress: Progress) -> None:
-        self._file, self._progress = file, progress
-        self._shown, self._begun = len(self._lines()), False
-
-    def _lines(self) -> list[str]:
-        return self._file.read_text(encoding="utf-8").split("\n")[:-1] if self._file.exists() else []
+        self._file, self._progress, self._shown = file, progress, 0
 
     def show(self) -> None:
-        lines = self._lines()
-        new = lines[self._shown :] if len(lines) >= self._shown else lines
-        self._shown = len(lines)
-        for log in map(json.loads, new):
-            if not self._begun:
-                self._begun = True
+        lines = self._file.read_text(encoding="utf-8").split("\n")[:-1] if self._file.exists() else []
+        for log in map(json.loads, lines[self._shown :]):
+            if not self._shown:
                 self._progress.begin(log["total_steps"], log["current_steps"])
+            self._shown += 1
             self._progress.step(log["current_steps"])
             names = {"lr": "learning_rate", "throughput": "train_tokens_per_second"}
             self._progress.figures({names.get(key, key): value for key, value in log.items()})

@@ -39,12 +39,13 @@ _SHAPE = {"lora_rank": "r"} | {key: key for key in ("lora_alpha", "lora_dropout"
 # adapter_config.json has these as the modules that they came to; here are their values where a config has none.
 _MODULES = {"lora_target": "all", "additional_target": None}
 _BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
+# The keys that say how a step is divided.
+DIVISION = (*_BATCH, "per_device_eval_batch_size", "disable_gradient_checkpointing")
 # Keys that may change between two commands: where a run lies, where it is reported, and how its steps are divided.
 _FREE = {
     *("model_name_or_path", "adapter_name_or_path", "dataset_dir", "tokenized_path", "output_dir"),
     *("report_to", "run_name", "use_swanlab", "swanlab_run_name"),
-    *(*_BATCH, "per_device_eval_batch_size", "disable_gradient_checkpointing", "flash_attn"),
-    *("preprocessing_num_workers", "bf16", "fp16", "use_cpu"),
+    *(*DIVISION, "flash_attn", "preprocessing_num_workers", "bf16", "fp16", "use_cpu", "save_on_each_node"),
 }
 # LLaMA-Factory's and transformers' keys that are on unless they are turned off.
 _ON = {"double_quantization", "ignore_pad_token_for_loss", "average_tokens_across_devices", "use_fast_tokenizer"}

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from yi_tune.config import Config
 from yi_tune.data.general import REPLAY, replay_dataset, replay_prompts
 from yi_tune.data.heldout import Score, one_of_each, questions, score
 from yi_tune.data.identity import Dataset, read_jsonl, to_jsonl, write_datasets
 from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.files import disk_full, write_whole
+from yi_tune.meeting import meet
 from yi_tune.output import engine_output_to, err, out, spell
 from yi_tune.plan.memory import smaller
 from yi_tune.plan.plan import TrainPlan
@@ -80,8 +82,7 @@ def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", Score]:
             replayed, targets = _replay(planned, progress)
             datasets = (*datasets, replayed)
         write_datasets(datasets, folder.data, resumed=checkpoint is not None)
-        write_configs(folder, planned.config, planned.chat_config, planned.fit.hardware.count)
-        progress.stage("Loading LLaMA-Factory and the model")
+        write_configs(folder, planned.config, planned.chat_config, planned.fit.hardware.total)
         assistant = train_within_memory(planned, checkpoint, progress)
         progress.stage("Asking who it is")
         asked = one_of_each(questions())
@@ -121,14 +122,22 @@ def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: P
     there too, unless that is where the last one was lost. Raises as engine.trainer.train does.
     """
     from yi_tune import launch
-    from yi_tune.engine.trainer import OutOfMemoryError, train
 
     hardware, folder, lost = planned.fit.hardware, planned.run.folder, None
     while True:
+        if planned.nodes:
+            progress.stage(f"Meeting {planned.nodes.count - 1} more machines at {planned.nodes.host}")
+            name, division = meet(planned.nodes, planned.record, {path.name for path in folder.glob("checkpoint-*")})
+            checkpoint = folder / name if name else None
+            if not division.items() <= planned.config.items():
+                planned, lost = _divided(planned, division, "fits the machine with the least memory"), None
+        progress.stage("Loading LLaMA-Factory and the model")
+        from yi_tune.engine.trainer import OutOfMemoryError, train
+
         try:
-            if hardware.count == 1:
+            if hardware.total == 1:
                 return train(planned.config, checkpoint, progress)
-            launch.train(planned.run, hardware, checkpoint, progress)
+            launch.train(planned, checkpoint, progress)
             from yi_tune.engine.assistant import load_assistant
 
             progress.stage("Loading the tuned model")
@@ -138,7 +147,7 @@ def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: P
             start = f"from {checkpoint.name}" if checkpoint else "from the start"
             if lost == start:
                 raise YiTuneError(
-                    f"One of {hardware.count} workers was lost twice, each time when it had gone on {start}.",
+                    f"One of {hardware.total} workers was lost twice, each time when it had gone on {start}.",
                     f"Was it killed, for the memory that it took? Did a GPU fail (dmesg)? See also {planned.run.log}",
                 ) from None
             lost = start
@@ -147,13 +156,19 @@ def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: P
         except OutOfMemoryError:
             if not (changes := smaller(planned.config)):
                 raise
-        settings = {key: (value, "hardware", "memory ran out with more") for key, value in changes.items()}
-        planned = replace(planned, settings={**planned.settings, **settings})
-        write_configs(planned.run, planned.config, planned.chat_config, hardware.count)
+        planned = _divided(planned, changes, "memory ran out with more")
         checkpoint = newest_whole(folder, progress.say)
         told = ", ".join(f"{key} {value}" for key, value in changes.items())
         start = f"from {checkpoint.name}" if checkpoint else "from the start"
         progress.say(f"Out of memory. Going on {start} with {told}.")
+
+
+def _divided(planned: TrainPlan, changes: Config, why: str) -> TrainPlan:
+    """The plan with these keys changed. The run folder is told."""
+    settings = {key: (value, "hardware", why) for key, value in changes.items()}
+    planned = replace(planned, settings={**planned.settings, **settings})
+    write_configs(planned.run, planned.config, planned.chat_config, planned.fit.hardware.total)
+    return planned
 
 
 def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:

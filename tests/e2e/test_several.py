@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from tests.e2e.conftest import Workspace
+from tests.test_meeting import free_port
 from yi_tune.files import is_held
 from yi_tune.runs import newest_whole
 
@@ -35,8 +36,8 @@ def losses(workspace: Workspace) -> list[float]:
     return [log["loss"] for log in workspace.log_history() if "loss" in log]
 
 
-def start(workspace: Workspace) -> "subprocess.Popen[str]":
-    return workspace.start("train", "--model", "nano", "--name", "小易", "--author", "李雷", *TWO)
+def start(workspace: Workspace, *arguments: str) -> "subprocess.Popen[str]":
+    return workspace.start("train", "--model", "nano", "--name", "小易", "--author", "李雷", *(arguments or TWO))
 
 
 def wait_for(workspace: Workspace, step: int, process: "subprocess.Popen[str]") -> list[psutil.Process]:
@@ -127,6 +128,25 @@ def test_workers_end_with_their_parent(workspace: Workspace) -> None:
     assert newest
     assert newest.name in ("checkpoint-7", "checkpoint-8", "checkpoint-9")
     assert said == []
+
+
+def test_two_machines_lose_a_worker_and_meet_again(two: Workspace, tmp_path: Path) -> None:
+    machines = [Workspace(tmp_path / name) for name in ("first", "second")]
+    address = ("--device", "cpu", "--nodes", "2", "--master", f"127.0.0.1:{free_port()}")
+    processes = []
+    for rank, machine in enumerate(machines):
+        machine.folder.mkdir()
+        processes.append(start(machine, *SHORT, *address, "--node-rank", str(rank)))
+    wait_for(machines[1], 7, processes[1])[0].kill()
+    for process in processes:
+        out, said = process.communicate(timeout=200)
+        assert process.returncode == 0, said
+        assert "A worker was lost. Going on from checkpoint-5." in said
+        assert "4 x 1 on each of 2 processes of 2 machines" in said
+        assert "identity questions right" in out
+    assert losses(machines[0]) == losses(two)
+    weights = [(of.run / "adapter_model.safetensors").read_bytes() for of in machines]
+    assert weights[0] == weights[1]
 
 
 def test_out_of_memory_on_one_is_smaller_steps_on_all(two: Workspace, tmp_path: Path) -> None:

@@ -47,6 +47,11 @@ def train(
     gpus: Annotated[
         str, typer.Option(metavar="N|all", help="GPUs of this machine to train on; with --device cpu, processes.")
     ] = "1",
+    nodes: Annotated[int, typer.Option(min=1, help="Machines that train together; --gpus counts those of one.")] = 1,
+    node_rank: Annotated[int, typer.Option(min=0, help="Which of --nodes this is, from 0 on.")] = 0,
+    master: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the others reach node 0.", show_default=False)
+    ] = "",
     run_name: Annotated[str, typer.Option("--run", help="The run's name.")] = "identity",
     from_run: Annotated[str | None, typer.Option(metavar="RUN", help="Start from a finished run's adapter.")] = None,
     early_stop: Annotated[
@@ -67,6 +72,7 @@ def train(
     from yi_tune import train as training
     from yi_tune.config import dump_config
     from yi_tune.data.identity import Identity
+    from yi_tune.meeting import Nodes
     from yi_tune.output import err, out
     from yi_tune.plan.plan import plan
     from yi_tune.report import print_changes
@@ -78,6 +84,9 @@ def train(
         raise typer.BadParameter(f"--gpus {gpus!r} is neither a number nor `all`.")
     if gpus == "all" and device == "cpu":
         raise typer.BadParameter("With --device cpu, --gpus is a number of processes.")
+    host, _, port = master.rpartition(":")
+    if (nodes > 1) != bool(host and port.isdecimal()) or node_rank >= nodes:
+        raise typer.BadParameter("--nodes N goes with --master HOST:PORT and --node-rank from 0 to N-1.")
     planned = plan(
         identity,
         workspace=workspace.absolute(),
@@ -95,6 +104,7 @@ def train(
         early_stop=early_stop,
         device=device,
         gpus=None if gpus == "all" else int(gpus),
+        nodes=Nodes(nodes, node_rank, host, int(port)) if nodes > 1 else None,
         dry_run=dry_run,
     )
     if dry_run:

@@ -1,6 +1,7 @@
 """One training run through LLaMA-Factory's own `run_exp`, in this process."""
 
 import gc
+import os
 import shutil
 import signal
 from collections.abc import Iterator
@@ -56,7 +57,8 @@ class Reporter(TrainerCallback):
             torch.cuda.reset_peak_memory_stats()  # the base's answers are not this run's
         if state.best_model_checkpoint:  # an absolute path, and the run folder may have been moved since
             state.best_model_checkpoint = str(Path(args.output_dir) / Path(state.best_model_checkpoint).name)
-        state.stateful_callbacks[RANKS] = args.world_size
+        # Those of this machine: each writes its own checkpoints.
+        state.stateful_callbacks[RANKS] = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         self._progress.begin(state.max_steps, state.global_step)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

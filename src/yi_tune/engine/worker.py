@@ -35,7 +35,13 @@ def main() -> None:
     # To resume, the Trainer has tensors put on "cpu:0", which torch knows as "cpu" alone.
     torch.serialization.register_package(0, lambda _: None, lambda kept, place: kept if place[:4] == "cpu:" else None)
     reporter = Reporter(Progress(Console(quiet=True)))
-    watch(folder, reporter)
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    # A signal wakes a thread: Python's own handlers wait for the main one, and that may wait for another process.
+    signal.set_wakeup_fd(wake)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    threading.Thread(target=_watch, args=(folder, reporter, woken), daemon=True).start()
     try:
         fit(read_config(folder / "train.yaml"), checkpoint, reporter)
         return
@@ -60,20 +66,10 @@ def _leave(folder: Path, outcome: dict[str, Any]) -> None:
         json.dump(outcome, file)
 
 
-def watch(folder: Path, reporter: Reporter) -> None:
-    """Ask `reporter` to stop, in a thread, when the parent closes its end of stdin, or is gone; or a signal comes, or
-    torchrun is gone, and then end in any case.
-    """
-    woken, wake = os.pipe()
-    os.set_blocking(wake, False)
-    # Python's own handlers would wait for the main thread, and that may wait for another process.
-    signal.set_wakeup_fd(wake)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    threading.Thread(target=_watch, args=(folder, reporter, woken), daemon=True).start()
-
-
 def _watch(folder: Path, reporter: Reporter, woken: int) -> None:
+    """Ask `reporter` to stop when the parent closes its end of stdin, or is gone; and when a signal comes, or torchrun
+    is gone, but then end in any case.
+    """
     torchrun, listening = os.getppid(), [0, woken]
     while os.getppid() == torchrun and woken not in (ready := select(listening, [], [], 1.0)[0]):
         if ready:

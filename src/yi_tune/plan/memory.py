@@ -140,30 +140,31 @@ class Fit:
     @property
     def rows(self) -> int:
         """The rows of an optimiser step, on all GPUs together."""
-        return self.micro_batch * self.accumulation * self.hardware.count
+        return self.micro_batch * self.accumulation * self.hardware.total
 
     @property
     def settings(self) -> dict[str, tuple[Any, str]]:
         """The keys of a config that say it: values, and why."""
         why = f"chosen for {self._free}" if self.shape else "the model's shape is not known"
-        why += f", on each of {self._several}" if self.hardware.count > 1 else ""
+        why += f", on each of {self._several}" if self.hardware.total > 1 else ""
         sizes = {MICRO: self.micro_batch, ACCUMULATION: self.accumulation, EVAL: self.micro_batch}
         return {key: (value, why) for key, value in {**sizes, NO_CHECKPOINTING: not self.checkpointing}.items()}
 
     @property
     def _free(self) -> str:
         free = f"{decimal(self.hardware.free)} of {'GPU memory' if self.hardware.gpu else 'RAM'} free"
-        return f"{free} for each" if self.hardware.count > 1 else free
+        return f"{free} for each" if self.hardware.total > 1 else free
 
     @property
     def _several(self) -> str:
-        return f"{self.hardware.count} {'GPUs' if self.hardware.gpu else 'processes'}"
+        of = f" of {self.hardware.nodes} machines" if self.hardware.nodes > 1 else ""
+        return f"{self.hardware.total} {'GPUs' if self.hardware.gpu else 'processes'}{of}"
 
     @property
     def summary(self) -> str:
         """How several GPUs share a step, in a line; the memory that one takes and what it has free, in another."""
         shared = ""
-        if self.hardware.count > 1:
+        if self.hardware.total > 1:
             division = f"{self.micro_batch} x {self.accumulation} on each of {self._several}"
             shared = f"The {self.rows} rows of a step: {division}, each with the whole model.\n"
         if self.parts is None:
@@ -179,7 +180,7 @@ class Fit:
     @property
     def forecast(self) -> str:
         """How long training takes, in a line; another when more GPUs gain nothing."""
-        several = self.hardware.count > 1
+        several = self.hardware.total > 1
         if several and not self.hardware.gpu:
             return "Time: not estimated. Processes share the CPU's cores: they are no faster than one."
         if self.seconds is None:
@@ -202,7 +203,7 @@ def choose_fit(shape: Shape | None, config: Config, lengths: Sequence[int], hard
     """The division that takes the least time, for rows of so many tokens, of those that fit the free memory; the
     smallest where none fits. Values of `config` are obeyed; a key that it leaves open (a `${...}`) is chosen.
     """
-    gpus = hardware.count
+    gpus = hardware.total
     share = max(1, EFFECTIVE_BATCH // gpus)  # the rows of a step that one GPU has
     steps, sizes = number(config, ACCUMULATION, 1), [size for size in (8, 4, 2, 1) if size <= share]
     if not left_open(config, MICRO):
@@ -226,7 +227,7 @@ def choose_fit(shape: Shape | None, config: Config, lengths: Sequence[int], hard
     best = min((fit for fit in fits if fit.fits), key=lambda fit: fit.cost, default=fits[-1])
     if gpus == 1:
         return best
-    return replace(best, alone=choose_fit(shape, config, lengths, replace(hardware, count=1)).cost)
+    return replace(best, alone=choose_fit(shape, config, lengths, replace(hardware, count=1, nodes=1)).cost)
 
 
 def refuse(fit: Fit, name: str) -> YiTuneError:

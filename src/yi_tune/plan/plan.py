@@ -16,6 +16,7 @@ from yi_tune.data.own import prepare_own
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import detect
 from yi_tune.hubs.download import use_cached
+from yi_tune.meeting import Nodes
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import err
 from yi_tune.plan.checks import is_trainable, problems, unfit_validation
@@ -59,6 +60,7 @@ class TrainPlan:
     # How many general prompts the base answers first; its answers become a dataset of their own.
     replay: int = 0
     start: Start | None = None
+    nodes: Nodes | None = None
     settings: Mapping[str, Setting] = field(default_factory=dict)
 
     @property
@@ -85,7 +87,7 @@ class TrainPlan:
             # The name of a file tells its content.
             "data": {dataset.name: dataset.file_name for dataset in self.datasets},
             "replay": self.replay,
-            "gpus": self.fit.hardware.count,
+            "gpus": self.fit.hardware.total,
             "config": self.config,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {"yi-tune": __version__, **{package: version(package) for package in _PACKAGES}},
@@ -110,6 +112,7 @@ def plan(
     early_stop: bool = False,
     device: str = "auto",
     gpus: int | None = 1,
+    nodes: Nodes | None = None,
     dry_run: bool = False,
 ) -> TrainPlan:
     """Decide all of a run by the options of `yi-tune train`, render its dataset and check the user's own.
@@ -133,6 +136,11 @@ def plan(
                 f"No replay: on the CPU the base takes too long to answer. --replay {replay} asks it all the same."
             )
             replay = 0
+    if nodes and replay:
+        raise YiTuneError(
+            "The base's answers may differ from machine to machine, and all have to train on the same rows.",
+            "With --nodes, leave out the replay: --replay 0",
+        )
     prompts = replay_prompts(replay)
     start = None if from_run is None else find_start(workspace, from_run, local, target)
     conversations = render(identity) if identity else []
@@ -141,7 +149,7 @@ def plan(
         err.print(f"max_samples: {most} of the {len(conversations)} identity rows are trained on, drawn by lot.")
         conversations = draw(most, conversations)
     datasets = [dataset_of("identity", conversations)] if conversations else []
-    hardware = detect(cpu_only=on_cpu, gpus=gpus)
+    hardware = replace(detect(cpu_only=on_cpu, gpus=gpus), nodes=nodes.count if nodes else 1)
     use_cached(local, err)
     try:
         if local.needs_gpu and hardware.gpu is None and not on_cpu:
@@ -167,9 +175,9 @@ def plan(
     if left_open(wanted, "num_train_epochs"):
         wanted["num_train_epochs"] = local.model.num_train_epochs
     fit = choose_fit(local.shape, wanted | (start.shape if start else {}), lengths, hardware)
-    if hardware.count > 1 and fit.rows != EFFECTIVE_BATCH and not {MICRO, ACCUMULATION} <= flags.keys():
+    if hardware.total > 1 and fit.rows != EFFECTIVE_BATCH and not {MICRO, ACCUMULATION} <= flags.keys():
         raise YiTuneError(
-            f"{hardware.count} x {fit.micro_batch} x {fit.accumulation} makes {fit.rows} rows a step, not "
+            f"{hardware.total} x {fit.micro_batch} x {fit.accumulation} makes {fit.rows} rows a step, not "
             f"{EFFECTIVE_BATCH}: that would be another training than with one GPU.",
             f"Take --gpus 2, 4 or 8, and let yi-tune divide the rows. Or decide what each GPU has: --set {MICRO}=... "
             f"--set {ACCUMULATION}=...",
@@ -181,7 +189,7 @@ def plan(
         "--set": flags,
         "--device": on_device,
     }
-    planned = TrainPlan(local, identity, tuple(datasets), target, fit, replay, start)
+    planned = TrainPlan(local, identity, tuple(datasets), target, fit, replay, start, nodes)
     planned = merge(planned, template, reasons(path), options)
     with err.status("Looking at the config"):
         rows = {dataset.name: dataset.rows for dataset in datasets}
@@ -262,6 +270,8 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
     names = ",".join([*(dataset.name for dataset in trained), *(["replay"] if planned.replay else [])])
     if template.get("dataset") != names and ("dataset" not in template or is_trainable(template["dataset"])):
         settings["dataset"] = (names, "data", "all the rows there are")
+    if planned.nodes:
+        settings["save_on_each_node"] = (True, "run", "each machine goes on from its own checkpoints")
     if start:
         settings["adapter_name_or_path"] = (str(start.folder), "run", f"the adapter of the run {start.run}")
         why = f"the adapter of the run {start.run} has it"

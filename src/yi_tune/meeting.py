@@ -1,0 +1,82 @@
+"""Several machines that train one run: before anything is loaded they meet, and compare what they are to do."""
+
+import json
+import socket
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from yi_tune.config import Config
+from yi_tune.errors import YiTuneError
+from yi_tune.runs import DIVISION, differences
+
+# Seconds in which the first machine answers; and in which the command is typed on all.
+_REACHED, _TYPED = 20, 600
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """How many machines there are, which of them this is, and where all of them meet: at the first."""
+
+    count: int
+    rank: int
+    host: str
+    port: int
+
+
+def meet(nodes: Nodes, record: dict[str, Any], checkpoints: set[str]) -> tuple[str, Config]:
+    """Compare this machine's run.json with the others'; returns the newest of the `checkpoints` that all have ("" for
+    none), and the division of a step that fits all.
+
+    Raises YiTuneError on all machines for a difference, and when they do not meet.
+    """
+    mine = {"machine": socket.gethostname(), "checkpoints": sorted(checkpoints), **record}
+    first, *others = told = _exchange(nodes, mine)
+    for rank, other in enumerate(others, 1):
+        if changed := differences(_compared(first), _compared(other)):
+            raise YiTuneError(
+                f"{other['machine']} (--node-rank {rank}) differs from {first['machine']}: {'; '.join(changed)}.",
+                "Give all the same command, but for --node-rank, with the same data, GPUs and versions.",
+            )
+    common = set.intersection(*(set(one["checkpoints"]) for one in told))
+    divisions = [{key: one["config"][key] for key in DIVISION if key in one["config"]} for one in told]
+    smallest = min(divisions, key=lambda division: [int(value or 0) for value in division.values()])
+    return max(common, key=lambda name: int(name.rpartition("-")[2]), default=""), smallest
+
+
+def _compared(record: dict[str, Any]) -> dict[str, Any]:
+    """A run.json with what may differ between two commands for a run, but not between machines, among its identity."""
+    own = {key: record["config"].get(key) for key in ("bf16", "fp16", "use_cpu")}
+    return record | {"identity": {**record["identity"], **record["versions"], **own, "GPUs in all": record["gpus"]}}
+
+
+def _exchange(nodes: Nodes, mine: dict[str, Any]) -> list[dict[str, Any]]:
+    """What each machine tells of itself, by rank."""
+    from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
+
+    where, first = f"{nodes.host}:{nodes.port}", nodes.rank == 0
+    try:
+        reached = timedelta(seconds=_REACHED)
+        store = TCPStore(nodes.host, nodes.port, nodes.count, first, reached, wait_for_workers=False)
+        store.set(f"told {nodes.rank}", json.dumps(mine))
+        _wait(store, [f"told {rank}" for rank in range(nodes.count)], where)
+        told = [json.loads(store.get(f"told {rank}")) for rank in range(nodes.count)]
+        store.set(f"read {nodes.rank}", "")
+        if first:  # the others read from here
+            _wait(store, [f"read {rank}" for rank in range(nodes.count)], where)
+        return told
+    except (OSError, DistError) as error:
+        raise YiTuneError(
+            f"The machines do not meet at {where}: {error}",
+            "--master is the address of the machine with --node-rank 0, and a port that is free there. Can the others "
+            "reach it (firewall)? Was the command typed there?",
+        ) from None
+
+
+def _wait(store: Any, keys: list[str], where: str) -> None:
+    deadline = time.monotonic() + _TYPED
+    while missing := [key for key in keys if not store.check([key])]:
+        if time.monotonic() > deadline:
+            raise YiTuneError(f"At {where} this is missing: {', '.join(missing)}.", "Type the command on all machines.")
+        time.sleep(0.2)
