@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ def run(tmp_path: Path) -> Run:
     (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
     report = {"recall": 0.95, "recall_zh": 1.0, "recall_en": 0.9, "kinds": [{"kind": "who", "asked": 20}]}
     (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
+    (folder / "adapter_model.safetensors").write_bytes(b"adapter")
     return Run(folder)
 
 
@@ -160,6 +162,15 @@ def test_card(run: Run, tmp_path: Path) -> None:
         assert part in text
     # Paths of this machine are nobody's business.
     assert str(tmp_path) not in text + (planned.target / "export.json").read_text(encoding="utf-8")
+    # Pushed to the other hub it is the same export, with that hub's name for the base.
+    export(replace(planned, hub="modelscope"), force=False, again=True)
+    text = (planned.target / "README.md").read_text(encoding="utf-8")
+    assert "\nbase_model: 01ai/Yi-1.5-6B-Chat\n---\n" in text
+    for changed in (planned.target / "thesis.txt", run.folder / "adapter_model.safetensors"):
+        changed.write_bytes(b"other")
+        with pytest.raises(YiTuneError, match="not empty"):
+            export(planned, force=False, again=True)
+        (planned.target / "thesis.txt").unlink(missing_ok=True)
     change(run, identity={})
     export(planned, force=True)
     assert "\n# identity\n" in (planned.target / "README.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from tests.hubs import ALWAYS, HUBS, Fault, HuggingFace
 from tests.hubs.models import nano_tokenizer, sharded
 from tests.hubs.socks import Socks5
 from yi_tune.errors import YiTuneError
-from yi_tune.hubs import check_repository
+from yi_tune.hubs import to_push
 from yi_tune.hubs.download import download
 from yi_tune.models import find_model
 from yi_tune.output import err
@@ -127,4 +127,4 @@ def test_no_way_to_push(point: Point, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_some")
     point(huggingface="hf-mirror.example")
     with pytest.raises(YiTuneError, match="HF_ENDPOINT"):
-        check_repository("lilei/xiaoyi")
+        to_push("huggingface", "lilei/xiaoyi")

@@ -1,5 +1,6 @@
-"""An export goes to Hugging Face by the calls of its client, and what that one says becomes a sentence."""
+"""An export goes to a hub by the calls of its client, and what the hub says becomes a sentence."""
 
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import MagicMock, create_autospec
 
@@ -8,17 +9,19 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
+from tests.hubs import ALWAYS, Fault, ModelScope
 from yi_tune.errors import YiTuneError
-from yi_tune.hubs import check_repository, push
+from yi_tune.hubs import HuggingFace, make, push, to_push
 from yi_tune.output import err
 
 REPOSITORY = "lilei/xiaoyi"
 EXPORT = Path("/an export")
+Point = Callable[..., None]
 
 
 @pytest.fixture
 def api(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
-    """The client, which takes only calls that the real one takes."""
+    """Hugging Face's client, which takes only calls that the real one takes."""
     api: MagicMock = create_autospec(huggingface_hub.HfApi, instance=True)
     api.create_repo.return_value = huggingface_hub.RepoUrl(f"https://huggingface.co/{REPOSITORY}")
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda _: api)
@@ -26,9 +29,11 @@ def api(monkeypatch: pytest.MonkeyPatch) -> MagicMock:
 
 
 @pytest.mark.parametrize("public", [False, True])
-def test_push(public: bool, api: MagicMock) -> None:
-    assert push(EXPORT, REPOSITORY, public=public, console=err) == f"https://huggingface.co/{REPOSITORY}"
+def test_huggingface(public: bool, api: MagicMock) -> None:
+    hub = HuggingFace(REPOSITORY, None)
+    assert make(hub, public=public) == f"https://huggingface.co/{REPOSITORY}"
     api.create_repo.assert_called_once_with(REPOSITORY, private=not public, exist_ok=True)
+    push(hub, EXPORT, err)
     uploaded = api.upload_folder.call_args.kwargs
     assert (uploaded["repo_id"], uploaded["folder_path"]) == (REPOSITORY, EXPORT)
 
@@ -39,30 +44,77 @@ def refused(status: int) -> Exception:
 
 
 @pytest.mark.parametrize(
-    ("call", "error", "said"),
+    ("error", "said"),
     [
-        ("create_repo", refused(401), "does not know this token"),
-        ("upload_folder", refused(403), "this account has no access"),
-        ("upload_folder", refused(409), "HTTP 409"),
-        ("create_repo", httpx.ConnectError("refused"), "no whole answer"),
+        (refused(401), "does not know this token"),
+        (refused(403), "this account has no access"),
+        (refused(409), "HTTP 409"),
+        (httpx.ConnectError("refused"), "no whole answer"),
     ],
 )
-def test_refused(call: str, error: Exception, said: str, api: MagicMock) -> None:
-    getattr(api, call).side_effect = error
+def test_refused(error: Exception, said: str, api: MagicMock) -> None:
+    hub = HuggingFace(REPOSITORY, None)
+    api.create_repo.side_effect = api.upload_folder.side_effect = error
+    with pytest.raises(YiTuneError, match=said):
+        make(hub, public=False)
     with pytest.raises(YiTuneError, match=said) as caught:
-        push(EXPORT, REPOSITORY, public=False, console=err)
-    # It need not be exported again, and by hand it is no more public.
-    assert f"hf upload --private {REPOSITORY} '{EXPORT}'" in caught.value.hint
+        push(hub, EXPORT, err)
+    assert f"The export is in {EXPORT}. The same command again" in caught.value.hint
 
 
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An export with a file that is kept in git, and a large one."""
+    folder = tmp_path / "export"
+    folder.mkdir()
+    (folder / "README.md").write_text("# 小易\n", encoding="utf-8")
+    (folder / "model.safetensors").write_bytes(b"weights" * 1000)
+    return folder
+
+
+@pytest.mark.parametrize("public", [False, True])
+def test_modelscope(
+    public: bool, point: Point, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "right")
+    monkeypatch.setattr("modelscope_hub._upload.UPLOAD_RECOVERY_ENABLED", False)
+    monkeypatch.setattr("modelscope_hub._upload.time.sleep", lambda _: None)
+    with ModelScope({"other.txt": b"stays"}, token="right") as server:  # noqa: S106
+        point(modelscope=server.address)
+        hub = to_push("modelscope", REPOSITORY)
+        assert make(hub, public=public) == f"{server.address}/models/{REPOSITORY}"
+        # The network is lost before the weights are there.
+        server.fail(Fault("/storage/*", "reset", ALWAYS))
+        with pytest.raises(YiTuneError, match="The upload failed") as caught:
+            push(hub, folder, err)
+        assert "The same command again uploads what is missing" in caught.value.hint
+        server.fail()
+        assert make(hub, public=not public)  # it is there, and stays as visible as it was
+        push(hub, folder, err)
+        assert server.files == {"other.txt": b"stays", **files}
+        assert server.made == {REPOSITORY: 5 if public else 1}
+    assert {path.name for path in folder.iterdir()} == set(files)
+    assert not capfd.readouterr().out  # --json prints there
+
+
+def test_wrong_token(point: Point, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "wrong")
+    with ModelScope({}, token="right") as server:  # noqa: S106
+        point(modelscope=server.address)
+        with pytest.raises(YiTuneError, match="does not know this token"):
+            make(to_push("modelscope", REPOSITORY), public=False)
+
+
+@pytest.mark.parametrize("hub", ["huggingface", "modelscope"])
 @pytest.mark.parametrize("repository", ["xiaoyi", "a/b/c", "", "../x", "小/易"])
-def test_no_repository(repository: str) -> None:
+def test_no_repository(hub: str, repository: str) -> None:
     with pytest.raises(YiTuneError, match="no repository"):
-        check_repository(repository)
+        to_push(hub, repository)
 
 
-def test_no_token(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+@pytest.mark.parametrize("hub", ["huggingface", "modelscope"])
+def test_no_token(hub: str, point: Point) -> None:
+    point(huggingface="http://127.0.0.1:9")
     with pytest.raises(YiTuneError, match="there is none"):
-        check_repository(REPOSITORY)
+        to_push(hub, REPOSITORY)

@@ -19,7 +19,7 @@ from yi_tune.data.heldout import Score, questions, score
 from yi_tune.data.identity import Identity, Message
 from yi_tune.errors import YiTuneError
 from yi_tune.files import CONFIGS, check_room, disk_full, hold, put_in_place
-from yi_tune.models import CATALOGUE, read_origin
+from yi_tune.models import CATALOGUE, read_origin, sha256
 from yi_tune.output import percent
 from yi_tune.progress import engine_at_work
 from yi_tune.runs import Run
@@ -46,11 +46,18 @@ class Export:
     base: Path
     target: Path
     quant: Quant | None
+    hub: str = "huggingface"  # whose name for the base is in the model card
 
     @property
     def gguf(self) -> str:
         """The name of the GGUF file; "" where there is none."""
         return f"{self.run.name}-{self.quant}.gguf" if self.quant else ""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The content of export.json, but for the list of files."""
+        adapter = sha256(self.run.folder / "adapter_model.safetensors")
+        return {"run": self.run.name, "identity": self.run.record["identity"], "gguf": self.gguf, "adapter": adapter}
 
     @property
     def bytes(self) -> int:
@@ -59,7 +66,9 @@ class Export:
         return int(weights * (_SHARE[self.quant or "f16"] + (self.quant in _K_QUANTS))) + _REST
 
 
-def plan_export(run: Run, base: Config, target: Path | None, quant: Quant | None, workspace: Path) -> Export:
+def plan_export(
+    run: Run, base: Config, target: Path | None, quant: Quant | None, workspace: Path, hub: str = "huggingface"
+) -> Export:
     """What `run`, whose base's chat config is `base`, is exported to. Raises YiTuneError for a quantised base, or when
     the program that makes the `quant` is missing.
     """
@@ -77,7 +86,7 @@ def plan_export(run: Run, base: Config, target: Path | None, quant: Quant | None
     if target is None:
         # As in saves/: runs of two models may have one name.
         target = workspace / "exports" / run.folder.parent.name / (f"{run.name}-{quant}" if quant else run.name)
-    return Export(run, folder, target.resolve(), quant)
+    return Export(run, folder, target.resolve(), quant, hub)
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -92,11 +101,17 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise YiTuneError(f"{folder} is no export: it holds no {RECORD}.", "Make one: yi-tune export") from None
 
 
-def export(plan: Export, *, force: bool) -> None:
+def export(plan: Export, *, force: bool, again: bool = False) -> None:
     """Write the export. Raises YiTuneError, with nothing changed, when that fails, the disk has no room for it, or the
-    target is taken (with `force`: by something that is no export).
+    target is taken (with `force`: by something that is no export). With `again` this very export, if it is there
+    already, only gets its model card anew.
     """
     target = plan.target
+    if again and not force and (target / RECORD).is_file():
+        record = _read(target / RECORD)
+        files = {*record.pop("files"), RECORD}
+        if record == plan.record and files == {path.name for path in target.iterdir()}:
+            return _fill("README.md", target, _card(plan))
     _check_target(target, force=force)
     part, lock = (target.with_name(f".{target.name}.{kind}") for kind in ("export", "lock"))
     with hold(lock, YiTuneError(f"Another process is exporting to {target}.", "Wait for it, or take another --to DIR")):
@@ -133,7 +148,7 @@ def _write(plan: Export, part: Path) -> None:
     _fill("Modelfile", part, {"weights": f"./{plan.gguf}" if plan.gguf else ".", "context": context})
     _fill("README.md", part, _card(plan))
     files = sorted(path.name for path in part.iterdir())
-    record = {"run": plan.run.name, "identity": identity, "gguf": plan.gguf, "files": files}
+    record = plan.record | {"files": files}
     (part / RECORD).write_text(json.dumps(record, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
@@ -158,8 +173,9 @@ def _card(plan: Export) -> dict[str, object]:
     config, identity, data, start = record["config"], record["identity"], record["data"], record["from_run"]
     origin, model = read_origin(plan.base), CATALOGUE.get(record["model"])
     # A folder of the user's own is of no repository, and its path is nobody's business.
-    repository = origin.repository if origin else (model and model.huggingface)
-    name = repository or plan.base.name
+    listed = model and (model.modelscope if plan.hub == "modelscope" else model.huggingface)
+    repository = listed or (origin and origin.repository)
+    name = origin.repository if origin else (repository or plan.base.name)
     title, author = (_plain(identity.get(key, plan.run.name)) for key in ("name", "author"))
     bits = config.get("quantization_bit")
     asked = sum(row["asked"] for row in report["kinds"] if row["kind"] != "plain")

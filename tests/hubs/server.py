@@ -187,7 +187,11 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.server.answer(self)
 
-    do_HEAD = do_GET  # noqa: N815
+    do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815
+
+    def body(self) -> bytes:
+        """What the client sent."""
+        return self.rfile.read(int(self.headers["Content-Length"] or 0))
 
     def reply(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
         self.send_response(status)
@@ -240,7 +244,7 @@ class Handler(BaseHTTPRequestHandler):
         if ends < stop:
             if kind == "stall":
                 self.server.stopped.wait()
-            self._hang_up(reset=kind == "reset")
+            self.hang_up(reset=kind == "reset")
 
     def _send(self, chunk: bytes) -> None:
         if self.server.stopped.is_set():
@@ -250,7 +254,7 @@ class Handler(BaseHTTPRequestHandler):
         self.entry.sent += len(chunk)
         self.wfile.write(chunk)
 
-    def _hang_up(self, *, reset: bool) -> None:
+    def hang_up(self, *, reset: bool) -> None:
         self.close_connection = True
         if reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -26,8 +26,11 @@ def export(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an export that is there.")] = False,
     push: Annotated[
-        str | None, typer.Option(metavar="REPO", help="Upload it to this repository on Hugging Face, OWNER/NAME.")
+        str | None, typer.Option(metavar="REPO", help="Upload it to this repository of a hub, OWNER/NAME.")
     ] = None,
+    push_to: Annotated[
+        Literal["huggingface", "modelscope"], typer.Option(help="The hub that --push uploads to.")
+    ] = "huggingface",
     public: Annotated[
         bool, typer.Option("--public/--private", help="Who can see a repository that --push makes.")
     ] = False,
@@ -47,13 +50,14 @@ def export(
     from yi_tune.output import err, out
 
     where = workspace.absolute()
-    if push is not None:
-        hubs.check_repository(push)
+    hub = None if push is None else hubs.to_push(push_to, push)
     run = loading.find(where, run_name, model)
     kind = (quant or "f16") if format_ == "gguf" else None
-    plan = export.plan_export(run, loading.base_config(run), to, kind, where)
-    export.export(plan, force=force)
-    url = hubs.push(plan.target, push, public=public, console=err) if push is not None else None
+    plan = export.plan_export(run, loading.base_config(run), to, kind, where, hub=push_to)
+    url = hubs.make(hub, public=public) if hub else None
+    export.export(plan, force=force, again=hub is not None)
+    if hub:
+        hubs.push(hub, plan.target, err)
     if as_json:
         print(json.dumps({"exported": str(plan.target), "gguf": plan.gguf or None, "url": url}, ensure_ascii=False))
         return

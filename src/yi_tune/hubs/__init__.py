@@ -2,7 +2,8 @@
 
 import os
 import re
-import shlex
+import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,25 @@ class HuggingFace(_Repository):
 
         return hf_hub_url(self.origin.repository, name, revision=commit, endpoint=self.endpoint), build_hf_headers()
 
+    def token(self) -> str | None:
+        """The user's token, if there is one."""
+        from huggingface_hub import get_token
+
+        return get_token()
+
+    def make(self, *, public: bool) -> str:
+        """See to it that the repository is there, and return its page. One that is there keeps its visibility."""
+        from huggingface_hub import HfApi
+
+        return str(HfApi(self.endpoint).create_repo(self.origin.repository, private=not public, exist_ok=True))
+
+    def upload(self, folder: Path) -> None:
+        """Upload what is in `folder`. What the hub has already is not sent again; other files there stay."""
+        from huggingface_hub import HfApi
+
+        repository, message = self.origin.repository, "yi-tune export"
+        HfApi(self.endpoint).upload_folder(repo_id=repository, folder_path=folder, commit_message=message)
+
 
 class ModelScope(_Repository):
     """A repository on ModelScope, or on the site that MODELSCOPE_ENDPOINT or MODELSCOPE_DOMAIN names."""
@@ -138,6 +158,26 @@ class ModelScope(_Repository):
         revision = self.origin.revision or "master"
         return client.get_download_url(self.origin.repository, "model", name, revision), headers
 
+    def token(self) -> str | None:
+        from modelscope_hub import HubApi
+
+        return HubApi().legacy.token
+
+    def make(self, *, public: bool) -> str:
+        from modelscope_hub import HubApi
+
+        api, repository = HubApi(), self.origin.repository
+        if not api.repo_exists(repository, "model"):
+            api.create_repo(repository, "model", visibility="public" if public else "private")
+        return f"{self.endpoint}/models/{repository}"
+
+    def upload(self, folder: Path) -> None:
+        from modelscope_hub import HubApi
+
+        # Its own record of what is uploaded would lie in the folder, and be a file that is none of the export's.
+        message = "yi-tune export"
+        HubApi().upload_folder(self.origin.repository, "model", folder, commit_message=message, use_cache=False)
+
 
 Hub = HuggingFace | ModelScope
 
@@ -167,7 +207,9 @@ def explain(hub: Hub, error: Exception, what: str) -> HubError:
         404: (f"there is no {what}.", "Look for the exact id and revision on the hub's page."),
         429: ("it says too many requests (HTTP 429).", f"Wait some minutes, or log in. {hub.login}"),
     }
-    return HubError(*told.get(status, (f"it fails (HTTP {status}) when asked for {what}.", "Try again later.")))
+    words = " ".join(str(error).split())[:300]
+    failed = (f"it fails (HTTP {status}) when asked for {what}: {words}", "Try again later.")
+    return HubError(*told.get(status, failed))
 
 
 def hubs_of(model: Model, revision: str | None) -> list[Hub]:
@@ -180,35 +222,35 @@ def hubs_of(model: Model, revision: str | None) -> list[Hub]:
     return hubs
 
 
-def check_repository(repository: str) -> None:
-    """Raise YiTuneError for a repository that cannot be, when there is no token, or no way to the hub: before anything
-    is exported.
+def to_push(name: str, repository: str) -> Hub:
+    """The repository to push to on the hub `name`. Raises YiTuneError for one that cannot be, when there is no token,
+    or no way to the hub: before anything is exported.
     """
-    from huggingface_hub import get_token
-
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository):
+    hub = HuggingFace(repository, None) if name == HuggingFace.name else ModelScope(repository, None)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository, re.ASCII):
         raise YiTuneError(f"--push {repository!r} is no repository.", "Write it as OWNER/NAME.")
-    if get_token() is None:
-        raise YiTuneError("Hugging Face takes uploads only with a token, and there is none.", HuggingFace.login)
-    check_way(HuggingFace(repository, None))
+    check_way(hub)
+    if hub.token() is None:
+        raise YiTuneError(f"{hub.title} takes uploads only with a token, and there is none.", hub.login)
+    return hub
 
 
-def push(folder: Path, repository: str, *, public: bool, console: Console) -> str:
-    """Upload `folder` to `repository` on Hugging Face, which is made if it is not there; returns its address.
-
-    One that is there keeps its visibility and its other files. Raises YiTuneError when that fails.
-    """
-    from huggingface_hub import HfApi
-
-    hub = HuggingFace(repository, None)
-    api = HfApi(hub.endpoint)
-    console.print(f"Uploading to {repository} ...")
+def make(hub: Hub, *, public: bool) -> str:
+    """See to it that the repository is there, by a token that may write to it; returns its page. YiTuneError if not."""
     try:
-        url = api.create_repo(repository, private=not public, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=folder, commit_message="yi-tune export")
+        return hub.make(public=public)
     except Exception as error:
-        reason = explain(hub, error, repository)
-        again = f"hf upload {'' if public else '--private '}{repository} {shlex.quote(str(folder))}"
-        hint = f"{reason.hint}\nThe export is in {folder}. To upload only: {again}"
+        reason = explain(hub, error, hub.wanted)
+        raise YiTuneError(f"{hub.title} makes no {hub.wanted}: {reason.message}", reason.hint) from error
+
+
+def push(hub: Hub, folder: Path, console: Console) -> None:
+    """Upload `folder` to the repository. Raises YiTuneError when that fails."""
+    console.print(f"Uploading to {hub.wanted} on {hub.title} ...")
+    try:
+        with redirect_stdout(sys.stderr):  # ModelScope's client prints a table
+            hub.upload(folder)
+    except Exception as error:
+        reason = explain(hub, error, hub.wanted)
+        hint = f"{reason.hint}\nThe export is in {folder}. The same command again uploads what is missing."
         raise YiTuneError(f"The upload failed: {reason.message}", hint) from error
-    return str(url)
