@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit test-llamacpp test-exports test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-full-size bench-gpu bench-gpus bench-scale bench-chat bench-download bench-data bench-export bench-serve test-api docs lock clean
+.PHONY: help demo test test-unit test-llamacpp test-exports test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-full-size bench-gpu bench-gpus bench-scale bench-chat bench-download bench-data bench-export bench-serve test-api pictures docs lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -130,6 +130,9 @@ bench-serve: $(ready) ## yi-tune serve beside LLaMA-Factory's API; writes docs/b
 
 test-api: $(ready) ## over 1,000 generated cases for the API of yi-tune serve
 	API_CASES=100 $(bin)/python -m pytest -rP tests/e2e/test_serve.py -k server_error
+
+pictures: $(ready) ## draw the pictures of the README (tmux, Chromium)
+	$(bin)/python -m bench.pictures
 
 docs: $(ready) ## write docs/help.md from --help
 	$(bin)/typer yi_tune.cli utils docs --name yi-tune --title 'yi-tune' --output docs/help.md
