@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit test-llamacpp test-exports test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-full-size bench-gpu bench-gpus bench-scale bench-chat bench-download bench-data bench-export bench-serve test-api pictures docs lock clean
+.PHONY: help demo test test-unit test-llamacpp test-exports test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-full-size bench-gpu bench-gpus bench-scale bench-chat bench-download bench-data bench-export bench-serve test-api pictures docs messages lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -136,6 +136,9 @@ pictures: $(ready) ## draw the pictures of the README (tmux, Chromium)
 
 docs: $(ready) ## write docs/help.md from --help
 	$(bin)/typer yi_tune.cli utils docs --name yi-tune --title 'yi-tune' --output docs/help.md
+
+messages: $(ready) ## bring the catalogues of translations up to date with the texts in the source
+	$(bin)/python -m tests.messages
 
 lock: $(ready) ## compile requirements.lock anew from pyproject.toml
 	$(bin)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

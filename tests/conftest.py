@@ -22,6 +22,7 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
         for name in ("XDG_CONFIG_HOME", "FORCE_COLOR", *(name for name in os.environ if name.startswith("YI_TUNE_"))):
             patch.delenv(name, raising=False)
+        patch.setenv("YI_TUNE_LANG", "en")
         yield
 
 

@@ -14,11 +14,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import typer
 import yaml
+from rich.cells import cell_len
 
 from yi_tune import cli
 from yi_tune.config import find_config, shipped
 from yi_tune.errors import YiTuneError
+from yi_tune.language import chosen as chosen_language
 
 ENGINE = {"torch", "transformers", "llamafactory", "peft", "huggingface_hub", "modelscope", "numpy"}
 # What takes its time too, and is not needed to print help.
@@ -50,7 +53,8 @@ class Cli:
                 patch.setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
             patch.setattr(sys, "stdin", io.StringIO(stdin))
             patch.setattr(sys, "argv", ["yi_tune", *map(os.fsdecode, arguments)])
-            for name, value in {"CUDA_VISIBLE_DEVICES": "", **environment}.items():
+            # LANGUAGE, which a command sets, is as before when it has ended.
+            for name, value in {"CUDA_VISIBLE_DEVICES": "", "LANGUAGE": "", **environment}.items():
                 patch.setenv(name, value)
             with pytest.raises(SystemExit) as ended:
                 cli.main()
@@ -121,7 +125,54 @@ def imported(*arguments: str) -> set[str]:
     return {match.split(".")[0] for match in re.findall(r"\| +([\w.]+)$", done.stderr, re.MULTILINE)}
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("train", "--nmae", "x")])
+@pytest.mark.parametrize(
+    ("arguments", "environment", "language"),
+    [
+        (("--lang", "zh"), {"YI_TUNE_LANG": "en"}, "zh"),
+        (("--lang=en",), {"YI_TUNE_LANG": "zh", "LANG": "zh_CN"}, "en"),
+        (("train", "--lang", "zh"), {"LANG": "en_US.UTF-8"}, "en"),
+        ((), {"YI_TUNE_LANG": "zh", "LC_ALL": "en_US.UTF-8"}, "zh"),
+        ((), {"LC_ALL": "zh_TW.UTF-8", "LANG": "en_US.UTF-8"}, "zh"),
+        ((), {"LANGUAGE": "zh_CN:en", "LANG": "en_US.UTF-8"}, "zh"),
+        ((), {"LC_ALL": "", "LC_MESSAGES": "de_DE", "LANG": "zh_CN.GBK"}, "en"),
+        ((), {"LANG": "zh_HK"}, "zh"),
+        ((), {}, "en"),
+    ],
+)
+def test_language(arguments: tuple[str, ...], environment: dict[str, str], language: str) -> None:
+    assert chosen_language(arguments, environment) == language
+
+
+# requirements.lock has another one; this is for environments that are older than that.
+speaks_chinese = pytest.mark.skipif(hasattr(typer, "_click"), reason="this Typer's own Click speaks English only")
+
+
+@speaks_chinese
+def test_help_in_chinese(yi_tune: Cli) -> None:
+    for command in ((), ("train",), ("download",), ("runs", "rm"), ("config", "copy")):
+        done = yi_tune("--lang", "zh", *command, "--help")
+        assert (done.returncode, done.stderr) == (0, "")
+        title, _, *lines = done.stdout.splitlines()
+        assert title.startswith("用法")
+        assert max(map(cell_len, lines)) <= 80
+        # Of the English there are names left, values and examples.
+        assert not re.findall(r"^ .*[A-Za-z]{3,} [a-z]{3,} [a-z]{3,}\b(?!.*--)", done.stdout, re.MULTILINE)
+        # No line begins with what ends a phrase.
+        assert not re.findall(r"^ *[，。；：、）”]", done.stdout, re.MULTILINE)
+    assert "yi-tune train --model nano" in yi_tune("train", "--help", YI_TUNE_LANG="zh").stdout
+
+
+@speaks_chinese
+def test_usage_error_in_chinese(yi_tune: Cli) -> None:
+    done = yi_tune("--lang", "zh", "train", "--nmae", "x")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "错误：没有选项 '--nmae'。" in done.stderr
+    for wrong in (yi_tune("--lang", "fr", "models"), yi_tune("models", YI_TUNE_LANG="fr")):
+        assert wrong.returncode == 2
+        assert "'fr' is not one of 'en', 'zh'." in wrong.stderr
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--lang", "zh", "--help"), ("train", "--nmae", "x")])
 def test_nothing_heavy_is_imported(arguments: tuple[str, ...]) -> None:
     assert not imported(*arguments) & HEAVY
 
@@ -140,6 +191,7 @@ def test_starts_fast() -> None:
     commands = {
         "typer": ["-c", "import typer"],
         "--help": ["-m", "yi_tune", "--help"],
+        "--help in Chinese": ["-m", "yi_tune", "--lang", "zh", "--help"],
         "--version": ["-m", "yi_tune", "--version"],
         "usage error": ["-m", "yi_tune", "train", "--nmae", "x"],
     }
@@ -379,7 +431,7 @@ def test_traceback_goes_to_the_log(
     error: Exception, tmp_path: Path, yi_tune: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(cli, "app", lambda: fails(error))
+    monkeypatch.setattr(cli, "commands", lambda language: lambda: fails(error))
     for place in (str(tmp_path / "config"), "/dev/null"):
         what, where = yi_tune.complaint(XDG_CONFIG_HOME=place).splitlines()
         assert what == f"Error: {type(error).__name__}: {error}"
@@ -391,7 +443,7 @@ def test_traceback_goes_to_the_log(
 
 
 def test_traceback_is_shown_to_who_debugs(yi_tune: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "app", lambda: fails(YiTuneError("a", "b")))
+    monkeypatch.setattr(cli, "commands", lambda language: lambda: fails(YiTuneError("a", "b")))
     with pytest.raises(YiTuneError):
         yi_tune(YI_TUNE_DEBUG="1")
     assert yi_tune(YI_TUNE_DEBUG="0").returncode == 1
@@ -399,7 +451,7 @@ def test_traceback_is_shown_to_who_debugs(yi_tune: Cli, monkeypatch: pytest.Monk
 
 def test_error_is_printed_as_it_is(yi_tune: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     message = "[red]a[/] \\[b] 🚀 :cat: " + "long " * 60
-    monkeypatch.setattr(cli, "app", lambda: fails(YiTuneError(message, "do [this]\\")))
+    monkeypatch.setattr(cli, "commands", lambda language: lambda: fails(YiTuneError(message, "do [this]\\")))
     assert yi_tune() == Done(1, "", f"Error: {message}\ndo [this]\\\n")
 
 

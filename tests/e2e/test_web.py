@@ -364,7 +364,7 @@ ERRORS: list[tuple[int, dict[str, Any] | None, str]] = [
     (429, {"message": "Busy."}, "服务器正忙，请稍后再试。"),
     (500, {"message": "A mistake."}, "未能生成回答，原因见服务器日志。"),
     (502, None, "无法连接服务器。它还在运行吗？"),
-    (418, {"message": "Tea?"}, "服务器返回错误 (418). Tea?"),
+    (418, {"message": "Tea?"}, "服务器返回错误（418）。 Tea?"),
 ]
 
 
@@ -676,13 +676,13 @@ def test_chinese_phone(fake: Fake, open_page: OpenPage) -> None:
     page = open_page(fake.url, locale="zh-CN", viewport=PHONE, color_scheme="dark", has_touch=True)
     assert page.locator("html").get_attribute("lang") == "zh-CN"
     press(page, "设置")
-    page.get_by_label("最多词元数").fill("3")
+    page.get_by_label("最多 token 数").fill("3")
     press(page, "设置")
     press(page, "你是谁？")
-    expect(page.get_by_text("已截断：达到了最多词元数。")).to_be_visible()
+    expect(page.get_by_text("已截断：达到了最多 token 数。")).to_be_visible()
     for name in ("重新回答", "导出对话", "复制", "编辑", "删除这一轮"):
         expect(page.get_by_role("button", name=name)).to_have_css("opacity", "1")
-    expect(page.locator(".reply > .tools")).to_contain_text("3 个词元 · ")
+    expect(page.locator(".reply > .tools")).to_contain_text("3 个 token · ")
     keep(page, "phone-chat")
     press(page, "设置")
     expect(page.get_by_label("系统提示词")).to_be_visible()
@@ -690,7 +690,7 @@ def test_chinese_phone(fake: Fake, open_page: OpenPage) -> None:
     # Nothing is wider than the phone, and nothing but the reply is left in English.
     assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     page.locator("#thread").evaluate("thread => thread.hidden = true")
-    assert {*re.findall("[A-Za-z]{2,}", page.locator("body").inner_text())} <= {"Top", "Enter", "Shift", "Esc"}
+    assert {*re.findall("[A-Za-z]{2,}", page.locator("body").inner_text())} <= {"Top", "Enter", "Shift", "Esc", "token"}
     # Dark as the system has it, light by the toggle, and so after a reload.
     dark = page.evaluate("getComputedStyle(document.body).color")
     press(page, "浅色或深色")

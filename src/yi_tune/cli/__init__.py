@@ -6,13 +6,14 @@ A module here for each group of commands; in this one the app, and the one place
 import errno
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
 from yi_tune import __version__
 from yi_tune.cli import chat, export, models, runs, serve, train
 from yi_tune.errors import YiTuneError
+from yi_tune.language import chosen, speak
 
 app = typer.Typer(
     help="Fine-tune Yi-1.5 into an assistant that knows its own name, and measure that it does.",
@@ -42,8 +43,24 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
+    # main has seen it already, and what is wrong with it is told here.
+    lang: Annotated[
+        Literal["en", "zh"] | None,
+        typer.Option(envvar="YI_TUNE_LANG", help="English or Chinese.", show_default="the locale's"),
+    ] = None,
 ) -> None:
     pass
+
+
+def commands(language: str) -> Any:
+    """The whole command line as Click's, to be called, with its help in that language."""
+    command: Any = typer.main.get_command(app)
+    speak(language)
+    if language != "en":
+        from yi_tune.cli.help import translate
+
+        translate(command)
+    return command
 
 
 def main() -> None:
@@ -52,7 +69,7 @@ def main() -> None:
         # What the terminal's encoding lacks is written as an escape, which in JSON is as good.
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        app()
+        commands(chosen(sys.argv[1:], os.environ))()
     except Exception as error:
         if os.environ.get("YI_TUNE_DEBUG", "0") not in ("", "0"):
             raise

@@ -74,8 +74,8 @@ async function fill(turn, reply, signal, changed) {
     if (usage) {
       const tokens = usage.completion_tokens;
       // From the question on: between pieces there may be no time at all, where a proxy holds them back.
-      const rate = (1000 * tokens) / (performance.now() - began);
-      reply.stats = `${tokens} ${say("tokens")} · ${rate.toFixed(1)} ${say("tokens/s")}`;
+      const rate = ((1000 * tokens) / (performance.now() - began)).toFixed(1);
+      reply.stats = say("{tokens} tokens · {rate} tokens/s", { tokens, rate });
       const full = tokens < most && say("Cut off: the conversation fills all that the model takes.");
       if (cut) reply.note = [reply.note, full || say("Cut off: that was the maximum of tokens.")].join(" ").trim();
     } else {
@@ -96,7 +96,8 @@ async function catchUp(turn, reply, signal) {
     (one) => !one.dropped.length && one.replies.some(({ text }) => text) && !replyOf(one, reply.model),
   );
   for (const [index, one] of missed.entries()) {
-    reply.note = `${say("It answers the earlier turns first:")} ${index + 1}/${missed.length}`;
+    const values = { number: index + 1, all: missed.length };
+    reply.note = say("It answers the earlier turns first: {number}/{all}", values);
     view.drawReply(reply);
     const earlier = newReply(reply.model);
     await fill(one, earlier, signal, () => {});

@@ -79,8 +79,8 @@ function drawState() {
   find("thread").classList.toggle("running", running);
   const last = [];
   if (any && !running) {
-    last.push(view.button("retry", "Try again", async () => (await ready()) && conversation.answer(), true));
-    if (conversation.exported()) last.push(view.button("export", "Export chat", exportChat, true));
+    last.push(view.button("retry", say("Try again"), async () => (await ready()) && conversation.answer(), true));
+    if (conversation.exported()) last.push(view.button("export", say("Export chat"), exportChat, true));
   }
   view.drawLast(conversation.turns.at(-1), last);
 }

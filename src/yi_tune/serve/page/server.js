@@ -26,21 +26,21 @@ async function request(path, options = {}) {
 /** What the user reads of an error. The server's own text is English: it follows where it names what to do. */
 export function explain(error) {
   const { status, code } = error;
-  const told = (text) => [say(text), error.message].filter(Boolean).join(" ");
+  const told = (text) => [text, error.message].filter(Boolean).join(" ");
   if (!(error instanceof Refused) || [502, 503, 504].includes(status)) {
     return say("The server cannot be reached. Is it still running?");
   }
   if (code === "context_length_exceeded") {
     return say("This is more than the model takes, even without the turns before. Shorten your message.");
   }
-  if (status === 400) return told("The server refuses this request.");
+  if (status === 400) return told(say("The server refuses this request."));
   if (status === 401) return say("The API key is missing or wrong.");
-  if (status === 403) return told("The server refuses requests that come this way.");
+  if (status === 403) return told(say("The server refuses requests that come this way."));
   if (status === 404) return say("The server has no such model or address any more. Load the page again.");
   if (status === 413) return say("The message is too long for the server.");
   if (status === 429) return say("The server is busy. Try again in a moment.");
   if (status === 500) return say("The reply could not be made. The server's log says why.");
-  return told(`${say("The server answered with an error")} (${status}).`);
+  return told(say("The server answered with an error ({status}).", { status }));
 }
 
 /** Ask for the models' names, once. Raises Refused where the server tells none. */

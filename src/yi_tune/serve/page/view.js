@@ -12,22 +12,22 @@ const icon = (name) => icons.querySelector(`[data-icon=${name}]`).cloneNode(true
 
 /** A button with an icon, and with its name where that is `shown`. */
 export function button(name, text, act, shown = false) {
-  const made = make("button", "tool", icon(name), shown ? say(text) : "");
+  const made = make("button", "tool", icon(name), shown ? text : "");
   made.type = "button";
-  if (!shown) made.title = made.ariaLabel = say(text);
+  if (!shown) made.title = made.ariaLabel = text;
   made.addEventListener("click", act);
   return made;
 }
 
 function copyButton(text) {
-  const copy = button("copy", "Copy", async () => {
+  const copy = button("copy", say("Copy"), async () => {
     await putOnClipboard(text());
-    const look = (name, said) => {
+    const look = (name, text) => {
       copy.replaceChildren(icon(name));
-      copy.title = copy.ariaLabel = say(said);
+      copy.title = copy.ariaLabel = text;
     };
-    look("done", "Copied");
-    setTimeout(() => look("copy", "Copy"), 3000);
+    look("done", say("Copied"));
+    setTimeout(() => look("copy", say("Copy")), 3000);
   });
   return copy;
 }
@@ -79,8 +79,8 @@ export function drawTurn(turn, actions) {
     make(
       "div",
       "tools",
-      button("edit", "Edit", () => edit(turn, asked, actions)),
-      button("remove", "Delete this turn", () => actions.remove(turn)),
+      button("edit", say("Edit"), () => edit(turn, asked, actions)),
+      button("remove", say("Delete this turn"), () => actions.remove(turn)),
     ),
   );
   const element = make("section", "turn", asked, make("div", "replies", ...replies));
@@ -109,7 +109,7 @@ function edit(turn, asked, actions) {
     "form",
     "edit",
     field,
-    make("div", "tools", button("cancel", "Cancel", close, true), button("retry", "Ask again", send, true)),
+    make("div", "tools", button("cancel", say("Cancel"), close, true), button("retry", say("Ask again"), send, true)),
   );
   field.addEventListener("input", () => fit(field));
   field.addEventListener("keydown", (event) => event.key === "Escape" && !event.isComposing && close());

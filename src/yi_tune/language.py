@@ -1,0 +1,32 @@
+"""The language that people are spoken to in. Modules ask gettext for its texts; the English ones are the keys."""
+
+import gettext
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "locale"
+DOMAIN = "yi_tune"
+# What --lang and YI_TUNE_LANG take, and the catalogue of each.
+CATALOGUES = {"en": "en", "zh": "zh_CN"}
+
+
+def chosen(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """The language of a command line: that of --lang before the command, of YI_TUNE_LANG, or of the locale."""
+    said = environment.get("YI_TUNE_LANG", "")
+    for at, word in enumerate(arguments):
+        if not word.startswith("-"):
+            break
+        if word.startswith("--lang"):
+            said = word.partition("=")[2] or "".join(arguments[at + 1 : at + 2])
+            break
+    # What is neither is refused later, as other options are.
+    names = map(environment.get, ("LANGUAGE", "LC_ALL", "LC_MESSAGES", "LANG"))
+    return said if said in CATALOGUES else "zh" if next(filter(None, names), "").startswith("zh") else "en"
+
+
+def speak(language: str) -> None:
+    """Have gettext speak it from here on, to Click and Typer too."""
+    os.environ["LANGUAGE"] = CATALOGUES[language]
+    gettext.bindtextdomain(DOMAIN, FOLDER)
+    gettext.textdomain(DOMAIN)
