@@ -85,8 +85,9 @@ def test_missing_file_where_no_data_is_described(tmp_path: Path) -> None:
         ("a.jsonl:0", "a.jsonl:0: no such file"),
         (".", "--data . is a folder"),
         ("plian", "not in "),
-        ("remote", "hf_hub_url: yi-tune takes files"),
-        ("both", "hf_hub_url: yi-tune takes files"),  # where LLaMA-Factory takes the hub's
+        ("remote", "om_hub_url: yi-tune takes files"),
+        ("script", "script_url: yi-tune takes files"),  # where LLaMA-Factory takes the script
+        ("nothing", "file_name: "),
         ("gone", "file_name: 'gone.json' is not in"),
         ("ranked", "ranking: Input should be False"),
         ("odd", "formatting: Input should be 'alpaca'"),
@@ -102,12 +103,12 @@ def test_data_that_is_not_there_or_not_described(data: str, said: str, folder: P
         "ranked": {"ranking": True},
         "odd": {"formatting": "x"},
         "part": {"split": "test"},
-        "both": {"hf_hub_url": "some/where"},
+        "script": {"script_url": "some/where"},
         "unnamed": {"columns": {"prompt": "q"}},
         "untagged": {"formatting": "sharegpt", "tags": {"role_tag": "r", "content_tag": "c", "user_tag": "u"}},
     }
     entries = {name: {"file_name": "rows.json", **entry} for name, entry in entries.items()}
-    info = listed(folder, remote={"hf_hub_url": "some/where"}, **entries)
+    info = listed(folder, remote={"om_hub_url": "some/where"}, nothing={}, **entries)
     with pytest.raises(YiTuneError) as caught:
         find_sources([data], info)
     assert said in caught.value.message

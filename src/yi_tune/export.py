@@ -188,7 +188,8 @@ def _card(plan: Export) -> dict[str, object]:
         "calls": f" It calls itself {title}, developed by {author}." if identity else "",
         "base": f"{name}, {origin.source}, commit {origin.commit or 'unknown'}" if origin else name,
         "weights": record["weights"] or "not hashed",
-        "data": ", ".join(data.values() if isinstance(data, dict) else [data]),  # the first runs had one dataset
+        # The first runs had one dataset; a hub's are named beside the files made of them.
+        "data": ", ".join([*(data.values() if isinstance(data, dict) else [data]), *record.get("commits", {})]),
         "bits": f"{bits} bits" if bits else "the bits it has",
         "versions": ", ".join(f"{package} {version}" for package, version in record["versions"].items()),
         "start": f"the adapter of the run {start['run']}" if start else "the base",

@@ -99,6 +99,11 @@ class Origin:
         """Write the record: all of it or none."""
         write_whole(folder / RECORD, json.dumps(asdict(self), indent=2) + "\n")
 
+    def whole(self, folder: Path) -> bool:
+        """Whether its files are all in `folder`, and as long as they were on the hub."""
+        files = [(folder / name, file.size) for name, file in self.files.items()]
+        return all(file.is_file() and file.stat().st_size == size for file, size in files)
+
 
 def read_origin(folder: Path) -> Origin | None:
     """The record in `folder`, or None when there is none that can be read."""
@@ -162,8 +167,7 @@ class LocalModel:
         origin = read_origin(self.path)
         if origin is None:
             return self.model.huggingface is None and self.path.is_dir()
-        files = [(self.path / name, file.size) for name, file in origin.files.items()]
-        return self.owns(origin) and all(file.is_file() and file.stat().st_size == size for file, size in files)
+        return self.owns(origin) and origin.whole(self.path)
 
     def owns(self, origin: Origin | None) -> bool:
         """Whether a record is one of this model: the names of two repositories may end alike."""

@@ -21,9 +21,9 @@ class HuggingFace(Hub):
         return {"main": COMMIT, COMMIT: COMMIT, "v1": OLDER, OLDER: OLDER}.get(name)
 
     def answer(self, request: Handler) -> None:
-        model = re.escape(self.repository)
-        info = re.fullmatch(rf"/api/models/{model}(?:/(?:revision|tree)/([^/]+))?", request.route)
-        resolve = re.fullmatch(rf"/{model}/resolve/([^/]+)/(.+)", request.route)
+        model = re.escape(self.repository)  # or a dataset
+        info = re.fullmatch(rf"/api/(?:models|datasets)/{model}(?:/(?:revision|tree)/([^/]+))?", request.route)
+        resolve = re.fullmatch(rf"(?:/datasets)?/{model}/resolve/([^/]+)/(.+)", request.route)
         commit = self.revision((info and info[1]) or (resolve and resolve[1]) or "main")
         if info is None and resolve is None:
             request.error(404, {"X-Error-Code": "RepoNotFound"})

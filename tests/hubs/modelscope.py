@@ -22,13 +22,13 @@ class ModelScope(Hub):
         self.stored: dict[str, bytes] = {}
 
     def answer(self, request: Handler) -> None:
-        model = f"/api/v1/models/{self.repository}"
+        model = f"/api/v1/{'datasets' if '/datasets/' in request.route else 'models'}/{self.repository}"
         name, large = request.query.get("FilePath", ""), self.large(request.query.get("FilePath", ""))
         if request.command != "GET" or request.route.startswith("/openapi/v1/models/"):
             self._take(request)
         elif request.query.get("Revision", "master") not in ("master", "v1"):
             request.error(404)
-        elif request.route == f"{model}/repo/files":
+        elif request.route in (f"{model}/repo/files", f"{model}/repo/tree"):
             files = [self._entry(name) for name in self.files]
             request.json({"Code": 200, "Data": {"Files": files}, "Message": "success", "Success": True})
         elif request.route == f"{model}/repo" and large:

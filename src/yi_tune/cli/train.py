@@ -18,9 +18,19 @@ def train(
     name_en: Annotated[str, typer.Option(help="Its name in English.", show_default="--name")] = "",
     author_en: Annotated[str, typer.Option(help="The author in English.", show_default="--author")] = "",
     no_identity: Annotated[bool, typer.Option("--no-identity", help="Train on --data alone, without a name.")] = False,
-    data: Annotated[Many, typer.Option(metavar="FILE[:ROWS]", help="Your own rows, or a sample. Repeatable.")] = None,
+    data: Annotated[
+        Many,
+        typer.Option(
+            metavar="FILE[:ROWS]|ID[#ROWS]",
+            help="Your own rows, or a sample. An ID is a hub's dataset: OWNER/NAME, where no such file or folder is "
+            "here; [huggingface:|modelscope:]OWNER/NAME[@REVISION] in any case. Repeatable.",
+        ),
+    ] = None,
     eval_data: Annotated[
-        Many, typer.Option(metavar="FILE[:ROWS]", help="Rows to evaluate on, in place of a tenth of all. Repeatable.")
+        Many,
+        typer.Option(
+            metavar="FILE[:ROWS]|ID[#ROWS]", help="Rows to evaluate on, in place of a tenth of all. Repeatable."
+        ),
     ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="A folder whose dataset_info.json has names for --data.", show_default=False)
@@ -105,6 +115,7 @@ def train(
         device=device,
         gpus=None if gpus == "all" else int(gpus),
         nodes=Nodes(nodes, node_rank, host, int(port)) if nodes > 1 else None,
+        fresh=fresh,
         dry_run=dry_run,
     )
     if dry_run:

@@ -9,7 +9,7 @@ import re
 import shutil
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -150,6 +150,8 @@ class Dataset:
     name: str
     rows: int
     content: str | Path
+    # The commits of the hubs' datasets that the rows are of, by where these lie.
+    commits: dict[str, str | None] = field(default_factory=dict)
 
     def lines(self) -> Iterator[bytes]:
         """The rows as JSON lines."""

@@ -13,6 +13,7 @@ from statistics import median
 
 from yi_tune.config import Config
 from yi_tune.data.forms import JOINED, conversation
+from yi_tune.data.hub import Commits
 from yi_tune.data.identity import Dataset, Message, draw
 from yi_tune.data.rows import Source, find_sources
 from yi_tune.errors import YiTuneError
@@ -26,11 +27,19 @@ _TOKENIZER = "tokenizer.json"
 
 
 def prepare_own(
-    data: list[str], data_dir: Path | None, config: Config, *, skip_bad_rows: bool, name: str = "own"
+    data: list[str],
+    data_dir: Path | None,
+    config: Config,
+    *,
+    skip_bad_rows: bool,
+    name: str = "own",
+    workspace: Path = Path(),
+    pinned: Commits | None = None,
 ) -> tuple[Dataset, list[int]]:
     """The checked rows of `--data` as the dataset `name`, in a file that is deleted when the process ends, and the
     tokens of each: of very many rows those of a sample, repeated, with the longest.
 
+    A hub's datasets are fetched into the workspace first, those that are `pinned` at that commit.
     Says how many there are, and how long. Raises YiTuneError for data that is not there or cannot be trained on.
     """
     option, most = ("--eval-data" if name == "eval" else "--data"), config.get("max_samples")
@@ -39,8 +48,8 @@ def prepare_own(
     rows = 0
     bad: list[str] = []
     unused: set[str] = set()
+    sources = find_sources(data, data_dir, option, workspace, pinned)
     with err.status("Checking your rows"), (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
-        sources = find_sources(data, data_dir, option)
         for line in (line for one in sources for line in _drawn(one, _good_lines(one, bad, unused))):
             file.write(line)
             rows += 1
@@ -58,10 +67,11 @@ def prepare_own(
         err.print(f"Leaving out {len(bad):,} bad rows:{why}")
     if unused:
         err.print(f"Not trained on: {', '.join(sorted(unused))}.")
-    own = Dataset(name, rows, folder / "rows.jsonl")
+    commits = {place: commit for source in sources for place, commit in source.commits.items()}
+    own = Dataset(name, rows, folder / "rows.jsonl", commits)
     if isinstance(most, int) and 0 < most < rows:  # LLaMA-Factory would take the first, and files may be sorted
         err.print(f"max_samples: {most:,} of {rows:,} rows of {option} are used, drawn by lot.")
-        own = Dataset(name, most, b"".join(draw(most, own.lines())).decode())
+        own = Dataset(name, most, b"".join(draw(most, own.lines())).decode(), commits)
     return own, _measure(own, config)
 
 

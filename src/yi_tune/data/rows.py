@@ -5,29 +5,37 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError, model_validator
 
 from yi_tune.data.forms import ALPACA, Form
+from yi_tune.data.hub import ENDINGS, Commits, Hosted
 from yi_tune.errors import YiTuneError, did_you_mean
 
 # The place of a row, as "line 3" or "row 3", and the row or its error.
 Row = tuple[str, Any]
 # Where an entry of dataset_info.json has its rows when it has one of these keys, whatever its file_name.
-_ELSEWHERE = ("hf_hub_url", "ms_hub_url", "om_hub_url", "script_url", "cloud_file_name")
+_ELSEWHERE = ("om_hub_url", "script_url", "cloud_file_name")
+_HOSTED = re.compile(
+    r"(?:(huggingface|modelscope):)?([a-z\d][\w.-]*/[a-z\d][\w.-]*)(?:@(\S+))?", re.ASCII | re.IGNORECASE
+)
 
 
 class Entry(BaseModel):
     """What yi-tune takes of an entry of LLaMA-Factory's dataset_info.json (llamafactory/data/parser.py)."""
 
     model_config = ConfigDict(strict=True)
-    file_name: str
+    file_name: str = ""
+    hf_hub_url: str | None = None
+    ms_hub_url: str | None = None
+    subset: str | None = None
+    folder: str | None = None
     formatting: Literal["alpaca", "sharegpt", "openai"] = "alpaca"
     ranking: Literal[False] = False
-    split: Literal["train"] = "train"
+    split: str = "train"
     num_samples: PositiveInt | None = None
     columns: Form | None = None
     tags: Form | None = None
@@ -39,8 +47,16 @@ class Entry(BaseModel):
             return {**(ALPACA if self.columns is None else self.columns), "messages": None}
         return ({"messages": "conversations"} if self.columns is None else self.columns) | (self.tags or {})
 
+    @property
+    def hosted(self) -> Hosted | None:
+        """What it names on a hub; None when it names a file."""
+        hubs = self.hf_hub_url, self.ms_hub_url
+        return Hosted(*hubs, self.split, self.subset, self.folder) if any(hubs) else None
+
     @model_validator(mode="after")
     def _is_enough(self) -> Self:
+        if not self.hosted and (self.split != "train" or not self.file_name):
+            raise ValueError("split: a file has train alone" if self.file_name else "file_name: it is missing")
         needed = ["response"] if self.formatting == "alpaca" else ["messages"]
         if self.tags and self.formatting != "alpaca":
             needed += ["role_tag", "content_tag", "user_tag", "assistant_tag"]
@@ -51,42 +67,72 @@ class Entry(BaseModel):
 
 @dataclass(frozen=True)
 class Source:
-    """A file of rows, or a folder of files; how many rows are drawn (None: all are taken); and what a dataset_info.json
-    says: their form, and whether rows are drawn twice where there are too few.
+    """A file of rows, or a folder of files; how many rows are drawn (None: all are taken); what a dataset_info.json
+    says: their form, and whether rows are drawn twice where there are too few; and of a hub's dataset its files and
+    commit.
     """
 
     path: Path
     rows: int | None = None
     form: Form | None = None
     repeats: bool = False
+    files: tuple[Path, ...] = ()
+    commits: Commits = field(default_factory=dict)
 
     def read(self) -> Iterator[tuple[Path, Row]]:
         """Each row, and the file that it is in; raises as `read_rows`."""
-        inside = sorted(self.path.glob("[!.]*")) if self.path.is_dir() else [self.path]
+        inside = self.files or sorted(self.path.glob("[!.]*")) if self.path.is_dir() else [self.path]
         yield from ((file, row) for file in inside for row in read_rows(file))
 
 
-def find_sources(data: list[str], data_dir: Path | None, option: str = "--data") -> list[Source]:
-    """The files of `--data FILE`, `FILE:ROWS` or a name in the dataset_info.json of `--data-dir`; YiTuneError if there
-    are none. `option` is what the user gave them by.
+def find_sources(
+    data: list[str],
+    data_dir: Path | None,
+    option: str = "--data",
+    workspace: Path = Path(),
+    pinned: Commits | None = None,
+) -> list[Source]:
+    """The files of `--data FILE[:ROWS]`, of a name in the dataset_info.json of `--data-dir`, or of a hub's dataset,
+    `[HUB:]OWNER/NAME[@REVISION][#ROWS]`, which is fetched into the workspace, at the commit that it is `pinned` to.
+
+    Raises YiTuneError if there are none. `option` is what the user gave them by.
     """
     info = _dataset_info(data_dir) if data_dir else {}
+
+    def fetched(hosted: Hosted, rows: int | None, form: Form | None = None, *, repeats: bool = False) -> Source:
+        files, commits = hosted.fetch(workspace, pinned or {})
+        return Source(Path(*commits), rows, form, repeats, tuple(files), commits)
+
     sources = []
     for text in data:
         name, rows = text, None
-        if (match := re.fullmatch(r"(.+):([1-9]\d*)", text)) and text not in info and not Path(text).exists():
+        if (match := re.fullmatch(r"(.+)[:#]([1-9]\d*)", text)) and text not in info and not Path(text).exists():
             name, rows = match[1], int(match[2])
         if data_dir and name in info:
-            sources.append(_listed_source(name, info[name], data_dir, rows))
+            entry = _entry(name, info[name], data_dir)
+            drawn, repeats = rows or entry.num_samples, rows is None
+            if entry.hosted:
+                sources.append(fetched(entry.hosted, drawn, entry.form, repeats=repeats))
+            else:
+                sources.append(Source(data_dir / entry.file_name, drawn, entry.form, repeats))
         elif Path(name).is_file():
             sources.append(Source(Path(name), rows))
         elif Path(name).is_dir():
             raise YiTuneError(f"{option} {name} is a folder.", f"Name each of its files, with its own {option}.")
+        elif (hosted := _HOSTED.fullmatch(name)) and (hosted[1] or not _is_path(name)):
+            hub, repository, revision = hosted.groups()
+            huggingface, modelscope = (None if hub == other else repository for other in ("modelscope", "huggingface"))
+            sources.append(fetched(Hosted(huggingface, modelscope, revision=revision), rows))
         else:
             also = f", and not in {data_dir}'s dataset_info.json" if data_dir else ""
-            usual = "Name a file by its path from the current folder."
+            usual = "Name a file by its path from the current folder, a hub's dataset as huggingface:OWNER/NAME."
             raise YiTuneError(f"{option} {name}: no such file{also}.", did_you_mean(name, sorted(info)) or usual)
     return sources
+
+
+def _is_path(name: str) -> bool:
+    """Whether what is no file was meant to be one, and not a hub's dataset."""
+    return name.lower().endswith(ENDINGS) or Path(name).parent.is_dir()
 
 
 def _dataset_info(folder: Path) -> dict[str, Any]:
@@ -98,24 +144,25 @@ def _dataset_info(folder: Path) -> dict[str, Any]:
         raise YiTuneError(message, "--data-dir names the folder that holds it, in LLaMA-Factory's format.") from None
 
 
-def _listed_source(name: str, content: dict[str, Any], folder: Path, rows: int | None) -> Source:
-    """A dataset as LLaMA-Factory's dataset_info.json describes it."""
+def _entry(name: str, content: dict[str, Any], folder: Path) -> Entry:
+    """A dataset as LLaMA-Factory's dataset_info.json describes it. Raises YiTuneError for one that is not to be had."""
     try:
         entry = Entry(**content)
-        wrong = "" if (folder / entry.file_name).exists() else f"file_name: {entry.file_name!r} is not in {folder}"
+        here = entry.hosted or (folder / entry.file_name).exists()
+        wrong = "" if here else f"file_name: {entry.file_name!r} is not in {folder}"
     except ValidationError as error:
-        first = error.errors()[0]
+        entry, first = None, error.errors()[0]
         wrong = ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
-    if elsewhere := [key for key in _ELSEWHERE if key in content]:
-        wrong = f"{elsewhere[0]}: yi-tune takes files on this machine"
-    if wrong:
+    if not (entry and entry.hosted) and (elsewhere := [key for key in _ELSEWHERE if key in content]):
+        wrong = f"{elsewhere[0]}: yi-tune takes files, and datasets of Hugging Face and ModelScope"
+    if wrong or entry is None:
         raise YiTuneError(f"The dataset {name!r} cannot be trained on: {wrong}.", f"Mend {folder}/dataset_info.json.")
-    return Source(folder / entry.file_name, rows or entry.num_samples, entry.form, repeats=rows is None)
+    return entry
 
 
 def read_rows(path: Path) -> Iterator[Row]:
     """The rows of a file, one at a time, with a YiTuneError in place of a broken one; raises one for a broken file."""
-    readers = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".parquet": _parquet}
+    readers = dict(zip(ENDINGS, (_jsonl, _json, _csv, _parquet), strict=True))
     ending = path.suffix.lower()
     if ending not in readers:
         raise YiTuneError(f"{path} is none of {', '.join(readers)}.", "Save it as one of them, CSV for example.")

@@ -29,16 +29,17 @@ class HubError(YiTuneError):
 
 
 class _Repository:
-    """A repository on a hub, at a revision (None: the hub's default).
+    """A repository of a `kind`, "model" or "dataset", on a hub, at a revision (None: the hub's default).
 
     `variable` is the environment variable that names a mirror, `login` tells how to show the hub a token.
     """
 
     name = title = variable = login = ""
 
-    def __init__(self, repository: str, revision: str | None) -> None:
-        self.origin = Origin(self.name, repository, revision, None)
-        self.wanted = repository if revision is None else f"{repository} at revision {revision!r}"
+    def __init__(self, repository: str, revision: str | None, kind: str = "model") -> None:
+        self.origin, self.kind = Origin(self.name, repository, revision, None), kind
+        named = repository if kind == "model" else f"{kind} {repository}"
+        self.wanted = named if revision is None else f"{named} at revision {revision!r}"
 
 
 class HuggingFace(_Repository):
@@ -71,7 +72,8 @@ class HuggingFace(_Repository):
 
         # With a time limit: snapshot_download waits for ever on a hub that accepts a connection and never answers.
         api, repository, revision = HfApi(self.endpoint), self.origin.repository, self.origin.revision
-        info = api.model_info(repository, revision=revision, files_metadata=True, timeout=PATIENCE)
+        ask = api.dataset_info if self.kind == "dataset" else api.model_info
+        info = ask(repository, revision=revision, files_metadata=True, timeout=PATIENCE)
         files = {}
         for file in info.siblings or []:
             checksum = file.lfs.sha256 if file.lfs else file.blob_id and f"git {file.blob_id}"
@@ -83,7 +85,9 @@ class HuggingFace(_Repository):
         from huggingface_hub import hf_hub_url
         from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-        return hf_hub_url(self.origin.repository, name, revision=commit, endpoint=self.endpoint), build_hf_headers()
+        repository, kind = self.origin.repository, self.kind
+        url = hf_hub_url(repository, name, repo_type=kind, revision=commit, endpoint=self.endpoint)
+        return url, build_hf_headers()
 
     def token(self) -> str | None:
         """The user's token, if there is one."""
@@ -139,7 +143,7 @@ class ModelScope(_Repository):
         from modelscope_hub import HubApi
 
         repository, revision = self.origin.repository, self.origin.revision or "master"
-        listed: list[dict[str, Any]] = HubApi().legacy.list_repo_files(repository, "model", revision=revision)
+        listed: list[dict[str, Any]] = HubApi().legacy.list_repo_files(repository, self.kind, revision=revision)
         entries = [entry for entry in listed if entry.get("Type") != "tree"]
         # The list tells each file's last commit; the newest of them is where the branch stands.
         newest = max(entries, key=lambda entry: entry.get("CommittedDate") or 0).get("Revision")
@@ -156,7 +160,7 @@ class ModelScope(_Repository):
             headers |= {"Authorization": f"Bearer {client.token}", "Cookie": f"m_session_id={client.token}"}
         # By branch: it is not documented that a file can be asked for by its commit.
         revision = self.origin.revision or "master"
-        return client.get_download_url(self.origin.repository, "model", name, revision), headers
+        return client.get_download_url(self.origin.repository, self.kind, name, revision), headers
 
     def token(self) -> str | None:
         from modelscope_hub import HubApi
@@ -202,7 +206,7 @@ def explain(hub: Hub, error: Exception, what: str) -> HubError:
     told = {
         None: unreached,
         407: unreached,  # the proxy's own: it wants a login
-        401: (f"it wants a login for {what}, or does not know this token, or has no such model.", hub.login),
+        401: (f"it wants a login for {what}, or does not know this token, or has no such {hub.kind}.", hub.login),
         403: (f"{what} is gated, or private: this account has no access.", f"Ask for it on its page. {hub.login}"),
         404: (f"there is no {what}.", "Look for the exact id and revision on the hub's page."),
         429: ("it says too many requests (HTTP 429).", f"Wait some minutes, or log in. {hub.login}"),
@@ -212,11 +216,10 @@ def explain(hub: Hub, error: Exception, what: str) -> HubError:
     return HubError(*told.get(status, failed))
 
 
-def hubs_of(model: Model, revision: str | None) -> list[Hub]:
-    """A model's repositories, in the order to ask: a hub whose variable points elsewhere is the one that is meant."""
-    if model.huggingface is None or model.modelscope is None:
-        return []
-    hubs: list[Hub] = [HuggingFace(model.huggingface, revision), ModelScope(model.modelscope, revision)]
+def hubs_of(model: Model, revision: str | None, kind: str = "model") -> list[Hub]:
+    """Its repositories, in the order to ask: a hub whose variable points elsewhere is the one that is meant."""
+    hubs: list[Hub] = [HuggingFace(model.huggingface, revision, kind)] if model.huggingface else []
+    hubs += [ModelScope(model.modelscope, revision, kind)] if model.modelscope else []
     if not os.environ.get("HF_ENDPOINT") and any(map(os.environ.get, ("MODELSCOPE_ENDPOINT", "MODELSCOPE_DOMAIN"))):
         hubs.reverse()
     return hubs

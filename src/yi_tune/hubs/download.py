@@ -7,10 +7,11 @@ It is fetched into `models/NAME.part/`, verified, given its record (download.jso
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -32,6 +33,8 @@ from yi_tune.models import (
 )
 from yi_tune.output import engine_output_to, log_folder
 
+T = TypeVar("T")
+
 
 def download(
     local: LocalModel, source: str, console: Console, *, revision: str | None = None, verify: bool = False
@@ -44,7 +47,7 @@ def download(
     check_path(local.path)
     if local.model.huggingface is None:  # nano, or a folder of the user's own
         return check_model(local)
-    with _at_work(local, console) as terminal:
+    with at_work(local.path, console) as terminal:
         origin = read_origin(local.path)
         if local.path.exists() and not local.owns(origin):
             raise YiTuneError(
@@ -58,13 +61,30 @@ def download(
         elif _link(local, revision, terminal):
             return None
         hubs = hubs_of(local.model, revision)
-        return from_hubs(local, [hub for hub in hubs if source in ("auto", hub.name)], terminal)
+
+        def fetch(hub: Hub) -> None:
+            _finish(local, bring(hub, local.path, terminal, choose, check), terminal)
+
+        def choose(names: list[str], get: Callable[[str], Path]) -> list[str]:
+            needed = needed_files(names, local.model.name)
+            # Before the weights are fetched.
+            check_architecture(get("config.json").parent, local.model.name, "Choose another model.")
+            return needed
+
+        def check(part: Path) -> None:
+            try:
+                check_model(LocalModel(Model(local.model.name, local.model.folder), part))
+            except YiTuneError as error:
+                raise HubError(f"what it has there is no whole model. {error.message}") from error
+
+        wanted = [hub for hub in hubs if source in ("auto", hub.name)]
+        return from_hubs(local.model.name, wanted, fetch, local.path.parent, terminal)
 
 
 def use_cached(local: LocalModel, console: Console) -> None:
     """For a command that only needs the model: link to a copy in a hub's cache if the model is not here."""
     if not local.path.exists() and cached(local.model):
-        with _at_work(local, console) as terminal:
+        with at_work(local.path, console) as terminal:
             if not local.path.exists():  # another process may have made it meanwhile
                 _link(local, None, terminal)
 
@@ -113,10 +133,10 @@ def _is_right(folder: Path, origin: Origin, console: Console) -> bool:
 
 
 @contextmanager
-def _at_work(local: LocalModel, console: Console) -> Iterator[Console]:
-    """One process at a time works on a model; the others wait, and then find it there."""
-    lock = local.path.with_name(f".{local.path.name}.lock")
-    busy = f"Another process is fetching {local.path.name}."
+def at_work(folder: Path, console: Console) -> Iterator[Console]:
+    """One process at a time works on what comes into a folder; the others wait, and then find it there."""
+    lock = folder.with_name(f".{folder.name}.lock")
+    busy = f"Another process is fetching {folder.name}."
     if is_held(lock):
         console.print(f"{busy} Waiting for it.")
     with hold(lock, YiTuneError(busy), patience=-1), engine_output_to(log_folder() / "download.log") as terminal:
@@ -127,61 +147,78 @@ def _part(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.part")
 
 
-def from_hubs(local: LocalModel, hubs: list[Hub], console: Console) -> None:
-    """Fetch it from the first hub that gives all of it. Raises YiTuneError when none does, or none can be asked."""
+def from_hubs(name: str, hubs: list[Hub], fetch: Callable[[Hub], T], folder: Path, console: Console) -> T:
+    """Fetch `name` from the first hub that gives all of it, onto the disk of `folder`. Raises YiTuneError when none
+    does, or none can be asked.
+    """
     failures: dict[str, HubError] = {}
     for hub in hubs:
         check_way(hub)
     for hub in hubs:
         try:
-            return _finish(local, _from_hub(hub, local, console), console)
+            return fetch(hub)
         except HubError as error:
             failures[hub.title] = error
             if hub is not hubs[-1]:
                 console.print(f"{hub.title} did not give it: {error.message}")
         except OSError as error:
-            raise (disk_full(error, local.path.parent) or error) from error.__cause__
+            raise (disk_full(error, folder) or error) from error.__cause__
     reasons = " ".join(f"{title}: {error.message}" for title, error in failures.items())
     hints = [error.hint for error in failures.values() if error.hint]
-    raise YiTuneError(f"{local.model.name} could not be downloaded. {reasons}", "\n".join(dict.fromkeys(hints)))
+    raise YiTuneError(f"{name} could not be downloaded. {reasons}", "\n".join(dict.fromkeys(hints)))
 
 
-def _from_hub(hub: Hub, local: LocalModel, console: Console) -> Origin:
-    """Bring the `.part` folder to where it holds the model and nothing else; returns its record."""
+def bring(
+    hub: Hub,
+    folder: Path,
+    console: Console,
+    choose: Callable[[list[str], Callable[[str], Path]], list[str]],
+    check: Callable[[Path], None] = lambda _: None,
+) -> Origin:
+    """Bring the `.part` of a folder to where it holds what is wanted of the repository and nothing else; returns its
+    record. `choose` is given the names of all files and a way to get one, and says which are wanted.
+    """
     console.print(f"Asking {hub.title} for {hub.wanted} ...")
     try:
         listing = hub.listing()
     except Exception as error:
         raise explain(hub, error, hub.wanted) from error
-    part, files = _part(local.path), {name: listing.files[name] for name in needed_files(listing.files, hub.wanted)}
-    if local.path.exists() and not part.exists():
+    part = _part(folder)
+    if folder.exists() and not part.exists():
         # Incomplete, or at another revision. What is right in it is not fetched again, and until then it stays usable.
-        shutil.copytree(local.path, part, symlinks=True, copy_function=os.link)
-    part.mkdir(exist_ok=True)
+        shutil.copytree(folder, part, symlinks=True, copy_function=os.link)
+    part.mkdir(parents=True, exist_ok=True)
+    fetcher = Fetcher(hub, listing.commit, part, console)
+    got: dict[str, FileOrigin] = {}
+
+    def get(name: str) -> Path:
+        got[name] = fetcher.fetch(name, listing.files[name])
+        return part / name
+
+    files = {name: listing.files[name] for name in choose(list(listing.files), get)} | got
     total = sum(file.size for file in files.values())
     check_room(part.parent, total - size_of(part))
-    console.print(f"Downloading {len(files)} files, {decimal(total)}, to {local.path}")
-    fetcher = Fetcher(hub, listing.commit, part, console)
-    fetcher.fetch("config.json", files["config.json"])
-    check_architecture(part, hub.wanted, "Choose another model.")  # before the weights are fetched
-    files = fetcher.fetch_all(files)
-    for path in part.iterdir():
-        if path.name not in files and not path.is_dir():
+    console.print(f"Downloading {len(files)} files, {decimal(total)}, to {folder}")
+    fetched = fetcher.fetch_all(files)
+    for path in part.rglob("*"):
+        if path.relative_to(part).as_posix() not in files and not path.is_dir():
             path.unlink()
-    try:
-        check_model(LocalModel(Model(local.model.name, local.model.folder), part))
-    except YiTuneError as error:
-        raise HubError(f"what it has there is no whole model. {error.message}") from error
-    return replace(listing, files=files)
+    check(part)
+    return replace(listing, files={name: fetched[name] for name in files})
 
 
 def _finish(local: LocalModel, origin: Origin, console: Console) -> None:
-    """Correct the tokenizer in `.part`, write the record, and put the folder in its place: there it is a model."""
+    """Correct the tokenizer in `.part`, and finish it: there it is a model."""
     part = _part(local.path)
     if (part / "tokenizer.model").is_file():
         console.print("Looking at the tokenizer ...")
         from yi_tune.engine.tokenizer import correct_tokenizer
 
         origin = correct_tokenizer(part, origin, console)
-    origin.write(part)
-    put_in_place(part, local.path)
+    finish(origin, local.path)
+
+
+def finish(origin: Origin, folder: Path) -> None:
+    """Write the record in a folder's `.part`, and put that in its place."""
+    origin.write(_part(folder))
+    put_in_place(_part(folder), folder)

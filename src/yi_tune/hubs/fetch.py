@@ -48,7 +48,7 @@ class Fetcher:
                     if not self._console.is_terminal:
                         size = size_of(self._folder)
                         self._console.print(f"{jobs[job]} is here: {decimal(size)} of {decimal(total)}")
-        except Exception:
+        except BaseException:
             self._stop.set()
             pool.shutdown(cancel_futures=True)
             raise
@@ -60,6 +60,7 @@ class Fetcher:
         Raises HubError when it comes wrong twice or not at all, OSError when it cannot be written.
         """
         path, part = self._folder / name, self._folder / f"{name}.incomplete"
+        path.parent.mkdir(parents=True, exist_ok=True)
         if digest := right(path, file):
             return FileOrigin(file.size, digest)
         path.unlink(missing_ok=True)
@@ -120,9 +121,9 @@ def right(path: Path, file: FileOrigin) -> str:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes of the files in `folder`, one of which may just get another name."""
+    """Bytes of the files in `folder` and below, one of which may just get another name."""
     total = 0
-    for path in folder.iterdir():
+    for path in folder.rglob("*"):
         with suppress(FileNotFoundError):
-            total += path.stat().st_size
+            total += 0 if path.is_dir() else path.stat().st_size
     return total

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,7 @@ class TrainPlan:
             "identity": vars(self.identity) if self.identity else {},
             # The name of a file tells its content.
             "data": {dataset.name: dataset.file_name for dataset in self.datasets},
+            "commits": {place: commit for dataset in self.datasets for place, commit in dataset.commits.items()},
             "replay": self.replay,
             "gpus": self.fit.hardware.total,
             "config": self.config,
@@ -113,6 +115,7 @@ def plan(
     device: str = "auto",
     gpus: int | None = 1,
     nodes: Nodes | None = None,
+    fresh: bool = False,
     dry_run: bool = False,
 ) -> TrainPlan:
     """Decide all of a run by the options of `yi-tune train`, render its dataset and check the user's own.
@@ -161,13 +164,23 @@ def plan(
     except YiTuneError as error:
         _refuse(error, dry_run)
     own_lengths: list[int] = []
+    # A run that goes on takes the hubs' datasets at the commits that it began with.
+    begun = not fresh and (target.folder / "run.json").is_file()
+    prepare = partial(
+        prepare_own,
+        data_dir=data_dir,
+        config=wanted,
+        skip_bad_rows=skip_bad_rows,
+        workspace=workspace,
+        pinned=target.record.get("commits") if begun else None,
+    )
     if data:
-        own, own_lengths = prepare_own(data, data_dir, wanted, skip_bad_rows=skip_bad_rows)
+        own, own_lengths = prepare(data)
         datasets.append(own)
     if not datasets:
         raise YiTuneError("--no-identity leaves nothing to train on.", "Name your own data: --data FILE")
     if eval_data:
-        evaluated, eval_lengths = prepare_own(eval_data, data_dir, wanted, skip_bad_rows=skip_bad_rows, name=EVAL)
+        evaluated, eval_lengths = prepare(eval_data, name=EVAL)
         datasets.append(evaluated)
         own_lengths = [*own_lengths, max(eval_lengths)]
     with err.status("Counting tokens"):
