@@ -1,7 +1,6 @@
 """Datasets of a hub: the files of one split come to `datasets/` in the workspace, and stay at their commit."""
 
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,7 @@ from urllib.parse import quote
 
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.hubs import Hub, HuggingFace, hubs_of
-from yi_tune.hubs.download import at_work, bring, finish, from_hubs
+from yi_tune.hubs.download import Get, at_work, bring, finish, from_hubs
 from yi_tune.models import Model, Origin, read_origin
 from yi_tune.output import err
 
@@ -79,7 +78,7 @@ class Hosted:
         last = ",".join(f"{key}={quote(value, safe='')}" for key, value in chosen.items() if value)
         return f"datasets/{hub.name}/{hub.origin.repository}/{last}"
 
-    def _files(self, name: str, names: list[str], get: Callable[[str], Path]) -> list[str]:
+    def _files(self, name: str, names: list[str], get: Get) -> list[str]:
         """Those of the files of the repository `name` that make the split, as `datasets` tells by their names and the
         repository's own words. It is shown empty files of these names.
         """

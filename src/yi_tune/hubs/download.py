@@ -34,6 +34,8 @@ from yi_tune.models import (
 from yi_tune.output import engine_output_to, log_folder
 
 T = TypeVar("T")
+# Fetches a file of a repository, and says where it lies.
+Get = Callable[[str], Path]
 
 
 def download(
@@ -63,13 +65,13 @@ def download(
         hubs = hubs_of(local.model, revision)
 
         def fetch(hub: Hub) -> None:
-            _finish(local, bring(hub, local.path, terminal, choose, check), terminal)
+            _finish(local, bring(hub, local.path, terminal, choose, first, check), terminal)
 
-        def choose(names: list[str], get: Callable[[str], Path]) -> list[str]:
-            needed = needed_files(names, local.model.name)
-            # Before the weights are fetched.
+        def choose(names: list[str], _: Get) -> list[str]:
+            return needed_files(names, local.model.name)
+
+        def first(get: Get) -> None:  # before the weights are fetched
             check_architecture(get("config.json").parent, local.model.name, "Choose another model.")
-            return needed
 
         def check(part: Path) -> None:
             try:
@@ -172,11 +174,13 @@ def bring(
     hub: Hub,
     folder: Path,
     console: Console,
-    choose: Callable[[list[str], Callable[[str], Path]], list[str]],
+    choose: Callable[[list[str], Get], list[str]],
+    first: Callable[[Get], None] = lambda _: None,
     check: Callable[[Path], None] = lambda _: None,
 ) -> Origin:
     """Bring the `.part` of a folder to where it holds what is wanted of the repository and nothing else; returns its
-    record. `choose` is given the names of all files and a way to get one, and says which are wanted.
+    record. `choose` is given the names of all files, and says which are wanted; `first` looks at some when there is
+    room for all, and `check` at all. Each may raise YiTuneError.
     """
     console.print(f"Asking {hub.title} for {hub.wanted} ...")
     try:
@@ -199,6 +203,7 @@ def bring(
     total = sum(file.size for file in files.values())
     check_room(part.parent, total - size_of(part))
     console.print(f"Downloading {len(files)} files, {decimal(total)}, to {folder}")
+    first(get)
     fetched = fetcher.fetch_all(files)
     for path in part.rglob("*"):
         if path.relative_to(part).as_posix() not in files and not path.is_dir():
