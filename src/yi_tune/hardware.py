@@ -135,7 +135,7 @@ def _several(wanted: int | None, listed: str | None) -> Hardware:
     if len({gpu for _, gpu, _ in used}) > 1:
         raise YiTuneError(
             f"The GPUs differ: {', '.join(f'{name} is a {gpu}' for _, gpu, name in used)}.",
-            "All would wait for the slowest. Name GPUs that are alike: CUDA_VISIBLE_DEVICES=0,1 yi-tune train --gpus 2",
+            "All would wait for the slowest. Name GPUs that are alike: CUDA_VISIBLE_DEVICES=0,1 yi-tune ... --gpus 2",
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = used[0][2]
     found = detect()

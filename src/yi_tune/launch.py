@@ -1,20 +1,28 @@
-"""Training in several processes: torchrun starts them (engine/worker.py), and this one, their parent, watches."""
+"""Work in several processes: torchrun starts them (engine/worker.py), and this one, their parent, watches."""
 
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from select import select
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from yi_tune.config import Config
+from yi_tune.errors import YiTuneError
+from yi_tune.hardware import Hardware
 from yi_tune.plan.plan import TrainPlan
 from yi_tune.progress import Progress
-from yi_tune.runs import OUTCOME
+from yi_tune.runs import ASKED, OUTCOME
+
+# By address: not every machine finds itself by its name.
+_ALONE = ["--standalone", "--local-addr=127.0.0.1"]
 
 
 class WorkerLostError(Exception):
@@ -29,23 +37,46 @@ def train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> No
     """
     from yi_tune.engine.trainer import OutOfMemoryError
 
-    run, hardware, nodes = planned.run, planned.fit.hardware, planned.nodes
-    outcome = run.folder / OUTCOME
-    outcome.unlink(missing_ok=True)
-    # By address: not every machine finds itself by its name.
-    together = ["--standalone", "--local-addr=127.0.0.1"]
+    folder, nodes = planned.run.folder, planned.nodes
+    log = folder / "trainer_log.jsonl"
+    log.unlink(missing_ok=True)  # LLaMA-Factory would, but later
+    together = _ALONE
     if nodes:
         together = [f"--nnodes={nodes.count}", f"--node-rank={nodes.rank}"]
         together += [f"--master-addr={nodes.host}", f"--master-port={nodes.port}"]
+    start = [str(folder), *([checkpoint.name] if checkpoint else [])]
+    ended = _work(planned.fit.hardware, together, start, _Log(log, progress).show)
+    if ended["kind"] == "memory":
+        raise OutOfMemoryError(ended["message"])
+
+
+def ask(hardware: Hardware, config: Config, function: str, *arguments: Any) -> Any:
+    """What the `function` of engine/divergence.py returns for the model that `config` (a chat.yaml) loads and these
+    arguments, from all GPUs together. Raises KeyboardInterrupt, YiTuneError for a lost worker, and as `train` does.
+    """
+    with TemporaryDirectory() as folder:
+        Path(folder, ASKED).write_bytes(pickle.dumps((config, function, arguments)))
+        try:
+            return _work(hardware, _ALONE, [folder], lambda: None)["answer"]
+        except WorkerLostError:
+            raise YiTuneError(
+                f"One of {hardware.count} workers was lost.",
+                "Was it killed, for the memory that it took? Did a GPU fail (dmesg)? Type the same command again.",
+            ) from None
+
+
+def _work(hardware: Hardware, together: list[str], arguments: list[str], show: Callable[[], None]) -> dict[str, Any]:
+    """Start workers with these arguments, of which the first is their folder, and `show` until they have ended; returns
+    what they leave of how they did. Raises as `train` does, but for the memory.
+    """
+    outcome = Path(arguments[0], OUTCOME)
+    outcome.unlink(missing_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", *together, f"--nproc-per-node={hardware.count}"]
-    command += ["-m", "yi_tune.engine.worker", str(run.folder), *([checkpoint.name] if checkpoint else [])]
+    command += ["-m", "yi_tune.engine.worker", *arguments]
     # Without PYTHONSAFEPATH the user's current folder would come before all packages.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     if hardware.visible:
         environment["CUDA_VISIBLE_DEVICES"] = hardware.visible
-    log = run.folder / "trainer_log.jsonl"
-    log.unlink(missing_ok=True)  # LLaMA-Factory would, but later
-    follow = _Log(log, progress)
     ours, theirs = socket.socketpair()
     with _asked() as asked, ours:
         with theirs:
@@ -54,7 +85,7 @@ def train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> No
             torchrun = subprocess.Popen(command, stdin=theirs.fileno(), env=environment, start_new_session=True)  # noqa: S603
         told = 0
         while not select([ours], [], [], 0.2)[0]:
-            follow.show()
+            show()
             if len(asked) > told or torchrun.poll() is not None:
                 if len(asked) > 1:
                     torchrun.terminate()
@@ -62,16 +93,15 @@ def train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> No
                     ours.shutdown(socket.SHUT_WR)
                 told = max(1, len(asked))
     status = torchrun.wait()
-    follow.show()
+    show()
     ended: dict[str, Any] = json.loads(outcome.read_text(encoding="utf-8")) if outcome.exists() else {"kind": None}
     if ended["kind"] == "error":
         raise type(ended["type"], (RuntimeError,), {})(ended["message"])
     if asked or ended["kind"] == "stopped":
         raise KeyboardInterrupt
-    if ended["kind"] == "memory":
-        raise OutOfMemoryError(ended["message"])
-    if status:
+    if status and ended["kind"] is None:
         raise WorkerLostError
+    return ended
 
 
 @contextmanager

@@ -1,14 +1,19 @@
 """From a run, or a model, to an assistant that answers."""
 
 import gc
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.filesize import decimal
 
+from yi_tune import launch
 from yi_tune.config import Config, find_config, read_config
+from yi_tune.data.heldout import Score
+from yi_tune.data.identity import Identity
 from yi_tune.errors import YiTuneError, is_out_of_memory
-from yi_tune.hardware import detect
+from yi_tune.hardware import Hardware, detect
 from yi_tune.hubs.download import use_cached
 from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_model
 from yi_tune.output import err
@@ -18,6 +23,8 @@ from yi_tune.runs import Run, all_runs, find_run
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
+
+_Made = TypeVar("_Made")
 
 
 def find(workspace: Path, run: str | None, model: str | None) -> Run:
@@ -72,27 +79,51 @@ def load_run(run: Run) -> "Assistant":
 
 
 def load(config: Config) -> "Assistant":
-    """Load a model as `config` says, or as this machine can: in a type that it computes in, and in 4 bits where memory
-    does not hold 16. A line says so, and one tells of a large model without a GPU. Raises YiTuneError, with the log,
-    when that fails.
+    """Load a model as `config` says, or as this machine can. Raises YiTuneError, with the log, when that fails."""
+    return _as_it_fits(config, detect(), _load)
+
+
+def check(run: Run, identity: Identity | None, hardware: Hardware) -> tuple[Score, dict[str, Any]]:
+    """What engine.divergence.check measures of a run, on all GPUs of `hardware`. Raises YiTuneError as `load` does."""
+
+    def at_work(where: str) -> AbstractContextManager[object]:
+        return engine_at_work("check.log", f"Asking base and tuned model{where}", "The check failed")
+
+    def in_workers(config: Config) -> tuple[Score, dict[str, Any]]:
+        with at_work(f" in {hardware.count} workers"):
+            scored, general = launch.ask(hardware, config, "check", identity)
+            return scored, general
+
+    if hardware.count > 1:
+        return _as_it_fits(run_config(run), hardware, in_workers)
+    assistant = _as_it_fits(run_config(run), hardware, _load)
+    with at_work(""):
+        from yi_tune.engine import divergence
+
+        return divergence.check(assistant, identity)
+
+
+def _as_it_fits(config: Config, hardware: Hardware, load: Callable[[Config], _Made]) -> _Made:
+    """What `load` makes of `config`, in a type that this machine computes in, and in 4 bits where memory does not hold
+    16. A line says so, and one tells of a large model without a GPU.
     """
-    local, hardware = find_model(config["model_name_or_path"], Path()), detect()
+    local = find_model(config["model_name_or_path"], Path())
     if hardware.gpu is None and local.needs_gpu:
         err.print(f"Note: torch sees no CUDA GPU, and on the CPU {local.path.name} answers slowly.")
     if config.get("infer_dtype") not in hardware.dtypes:
         config = config | {"infer_dtype": hardware.dtypes[0]}
     if "quantization_bit" in config:
-        return _load(config)
+        return load(config)
     note = f"Note: {decimal(hardware.free)} of free memory do not hold {local.path.name} in 16 bits. It answers in 4."
     if not (local.shape and "quantization_bit" in answering(local.shape, hardware, bits=4)):
         try:
-            return _load(config)
+            return load(config)
         except YiTuneError as error:
             if not (error.__cause__ and is_out_of_memory(error.__cause__)):
                 raise
         gc.collect()  # the error is gone, but what it held refers to itself in circles
     err.print(note)
-    return _load(config | {"quantization_bit": 4})
+    return load(config | {"quantization_bit": 4})
 
 
 def _load(config: Config) -> "Assistant":

@@ -22,8 +22,8 @@ _REQUIRED = ("model", "model_path", "identity", "data", "config")
 _OLD: dict[str, Any] = {"weights": "", "from_run": None, "replay": 0, "gpus": 1, "created": None, "versions": {}}
 # Where the Trainer's state has the number of processes that wrote a checkpoint: a name that no callback has.
 RANKS = "ranks"
-# The file in which the first of several processes that ends before its time says why.
-OUTCOME = "outcome.json"
+# Files of several processes: how they ended, by the first that tells, and what they are asked, where they do not train.
+OUTCOME, ASKED = "outcome.json", "asked.pickle"
 # The files of a checkpoint that the Trainer needs to go on as if nothing had happened, in the order in which it writes
 # them. A header (safetensors), or the directory at the end (torch writes zip files), shows that a file was cut short.
 _NEEDED: dict[str, Callable[[Path], object]] = {

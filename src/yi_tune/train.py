@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from yi_tune import launch
 from yi_tune.config import Config
 from yi_tune.data.general import REPLAY, replay_dataset, replay_prompts
 from yi_tune.data.heldout import Score, one_of_each, questions, score
@@ -100,11 +101,15 @@ def _replay(planned: TrainPlan, progress: Progress) -> tuple[Dataset, dict[str, 
     kept = planned.run.folder / REPLAY
     if not kept.exists():
         progress.stage(f"Asking the base model {planned.replay} general prompts")
-        from yi_tune.engine.divergence import ask_base
-
-        cutoff_len = planned.config.get("cutoff_len", 2048)  # LLaMA-Factory's own default
         base = {key: value for key, value in planned.chat_config.items() if key != "adapter_name_or_path"}
-        write_whole(kept, to_jsonl(ask_base(base, replay_prompts(planned.replay), cutoff_len)))
+        asked = replay_prompts(planned.replay), planned.config.get("cutoff_len", 2048)  # LLaMA-Factory's own default
+        if planned.fit.hardware.count > 1:
+            said = launch.ask(planned.fit.hardware, base, "base_answers", *asked)
+        else:
+            from yi_tune.engine.divergence import ask_base
+
+            said = ask_base(base, *asked)
+        write_whole(kept, to_jsonl(said))
     answers = read_jsonl(kept)
     identity = next((dataset for dataset in planned.datasets if dataset.name == "identity"), None)
     most = planned.config.get("max_samples")
@@ -121,8 +126,6 @@ def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: P
     as there are smaller steps. The run folder is told of each change. After the loss of a worker, training goes on from
     there too, unless that is where the last one was lost. Raises as engine.trainer.train does.
     """
-    from yi_tune import launch
-
     hardware, folder, lost = planned.fit.hardware, planned.run.folder, None
     while True:
         if planned.nodes:

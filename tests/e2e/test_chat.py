@@ -285,4 +285,4 @@ def test_memory_that_runs_out_makes_smaller_batches(assistant: "Assistant", monk
 
     monkeypatch.setattr(replies, "left_padded", short_of_memory)
     assert assistant.reply_all(questions) == expected
-    assert sizes == [7, 3, 3, 1]
+    assert sizes == [7, 3, 4, 2, 2]

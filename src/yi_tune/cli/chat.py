@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from yi_tune.cli.runs import ModelOption, RunOption, WorkspaceOption
+from yi_tune.cli.runs import DeviceOption, GpusOption, ModelOption, RunOption, WorkspaceOption, count_gpus
 from yi_tune.errors import YiTuneError
 
 
@@ -93,6 +93,8 @@ def check(
     exported: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Ask an exported model instead, as other programs would.")
     ] = None,
+    device: DeviceOption = "auto",
+    gpus: GpusOption = "1",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, with every answer.")] = False,
     workspace: WorkspaceOption = Path(),
 ) -> None:
@@ -101,17 +103,19 @@ def check(
     yi-tune check --min-recall 0.95
     """
     from yi_tune import loading
-    from yi_tune.data.general import check_prompts
-    from yi_tune.data.heldout import lowest_recall, questions, score
+    from yi_tune.data.heldout import lowest_recall
     from yi_tune.data.identity import Identity
     from yi_tune.export import check_exported
+    from yi_tune.hardware import detect
     from yi_tune.output import err, out, percent
     from yi_tune.report import general_summary, print_advice, print_score
 
     content: dict[str, Any]
+    count = count_gpus(gpus, device)
     if exported is not None:
-        if run_name or model:
-            raise typer.BadParameter("leave --run and --model out: it says itself who it is.", param_hint="--exported")
+        if run_name or model or (device, count) != ("auto", 1):
+            said = "leave --run, --model, --device and --gpus out: it says itself who it is, and answers on one device."
+            raise typer.BadParameter(said, param_hint="--exported")
         scored = check_exported(exported.absolute())
         of_both = ("base_recall", "kept", "kinds")
         content = {"exported": str(exported.absolute())} | {key: scored[key] for key in scored if key not in of_both}
@@ -124,11 +128,7 @@ def check(
                 "Drop --min-recall.",
             )
         identity = Identity(**recorded) if recorded else None
-        assistant = loading.load_run(run)
-        from yi_tune.engine.divergence import measure_forgetting
-
-        scored = score(questions(), identity, assistant.base_reply_all, assistant.reply_all)
-        general = measure_forgetting(assistant, check_prompts(), identity)
+        scored, general = loading.check(run, identity, detect(cpu_only=device == "cpu", gpus=count))
         content = {"run": str(run.folder), **scored, "general": general}
     if as_json:
         print(json.dumps(content, ensure_ascii=False))

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,6 +14,10 @@ WorkspaceOption = Annotated[
 ]
 RunOption = Annotated[str | None, typer.Option("--run", help="The run's name.", show_default="newest finished")]
 ModelOption = Annotated[str | None, typer.Option("--model", help="Only runs of this model.")]
+DeviceOption = Annotated[Literal["auto", "cpu"], typer.Option(help="cpu: without a GPU.")]
+GpusOption = Annotated[
+    str, typer.Option(metavar="N|all", help="GPUs of this machine to use; with --device cpu, processes.")
+]
 
 runs_app = typer.Typer(rich_markup_mode=None)
 config_app = typer.Typer(help="The shipped LLaMA-Factory configs.", no_args_is_help=True, rich_markup_mode=None)
@@ -69,6 +73,15 @@ def runs_rm(
         typer.confirm(f"Delete {run.folder}?", abort=True, err=True)
     remove(run)
     print(f"{run.folder} is deleted.")
+
+
+def count_gpus(gpus: str, device: str) -> int | None:
+    """What --gpus says, None for all. Raises typer.BadParameter for what it cannot be."""
+    if gpus != "all" and not (gpus.isdecimal() and int(gpus)):
+        raise typer.BadParameter(f"--gpus {gpus!r} is neither a number nor `all`.")
+    if gpus == "all" and device == "cpu":
+        raise typer.BadParameter("With --device cpu, --gpus is a number of processes.")
+    return None if gpus == "all" else int(gpus)
 
 
 @config_app.command("ls")

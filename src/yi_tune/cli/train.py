@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from yi_tune.cli.runs import WorkspaceOption
+from yi_tune.cli.runs import GpusOption, WorkspaceOption, count_gpus
 from yi_tune.models import DEFAULT_MODEL, workspace_option
 
 Many = list[str] | None  # an option that may be given more than once
@@ -54,9 +54,7 @@ def train(
         Literal["auto", "cpu"],
         typer.Option(help="cpu: without a GPU. Yi-1.5-6B takes hours then; no --replay by itself."),
     ] = "auto",
-    gpus: Annotated[
-        str, typer.Option(metavar="N|all", help="GPUs of this machine to train on; with --device cpu, processes.")
-    ] = "1",
+    gpus: GpusOption = "1",
     nodes: Annotated[int, typer.Option(min=1, help="Machines that train together; --gpus counts those of one.")] = 1,
     node_rank: Annotated[int, typer.Option(min=0, help="Which of --nodes this is, from 0 on.")] = 0,
     master: Annotated[
@@ -90,10 +88,7 @@ def train(
     identity = None if name is None or author is None else Identity(name, author, name_en, author_en)
     if no_identity == any((name, author, name_en, author_en)) or no_identity == bool(identity):
         raise typer.BadParameter("Give --name and --author, or --no-identity alone to train on --data only.")
-    if gpus != "all" and not (gpus.isdecimal() and int(gpus)):
-        raise typer.BadParameter(f"--gpus {gpus!r} is neither a number nor `all`.")
-    if gpus == "all" and device == "cpu":
-        raise typer.BadParameter("With --device cpu, --gpus is a number of processes.")
+    count = count_gpus(gpus, device)
     host, _, port = master.rpartition(":")
     if (nodes > 1) != bool(host and port.isdecimal()) or node_rank >= nodes:
         raise typer.BadParameter("--nodes N goes with --master HOST:PORT and --node-rank from 0 to N-1.")
@@ -113,7 +108,7 @@ def train(
         report_to=report_to,
         early_stop=early_stop,
         device=device,
-        gpus=None if gpus == "all" else int(gpus),
+        gpus=count,
         nodes=Nodes(nodes, node_rank, host, int(port)) if nodes > 1 else None,
         fresh=fresh,
         dry_run=dry_run,

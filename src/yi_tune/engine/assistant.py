@@ -9,14 +9,16 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from itertools import takewhile
+from itertools import chain, takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from bitsandbytes.nn.modules import Int8Params, Params4bit
 from llamafactory.data import get_template_and_fix_tokenizer
 from llamafactory.extras.misc import get_current_device
@@ -41,6 +43,8 @@ for _logger in ("bitsandbytes.autograd._functions", "transformers.tokenization_u
 # (its config.json says eos 2, its tokenizer 7).
 _STOP_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|im_sep|>")
 _BATCH = 32
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
 
 
 def _contiguous(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
@@ -159,24 +163,42 @@ class Assistant:
             return self.reply_all(conversations)
 
     def greedy(self, conversations: list[list[Message]], max_new_tokens: int = 256) -> list[Generation]:
-        """The greedy reply to each conversation, in batches of similar length; smaller ones where memory runs out."""
-        encoded = [self.encode(messages) for messages in conversations]
-        by_length = sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
-        sampling, size = Sampling(max_new_tokens=max_new_tokens), _BATCH
-        made: dict[int, Generation] = {}
-        while waiting := by_length[len(made) :]:
-            rows = {index: Generation(encoded[index], sampling) for index in waiting[:size]}
-            batch = self.batch()
-            try:
-                batch.add(list(rows.values()))
-                while batch.rows:
-                    batch.step()
-                made |= rows
-            except torch.OutOfMemoryError:
-                if len(rows) == 1:
-                    raise
-                size = len(rows) // 2
-        return [made[index] for index in range(len(encoded))]
+        """The greedy reply to each conversation, in batches of similar length; smaller ones where memory runs out.
+
+        Several processes share the batches, which are those of one: padding changes what bf16 rounds.
+        """
+        sampling = Sampling(max_new_tokens=max_new_tokens)
+        rows = [Generation(self.encode(messages), sampling) for messages in conversations]
+        by_length = sorted(rows, key=lambda row: len(row.prompt))
+        batches = [by_length[at : at + _BATCH] for at in range(0, len(rows), _BATCH)]
+        for row, made in zip(by_length, chain(*share(batches, self._reply)), strict=True):
+            row.tokens, row.text, row.finish = made
+        return rows
+
+    def _reply(self, wanted: list[Generation]) -> list[tuple[Any, ...]]:
+        """Tokens, text and finish of replies as `wanted`, made in one batch if memory lasts."""
+        rows = [Generation(row.prompt, row.sampling) for row in wanted]
+        batch = self.batch()
+        try:
+            batch.add(rows)
+            while batch.rows:
+                batch.step()
+            return [(row.tokens, row.text, row.finish) for row in rows]
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+        del batch
+        half = len(rows) // 2
+        return self._reply(wanted[:half]) + self._reply(wanted[half:])
+
+
+def share(items: list[_Item], work: Callable[[_Item], _Made]) -> list[_Made]:
+    """What `work` makes of each item. Of several processes each does a part, and has the whole in the end."""
+    with PartialState().split_between_processes(items) as own:
+        made = [work(item) for item in own]
+    # It gives the last item to those for whom there is none.
+    gathered: list[_Made] = gather_object(made)
+    return gathered[: len(items)]
 
 
 def cast_frozen(model: torch.nn.Module, dtype: torch.dtype) -> None:

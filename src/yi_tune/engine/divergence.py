@@ -7,24 +7,29 @@ import torch
 from torch.nn.functional import kl_div, log_softmax
 
 from yi_tune.config import Config
-from yi_tune.data.general import LONGEST, BaseAnswer, Prompt, compare, introduces_base
+from yi_tune.data.general import LONGEST, BaseAnswer, Prompt, check_prompts, compare, introduces_base
+from yi_tune.data.heldout import Score, questions, score
 from yi_tune.data.identity import Identity
-from yi_tune.engine.assistant import Assistant, load_assistant
+from yi_tune.engine.assistant import Assistant, load_assistant, share
 from yi_tune.sampling import Generation
 
 
 def ask_base(config: Config, prompts: list[Prompt], cutoff_len: int) -> list[BaseAnswer]:
-    """The greedy answers of the model that `config` (a chat.yaml without adapter) loads, and unloads again: training
-    loads it anew, and there may not be memory for two.
-
-    An answer is finished when it ends by itself, and prompt and answer fit into `cutoff_len` tokens.
+    """What `base_answers` gives of the model that `config` (a chat.yaml without adapter) loads, and unloads again:
+    training loads it anew, and there may not be memory for two.
     """
-    assistant = load_assistant(config)
-    replies = assistant.greedy([prompt.messages for prompt in prompts], min(LONGEST, cutoff_len))
-    del assistant
+    answers = base_answers(load_assistant(config), prompts, cutoff_len)
     gc.collect()  # modules refer to each other in circles
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    return answers
+
+
+def base_answers(assistant: Assistant, prompts: list[Prompt], cutoff_len: int) -> list[BaseAnswer]:
+    """The greedy answers of a model without adapter. One is finished when it ends by itself, and prompt and answer fit
+    into `cutoff_len` tokens.
+    """
+    replies = assistant.greedy([prompt.messages for prompt in prompts], min(LONGEST, cutoff_len))
     return [
         {
             "prompt": prompt.prompt,
@@ -33,6 +38,12 @@ def ask_base(config: Config, prompts: list[Prompt], cutoff_len: int) -> list[Bas
         }
         for prompt, reply in zip(prompts, replies, strict=True)
     ]
+
+
+def check(assistant: Assistant, identity: Identity | None) -> tuple[Score, dict[str, Any]]:
+    """All that `yi-tune check` measures: on the held-out questions, and on the general prompts."""
+    scored = score(questions(), identity, assistant.base_reply_all, assistant.reply_all)
+    return scored, measure_forgetting(assistant, check_prompts(), identity)
 
 
 def measure_forgetting(assistant: Assistant, prompts: list[Prompt], identity: Identity | None) -> dict[str, Any]:
@@ -59,9 +70,10 @@ def mean_kl(assistant: Assistant, replies: list[Generation]) -> float:
         logits = model(input_ids=ids, logits_to_keep=len(reply.tokens), use_cache=False).logits[0]
         return log_softmax(logits.float(), dim=-1)
 
-    model, total = assistant.model, 0.0
-    for reply in replies:
+    def distance(reply: Generation) -> float:
         with assistant.base():
             base = log_chances(reply)
-        total += kl_div(base, log_chances(reply), log_target=True, reduction="sum").item()
-    return total / sum(len(reply.tokens) for reply in replies)
+        return kl_div(base, log_chances(reply), log_target=True, reduction="sum").item()
+
+    model = assistant.model
+    return sum(share(replies, distance)) / sum(len(reply.tokens) for reply in replies)

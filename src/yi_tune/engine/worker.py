@@ -1,27 +1,32 @@
-"""One of the processes that train a run together. torchrun starts it, for yi_tune.launch."""
+"""One of the processes that train a run together, or ask a model. torchrun starts it, for yi_tune.launch."""
 
 import json
 import os
+import pickle
 import signal
 import sys
 import threading
 import time
 import traceback
 from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from select import select
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from accelerate import PartialState
 from rich.console import Console
 
-from yi_tune.config import read_config
+from yi_tune.config import Config, read_config
+from yi_tune.engine import divergence
+from yi_tune.engine.assistant import load_assistant
 from yi_tune.engine.trainer import Reporter, fit
 from yi_tune.errors import YiTuneError
 from yi_tune.files import hold
 from yi_tune.progress import Progress
-from yi_tune.runs import OUTCOME
+from yi_tune.runs import ASKED, OUTCOME
 
 # Seconds in which a process that is told to end by a signal may end by itself: one that waits for another that is gone
 # never does. torchrun would kill it after 30.
@@ -29,7 +34,9 @@ _GRACE = 20
 
 
 def main() -> None:
-    """Train as train.yaml in the run folder (the first argument) says, from the checkpoint named by the second."""
+    """Train as train.yaml in the run folder (the first argument) says, from the checkpoint named by the second. Or make
+    what is asked there.
+    """
     folder = Path(sys.argv[1])
     checkpoint = folder / sys.argv[2] if len(sys.argv) > 2 else None
     # To resume, the Trainer has tensors put on "cpu:0", which torch knows as "cpu" alone.
@@ -43,21 +50,30 @@ def main() -> None:
         signal.signal(number, lambda *_: None)
     threading.Thread(target=_watch, args=(folder, reporter, woken), daemon=True).start()
     try:
-        fit(read_config(folder / "train.yaml"), checkpoint, reporter)
-        return
+        if (asked := folder / ASKED).exists():
+            _answer(folder, *pickle.loads(asked.read_bytes()))  # noqa: S301 (the parent wrote it)
+        else:
+            fit(read_config(folder / "train.yaml"), checkpoint, reporter)
+            return
     except KeyboardInterrupt:
         _leave(folder, {"kind": "stopped"})
-        dist.destroy_process_group()
-        return
     except Exception as error:
         traceback.print_exc()
         # Another process is gone: whatever ended that one is the reason, not this.
         if not isinstance(error, dist.DistError) and "gloo/transport" not in str(error):
             kind = "memory" if reporter.may_shrink(error) else "error"
             _leave(folder, {"kind": kind, "type": type(error).__name__, "message": str(error)})
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)  # without the end of a process, which may wait for the others
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)  # without the end of a process, which may wait for the others
+    dist.destroy_process_group()
+
+
+def _answer(folder: Path, config: Config, function: str, arguments: tuple[Any, ...]) -> None:
+    """Leave what launch.ask asks for. A process waits for the others as long as they live."""
+    PartialState(timeout=timedelta(days=9))
+    answer = getattr(divergence, function)(load_assistant(config), *arguments)
+    _leave(folder, {"kind": "answer", "answer": answer})
 
 
 def _leave(folder: Path, outcome: dict[str, Any]) -> None:
