@@ -284,9 +284,10 @@ def test_train_refuses(
     ("gpus", "told"), [("0", "neither a number nor"), ("many", "neither a number nor"), ("all", "number of processes")]
 )
 def test_gpus_are_a_number_or_all(gpus: str, told: str, yi_tune: Cli) -> None:
-    done = yi_tune(*TRAIN, "--device", "cpu", "--gpus", gpus)
-    assert done.returncode == 2
-    assert told in done.stderr
+    for command in (TRAIN, ("check",)):
+        done = yi_tune(*command, "--device", "cpu", "--gpus", gpus)
+        assert done.returncode == 2
+        assert told in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import json
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -12,8 +14,9 @@ import pytest
 from rich.console import Console
 
 from tests.plans import plan
+from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
-from yi_tune.launch import WorkerLostError, train
+from yi_tune.launch import WorkerLostError, ask, train
 from yi_tune.meeting import Nodes
 from yi_tune.plan.memory import Fit
 from yi_tune.progress import Progress
@@ -46,6 +49,17 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     return Run(tmp_path / "a run")
 
 
+@contextmanager
+def torchrun(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Iterator[None]:
+    """Within this context torchrun does that."""
+    torchrun = folder / "python"
+    torchrun.write_text(FAKE.format(python=sys.executable, script=script))
+    torchrun.chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "executable", str(torchrun))
+        yield
+
+
 def trained(
     run: Run,
     monkeypatch: pytest.MonkeyPatch,
@@ -55,12 +69,8 @@ def trained(
     nodes: Nodes | None = None,
 ) -> str:
     """Train with torchrun doing that; returns what is said."""
-    torchrun = run.folder.parent / "python"
-    torchrun.write_text(FAKE.format(python=sys.executable, script=script))
-    torchrun.chmod(0o755)
     console = Console(record=True, width=200)
-    with monkeypatch.context() as patch, Progress(console) as progress:
-        patch.setattr(sys, "executable", str(torchrun))
+    with torchrun(run.folder.parent, monkeypatch, script), Progress(console) as progress:
         train(plan(run=run.folder, fit=Fit(4, 1, False, hardware), nodes=nodes), checkpoint, progress)
     return console.export_text()
 
@@ -137,3 +147,17 @@ def test_workers_that_outlive_torchrun_are_waited_for(run: Run, monkeypatch: pyt
     with pytest.raises(WorkerLostError):
         trained(run, monkeypatch, script)
     assert (run.folder / "last").exists()
+
+
+def test_workers_are_asked_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = 'import pickle; leave(kind="answer", answer=[*pickle.loads((run / "asked.pickle").read_bytes()), str(run)])'
+    with torchrun(tmp_path, monkeypatch, told):
+        *asked, folder = ask(TWO, {"template": "yi"}, "check", 1, None)
+    assert asked == [{"template": "yi"}, "check", [1, None]]
+    assert not Path(folder).exists()
+    for script in ("sys.exit(1)", "os.kill(os.getpid(), 9)"):
+        with torchrun(tmp_path, monkeypatch, script), pytest.raises(YiTuneError, match="One of 2 workers was lost"):
+            ask(TWO, {}, "check")
+    script = 'leave(kind="error", type="OutOfMemoryError", message="CUDA out of memory"); sys.exit(1)'
+    with torchrun(tmp_path, monkeypatch, script), pytest.raises(RuntimeError, match="CUDA out of memory"):
+        ask(TWO, {}, "check")

@@ -45,8 +45,13 @@ def wait_for(workspace: Workspace, step: int, process: "subprocess.Popen[str]") 
     deadline = time.monotonic() + 120
     while workspace.steps() != step and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
+    return workers_of(process)
+
+
+def workers_of(process: "subprocess.Popen[str]") -> list[psutil.Process]:
+    """The workers that there are now, by their ranks."""
     below = psutil.Process(process.pid).children(recursive=True)
-    workers = [worker for worker in below if "torch.distributed.run" not in worker.cmdline()]
+    workers = [worker for worker in below if "yi_tune.engine.worker" in worker.cmdline()[:5]]
     return sorted(workers, key=lambda worker: worker.environ()["RANK"])
 
 
@@ -82,6 +87,26 @@ def test_as_with_one_process(two: Workspace, workspace: Workspace) -> None:
     assert reports[0].keys() == reports[1].keys()
     assert reports[0]["loss"] == pytest.approx(reports[1]["loss"], rel=0.02)
     assert (two.run / "train.yaml").read_text().startswith("# FORCE_TORCHRUN=1 NPROC_PER_NODE=2 llamafactory-cli")
+
+
+def test_asked_in_two_processes_as_in_one(two: Workspace) -> None:
+    alone = two.yi_tune("check", "--json")
+    both = two.yi_tune("check", "--json", "--device", "cpu", "--gpus", "2")
+    assert (both.status, "Asking base and tuned model in 2 workers" in both.err) == (0, True), both.err
+    checked, expected = json.loads(both.out), json.loads(alone.out)
+    assert checked["general"].pop("kl") == pytest.approx(expected["general"].pop("kl"), abs=1e-4)
+    assert checked == expected
+    for number, told in ((signal.SIGKILL, "One of 2 workers was lost."), (signal.SIGINT, "")):
+        process = two.start("check", "--device", "cpu", "--gpus", "2")
+        while len(workers := workers_of(process)) < 2 and process.poll() is None:
+            time.sleep(0.01)
+        if number == signal.SIGKILL:
+            workers[1].kill()
+        else:
+            process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+        assert (process.returncode, told in said) == (130 if number == signal.SIGINT else 1, True), said
+        assert ended(workers)
 
 
 def test_lost_worker_and_stopped_run_go_on_to_the_same_loss(two: Workspace, workspace: Workspace) -> None:
