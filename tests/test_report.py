@@ -225,6 +225,7 @@ LOG = [
     {"current_steps": 2, "total_steps": 4, "eval_loss": 2.5},
 ]
 LOGGED = {"step": 2, "steps": 4, "loss": 2.5, "eval_loss": 2.5, "early_stop": ""}
+LOGGED |= {"losses": [(1, 3.0), (2, 2.0)], "eval_losses": [(2, 2.5)]}
 
 
 def write_log(folder: Path, end: str = "") -> None:
@@ -250,7 +251,8 @@ def test_history_of_a_run_that_has_trained(tmp_path: Path, best: int | None) -> 
     # Of the last ten losses the mean; of the evaluations that of the adapter that is kept.
     said = "stopped early, after step 20 of 40: kept is step 2, eval_loss 0.2500"
     kept = {"eval_loss": 0.25, "early_stop": said} if best == 2 else {"eval_loss": 0.5, "early_stop": ""}
-    assert read_history(tmp_path) == {"step": 20, "steps": 40, "loss": 15.5, **kept}
+    curves = {"losses": [(step, float(step)) for step in range(1, 21)], "eval_losses": [(2, 0.25), (20, 0.5)]}
+    assert read_history(tmp_path) == {"step": 20, "steps": 40, "loss": 15.5, **kept, **curves}
 
 
 @pytest.mark.parametrize("state", ["", "{", "[]", '{"global_step": 1}', "\xff"])

@@ -94,7 +94,8 @@ def general_summary(general: dict[str, Any]) -> str:
 
 def read_history(folder: Path) -> dict[str, Any]:
     """Where the training of the run in `folder` stands: `step` of `steps`, as `loss` the mean of the last ten, the
-    `eval_loss` of the adapter that is kept, and in `early_stop` how it ended early. Nothing before its first step.
+    `eval_loss` of the adapter that is kept, and in `early_stop` how it ended early; `losses` and `eval_losses` are all
+    of them, as pairs of step and loss. Nothing before its first step.
 
     Until training has ended they are from LLaMA-Factory's log, then from the Trainer's state.
     """
@@ -122,15 +123,17 @@ def read_history(folder: Path) -> dict[str, Any]:
         eval_loss = evals[best]
         if step < steps:
             early_stop = f"stopped early, after step {step} of {steps}: kept is step {best}, eval_loss {eval_loss:.4f}"
-    return {"step": step, "steps": steps, "loss": loss, "eval_loss": eval_loss, "early_stop": early_stop}
+    told = {"step": step, "steps": steps, "loss": loss, "eval_loss": eval_loss, "early_stop": early_stop}
+    return {**told, "losses": list(losses.items()), "eval_losses": list(evals.items())}
 
 
 def list_runs(runs: Iterable[Run]) -> list[dict[str, Any]]:
     """The rows of `yi-tune runs --json`, the newest last; None for what is not known, or not yet. Times are in UTC."""
-    return sorted(map(_listed, runs), key=lambda row: row["created"] or "")
+    return sorted(map(listed, runs), key=lambda row: row["created"] or "")
 
 
-def _listed(run: Run) -> dict[str, Any]:
+def listed(run: Run) -> dict[str, Any]:
+    """The row of a run."""
     record, report, ended, why = {}, {}, None, run.failure
     try:
         record = run.record

@@ -5,7 +5,7 @@ its adapter (`train --from-run`).
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,8 @@ from yi_tune.config import Config, dump_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, check_path, read_header, sha256, workspace_option
 
-_REQUIRED = ("model", "model_path", "identity", "data", "config")
 # Old runs did not record these.
-_OLD: dict[str, Any] = {"weights": "", "from_run": None, "replay": 0, "gpus": 1, "created": None, "versions": {}}
+_OLD = dict[str, Any](weights="", from_run=None, replay=0, gpus=1, created=None, versions={}, reasons={})
 # Where the Trainer's state has the number of processes that wrote a checkpoint: a name that no callback has.
 RANKS = "ranks"
 # Files of several processes: how they ended, by the first that tells, and what they are asked, where they do not train.
@@ -41,12 +40,11 @@ _MODULES = {"lora_target": "all", "additional_target": None}
 _BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
 # The keys that say how a step is divided.
 DIVISION = (*_BATCH, "per_device_eval_batch_size", "disable_gradient_checkpointing")
-# Keys that may change between two commands: where a run lies, where it is reported, and how its steps are divided.
-_FREE = {
-    *("model_name_or_path", "adapter_name_or_path", "dataset_dir", "tokenized_path", "output_dir"),
-    *("report_to", "run_name", "use_swanlab", "swanlab_run_name"),
-    *(*DIVISION, "flash_attn", "preprocessing_num_workers", "bf16", "fp16", "use_cpu", "save_on_each_node"),
-}
+# The keys that say where a run lies.
+PLACES = {"model_name_or_path", "adapter_name_or_path", "dataset_dir", "tokenized_path", "output_dir"}
+# Keys that may change between two commands: those, where a run is reported, and how its steps are divided.
+_FREE = {*PLACES, *DIVISION, "report_to", "run_name", "use_swanlab", "swanlab_run_name", "save_on_each_node"}
+_FREE |= {"flash_attn", "preprocessing_num_workers", "bf16", "fp16", "use_cpu"}
 # LLaMA-Factory's and transformers' keys that are on unless they are turned off.
 _ON = {"double_quantization", "ignore_pad_token_for_loss", "average_tokens_across_devices", "use_fast_tokenizer"}
 
@@ -60,6 +58,7 @@ class Run:
     def __post_init__(self) -> None:
         self.name, self.data, self.log = self.folder.name, self.folder / "data", self.folder / "train.log"
         self.chat_yaml, self.report = self.folder / "chat.yaml", self.folder / "report.json"
+        self.check, self.page = self.folder / "check.json", self.folder / "report.html"
 
     @property
     def finished(self) -> bool:
@@ -87,7 +86,7 @@ class Run:
         """The content of run.json. Raises YiTuneError if it is broken."""
         try:
             content: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-            return {key: content[key] for key in _REQUIRED} | _OLD | content
+            return {key: content[key] for key in ("model", "model_path", "identity", "data", "config")} | _OLD | content
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise YiTuneError(
                 f"{self.folder} holds no readable run.json ({error}).", "Use another --run, or train it anew: --fresh"
@@ -117,17 +116,17 @@ def train_run(workspace: Path, local: LocalModel, name: str) -> Run:
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     """The differences between two run.json that change the training, as `key: old -> new`."""
-    before, after = _trained(old), _trained(new)
+    before, after = decided(old), decided(new)
     if not (before["weights"] and after["weights"]):  # unhashed weights count as the same
         before["weights"] = after["weights"]
     keys = {**before, **after}
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
-def _trained(content: dict[str, Any]) -> dict[str, Any]:
-    """Everything in a run.json that decides the training, by name."""
+def decided(content: dict[str, Any], but: Collection[str] = _FREE) -> dict[str, Any]:
+    """Everything in a run.json that decides the training, by name: all of the config `but` these keys."""
     config, start, data = content["config"], content["from_run"], content["data"]
-    given = {key: value for key, value in config.items() if value is not None and key not in _FREE}
+    given = {key: value for key, value in config.items() if value is not None and key not in but}
     return {
         **{key: content[key] for key in ("model", "weights", "replay")},
         **({"from_run": f"{start['run']} ({start['adapter'][:12]})"} if start else {}),
@@ -162,7 +161,7 @@ def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
             )
         if not changed:
             # The error that the run goes on from, and what a process that was killed left half written.
-            for path in (run.folder / "failure.txt", *run.folder.glob("*.part")):
+            for path in (run.folder / "failure.txt", run.page, *run.folder.glob("*.part")):
                 path.unlink(missing_ok=True)
             return
     _delete(content)
@@ -220,7 +219,7 @@ def _broken(checkpoint: Path) -> str:
 
 
 def _called(workspace: Path, name: str | None, model: LocalModel | None) -> list[Run]:
-    named = [run for run in all_runs(workspace) if name in (None, run.name)]
+    named = [run for run in all_runs(workspace) if name in (None, run.name, f"{run.folder.parent.name}/{run.name}")]
     return [run for run in named if model is None or run.folder.parent.name == model.model.folder]
 
 
@@ -229,7 +228,7 @@ def find_one(workspace: Path, name: str, model: LocalModel | None) -> Run:
     found = _called(workspace, name, model)
     if len(found) != 1:
         message = f"{len(found)} runs are called {name!r} in {workspace / 'saves'}."
-        raise YiTuneError(message, "yi-tune runs lists the runs; --model MODEL says which of them.")
+        raise YiTuneError(message, "yi-tune runs lists the runs; --model MODEL or the name MODEL/RUN says which.")
     return found[0]
 
 
@@ -290,11 +289,12 @@ def find_start(workspace: Path, name: str, local: LocalModel, target: Run) -> St
     return Start(name, run.folder, digest, shape | {key: record["config"].get(key, _MODULES[key]) for key in _MODULES})
 
 
-def write_configs(run: Run, train: Config, chat: Config, gpus: int = 1) -> None:
-    """Write train.yaml and chat.yaml, which llamafactory-cli takes as they are, and the config in run.json, with the
-    number of `gpus` that train by it.
+def write_configs(run: Run, new: dict[str, Any], chat: Config) -> None:
+    """Write train.yaml and chat.yaml, which llamafactory-cli takes as they are. Of `new`, the content that run.json
+    would have by now, it gets the config, the reasons for it, and the number of GPUs that train by it.
     """
-    run.write("run.json", json.dumps(run.record | {"config": train, "gpus": gpus}, ensure_ascii=False, indent=2))
-    several = f"FORCE_TORCHRUN=1 NPROC_PER_NODE={gpus} " if gpus > 1 else ""
-    run.write("train.yaml", f"# {several}llamafactory-cli train {run.folder}/train.yaml\n{dump_config(train)}")
+    changed = {key: new[key] for key in ("config", "reasons", "gpus")}
+    run.write("run.json", json.dumps(run.record | changed, ensure_ascii=False, indent=2))
+    several = f"FORCE_TORCHRUN=1 NPROC_PER_NODE={new['gpus']} " if new["gpus"] > 1 else ""
+    run.write("train.yaml", f"# {several}llamafactory-cli train {run.folder}/train.yaml\n{dump_config(new['config'])}")
     run.write("chat.yaml", f"# llamafactory-cli chat {run.folder}/chat.yaml\n{dump_config(chat)}")

@@ -3,6 +3,7 @@
 import json
 import signal
 import traceback
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from yi_tune.plan.plan import TrainPlan
 from yi_tune.progress import Progress
 from yi_tune.report import print_advice, print_answers, read_history, summary
 from yi_tune.runs import newest_whole, prepare, write_configs
+from yi_tune.sharing import write_page
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
@@ -53,6 +55,8 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
             except Exception as error:
                 failed = _explain(error, planned)
                 folder.record_failure(failed.message)
+                with suppress(OSError):
+                    write_page(folder)
                 raise failed from error
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -68,6 +72,7 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
         out.print(history["early_stop"])
     if (plot := folder.folder / "training_loss.png").exists():
         out.print(f"loss plot:      {plot}")
+    out.print(f"report:         {write_page(folder)}")
     return assistant
 
 
@@ -83,7 +88,7 @@ def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", Score]:
             replayed, targets = _replay(planned, progress)
             datasets = (*datasets, replayed)
         write_datasets(datasets, folder.data, resumed=checkpoint is not None)
-        write_configs(folder, planned.config, planned.chat_config, planned.fit.hardware.total)
+        write_configs(folder, planned.record, planned.chat_config)
         assistant = train_within_memory(planned, checkpoint, progress)
         progress.stage("Asking who it is")
         asked = one_of_each(questions())
@@ -170,7 +175,7 @@ def _divided(planned: TrainPlan, changes: Config, why: str) -> TrainPlan:
     """The plan with these keys changed. The run folder is told."""
     settings = {key: (value, "hardware", why) for key, value in changes.items()}
     planned = replace(planned, settings={**planned.settings, **settings})
-    write_configs(planned.run, planned.config, planned.chat_config, planned.fit.hardware.total)
+    write_configs(planned.run, planned.record, planned.chat_config)
     return planned
 
 

@@ -19,10 +19,12 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from tests.e2e.conftest import Trained
 from tests.e2e.test_serve import Server, until
 from tests.test_serve import NAMES, FakeEngine
+from tests.test_sharing import hostile
 from yi_tune.data.identity import check_messages, read_jsonl
 from yi_tune.sampling import Generation, Sampling
 from yi_tune.serve import server
 from yi_tune.serve.app import create_app
+from yi_tune.sharing import write_page
 
 ARTIFACTS = Path(__file__).parents[2] / "artifacts"
 PHONE: dict[str, Any] = {"width": 320, "height": 640}
@@ -714,3 +716,25 @@ def test_server_that_dies(open_page: OpenPage) -> None:
     expect(page.get_by_text("Still there?")).to_be_visible()  # and not lost
     expect(page.get_by_role("button", name="Try again")).to_be_visible()
     keep(page, "dead")
+
+
+# The report of a run
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_report_to_share(scheme: Any, tmp_path: Path, open_page: OpenPage) -> None:
+    asked: list[str] = []
+    page = open_page("about:blank", viewport=PHONE, color_scheme=scheme)
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+    address = write_page(hostile(tmp_path)).as_uri()
+    page.goto(address)
+    assert asked == [address]
+    # The policy lets its own style through. Long words and a narrow screen make nothing wider than the screen.
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(18, 22, 28)"}[scheme]
+    expect(page).to_have_title(re.compile("<script>alert.* by 李雷: report of a fine-tuning"))
+    for summary in page.locator("summary").all():
+        summary.click()
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+    page.screenshot(path=ARTIFACTS / f"report-{scheme}.png", full_page=True)

@@ -109,6 +109,7 @@ def check(
     from yi_tune.hardware import detect
     from yi_tune.output import err, out, percent
     from yi_tune.report import general_summary, print_advice, print_score
+    from yi_tune.sharing import keep_check
 
     content: dict[str, Any]
     count = count_gpus(gpus, device)
@@ -121,7 +122,8 @@ def check(
         content = {"exported": str(exported.absolute())} | {key: scored[key] for key in scored if key not in of_both}
     else:
         run = loading.find(workspace.absolute(), run_name, model)
-        recorded = run.record["identity"]
+        record = run.record
+        recorded = record["identity"]
         if min_recall and not recorded:
             raise YiTuneError(
                 f"The run {run.name!r} was trained without an identity (--no-identity): there is no recall to measure.",
@@ -129,15 +131,18 @@ def check(
             )
         identity = Identity(**recorded) if recorded else None
         scored, general = loading.check(run, identity, detect(cpu_only=device == "cpu", gpus=count))
-        content = {"run": str(run.folder), **scored, "general": general}
+        page = keep_check(run, record, {**scored, "general": general})
+        content = {"run": str(run.folder), **scored, "general": general, "page": page and str(page)}
     if as_json:
         print(json.dumps(content, ensure_ascii=False))
     elif exported is not None:
         print_score(scored, out)
     else:
-        print_advice(scored, run.record["config"], out)
+        print_advice(scored, record["config"], out)
         print_score(scored, out)
         out.print(f"\n{general_summary(general)}")
+        if page:
+            out.print(f"\nreport:         {page}")
     recall = lowest_recall(scored)
     if recall is not None and recall < min_recall:
         said = f"[red]Below --min-recall {min_recall}:[/] {percent(recall)} of the questions in one language are right."

@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from yi_tune.errors import YiTuneError
+
+if TYPE_CHECKING:
+    from yi_tune.runs import Run
 
 WorkspaceOption = Annotated[
     Path,
@@ -22,20 +25,23 @@ GpusOption = Annotated[
 runs_app = typer.Typer(rich_markup_mode=None)
 config_app = typer.Typer(help="The shipped LLaMA-Factory configs.", no_args_is_help=True, rich_markup_mode=None)
 _ConfigArgument = Annotated[str, typer.Argument(help="A name from yi-tune config ls.")]
+_RunArgument = Annotated[str, typer.Argument(help="The run's name, or MODEL/RUN.")]
+_JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON; times in UTC.")]
+_SameWorkspace = Annotated[Path | None, typer.Option(help="Where saves/ is.", show_default="that of runs")]
 
 
 @runs_app.callback(invoke_without_command=True)
 def runs(
     context: typer.Context,
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON; times in UTC.")] = False,
+    as_json: _JsonOption = False,
     workspace: WorkspaceOption = Path(),
 ) -> None:
     """List the runs: what was trained, and how it went.
 
     yi-tune runs --json
     """
-    context.obj = workspace
+    context.obj = (workspace, as_json)
     if context.invoked_subcommand:
         return
     from yi_tune.output import err, out
@@ -51,24 +57,77 @@ def runs(
         err.print(f"There is no run in {workspace.absolute() / 'saves'}.")
 
 
+def _find(context: typer.Context, name: str, model: str | None, workspace: Path | None) -> "Run":
+    from yi_tune.models import find_model
+    from yi_tune.runs import find_one
+
+    place = (workspace or context.obj[0]).absolute()
+    return find_one(place, name, find_model(model, place) if model else None)
+
+
+@runs_app.command("show")
+def runs_show(
+    context: typer.Context,
+    name: _RunArgument,
+    *,
+    model: ModelOption = None,
+    as_json: _JsonOption = False,
+    workspace: _SameWorkspace = None,
+) -> None:
+    """Show all that is known of a run: losses, score, answers, settings, versions, and where things are.
+
+    yi-tune runs show identity
+    """
+    from yi_tune.output import out
+    from yi_tune.overview import overview, print_overview
+
+    told = overview(_find(context, name, model, workspace))
+    if as_json or context.obj[1]:
+        print(json.dumps(told, ensure_ascii=False))
+    else:
+        print_overview(told, out)
+
+
+@runs_app.command("compare")
+def runs_compare(
+    context: typer.Context,
+    first: _RunArgument,
+    second: _RunArgument,
+    *,
+    model: ModelOption = None,
+    as_json: _JsonOption = False,
+    workspace: _SameWorkspace = None,
+) -> None:
+    """Compare two runs: losses, recall and KL, and the settings that differ.
+
+    yi-tune runs compare identity second
+    """
+    from yi_tune.output import out
+    from yi_tune.overview import compare, print_comparison
+
+    compared = compare(*(_find(context, name, model, workspace) for name in (first, second)))
+    if as_json or context.obj[1]:
+        print(json.dumps(compared, ensure_ascii=False))
+    else:
+        print_comparison(compared, out)
+
+
 @runs_app.command("rm")
 def runs_rm(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help="The run's name.")],
+    name: _RunArgument,
     *,
     model: ModelOption = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    workspace: Annotated[Path | None, typer.Option(help="Where saves/ is.", show_default="that of runs")] = None,
+    workspace: _SameWorkspace = None,
 ) -> None:
     """Delete a run: its adapter, checkpoints, data and log.
 
     yi-tune runs rm identity
     """
-    from yi_tune.models import find_model
-    from yi_tune.runs import find_one, remove
+    from yi_tune.runs import remove
 
-    place = (workspace or context.obj).absolute()
-    run = find_one(place, name, find_model(model, place) if model else None)
+    run = _find(context, name, model, workspace)
     if not yes:
         typer.confirm(f"Delete {run.folder}?", abort=True, err=True)
     remove(run)

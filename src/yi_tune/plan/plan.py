@@ -91,6 +91,7 @@ class TrainPlan:
             "replay": self.replay,
             "gpus": self.fit.hardware.total,
             "config": self.config,
+            "reasons": {key: [source, why] for key, (_, source, why) in self.settings.items()},
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": {"yi-tune": __version__, **{package: version(package) for package in _PACKAGES}},
         }
