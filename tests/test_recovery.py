@@ -146,3 +146,26 @@ def test_memory_that_runs_out_before_or_after_training(
     with pytest.raises(YiTuneError, match="Out of memory: ") as caught:
         training.run(planned, fresh=True)
     assert "type the same command" in caught.value.hint
+
+
+def test_failure_has_a_page(planned: TrainPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        if "page" in broken:
+            planned.run.page.with_name("report.html.part").mkdir()
+        raise RuntimeError("the wheels came off <b>")
+
+    broken: set[str] = set()
+    tokenizer = ModuleType("yi_tune.engine.tokenizer")
+    tokenizer.warn_of_tokenizer = lambda *_: None  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, tokenizer.__name__, tokenizer)
+    monkeypatch.setattr(training, "_train", fails)
+    (planned.run.folder / "chat.yaml").unlink()
+    with pytest.raises(YiTuneError, match="the wheels came off"):
+        training.run(planned, fresh=False)
+    page = planned.run.page.read_text(encoding="utf-8")
+    assert "The training failed." in page
+    assert "the wheels came off &lt;b&gt;" in page
+    # Which is told even where the page cannot be written.
+    broken.add("page")
+    with pytest.raises(YiTuneError, match="the wheels came off"):
+        training.run(planned, fresh=True)

@@ -198,8 +198,10 @@ def test_failure_is_kept_until_the_run_goes_on(unfinished: Run) -> None:
     assert unfinished.failure == ""
     unfinished.record_failure("The GPU is out of memory. 显存")
     assert unfinished.failure == "The GPU is out of memory. 显存"
+    unfinished.page.touch()
     prepare(unfinished, content(), fresh=False)
     assert unfinished.failure == ""
+    assert not unfinished.page.exists()  # it tells of the failure
     # Where it cannot be written, that is no failure of its own.
     (unfinished.folder / "failure.txt").mkdir()
     unfinished.record_failure("The disk is full.")

@@ -66,6 +66,20 @@ def test_general_answers(checked: dict[str, Any]) -> None:
     assert general["base_mentions"] == 0
 
 
+def test_result_is_kept_and_shown(trained: Trained, checked: dict[str, Any]) -> None:
+    assert checked["page"] == str(trained.run / "report.html")
+    page = (trained.run / "report.html").read_text(encoding="utf-8")
+    assert f"{checked['general']['kl']:.4f}" in page
+    assert "To know them" not in page
+    told = json.loads(trained.yi_tune("runs", "show", "identity", "--json").out)
+    assert told["unknown"] == []
+    assert told["check"]["answers"] == checked["answers"]
+    assert len(told["losses"]) == told["steps"]
+    compared = json.loads(trained.yi_tune("runs", "compare", "identity", "identity", "--json").out)
+    assert compared["settings"] == {}
+    assert compared["measures"]["kl"] == [checked["general"]["kl"]] * 2
+
+
 def test_replay(workspace: Workspace, checked: dict[str, Any], base_replies: list[Generation]) -> None:
     # Stopped and gone on with: the base is asked once.
     stopped = workspace.train_until(3, signal.SIGINT, *REPLAY)

@@ -22,15 +22,24 @@ SHORT = ("--set", "max_samples=80", "--set", "num_train_epochs=2")
 def test_main_job(trained: Trained) -> None:
     assert trained.done.status == 0, trained.done.err
     # What the user reads: answers side by side, a score, where things are, what to type next.
-    for wanted in ("小易", "Yi-nano", "identity questions right", "training_loss.png", "yi-tune chat", "yi-tune check"):
+    for wanted in (
+        "小易",
+        "Yi-nano",
+        "identity questions right",
+        "training_loss.png",
+        "report.html",
+        "yi-tune chat",
+        "yi-tune check",
+    ):
         assert wanted in trained.done.out
+    assert f"report:         {trained.run / 'report.html'}" in trained.done.out
     assert "step " in trained.done.err
     assert "INFO|" not in trained.done.err + trained.done.out
 
 
 def test_run_folder(trained: Trained) -> None:
     run = trained.run
-    for file in ("run.json", "train.yaml", "chat.yaml", "report.json", "train.log", "training_loss.png"):
+    for file in ("run.json", "train.yaml", "chat.yaml", "report.json", "report.html", "train.log", "training_loss.png"):
         assert (run / file).stat().st_size > 0
     record = json.loads((run / "run.json").read_text())
     assert record["identity"] == {"name": "小易", "author": "李雷", "name_en": "小易", "author_en": "李雷"}
