@@ -61,6 +61,7 @@ def extract() -> Catalog:
     """A catalogue of all texts, without translations: where each is, and what."""
     places = {"serve/page": of_page(), "cli": of_help()}
     places |= {str(file.relative_to(SRC)): _extract("python", file, KEYWORDS) for file in sorted(SRC.rglob("*.py"))}
+    places["report.html.jinja"] = _extract("jinja2", SRC / "report.html.jinja", KEYWORDS)
     places |= {f"click/{file.name}": _extract("python", file, KEYWORDS) for file in CLICK}
     places["typer/core.py"] = _extract("python", Path(typer.core.__file__), KEYWORDS)
     catalogue = Catalog()

@@ -27,8 +27,8 @@ def write_page(run: Run) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"_": gettext.gettext, "pgettext": gettext.pgettext}
-    environment.globals |= {"percent": percent, "spell": spell, "one_of_each": one_of_each, "low": LOW_RECALL}
+    environment.globals |= {"_": gettext.gettext, "percent": percent, "spell": spell}
+    environment.globals |= {"one_of_each": one_of_each, "low": LOW_RECALL}
     environment.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     told = overview(run)
     told["settings"] = {key: setting for key, setting in told["settings"].items() if key not in PLACES}
