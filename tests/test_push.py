@@ -113,6 +113,12 @@ def test_no_repository(hub: str, repository: str) -> None:
         to_push(hub, repository)
 
 
+@pytest.mark.parametrize("repository", ["lilei/xiao--yi", "lilei/xiaoyi.git", f"lilei/{'x' * 97}"])
+def test_name_that_huggingface_refuses(repository: str) -> None:
+    with pytest.raises(YiTuneError, match="no name for Hugging Face"):
+        to_push("huggingface", repository)
+
+
 @pytest.mark.parametrize("hub", ["huggingface", "modelscope"])
 def test_no_token(hub: str, point: Point) -> None:
     point(huggingface="http://127.0.0.1:9")

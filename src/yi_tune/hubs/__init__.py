@@ -229,9 +229,17 @@ def to_push(name: str, repository: str) -> Hub:
     """The repository to push to on the hub `name`. Raises YiTuneError for one that cannot be, when there is no token,
     or no way to the hub: before anything is exported.
     """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
     hub = HuggingFace(repository, None) if name == HuggingFace.name else ModelScope(repository, None)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository, re.ASCII):
         raise YiTuneError(f"--push {repository!r} is no repository.", "Write it as OWNER/NAME.")
+    if isinstance(hub, HuggingFace):
+        try:
+            validate_repo_id(repository)
+        except HFValidationError as error:
+            raise YiTuneError(f"--push {repository!r} is no name for {hub.title}: {error}", "Choose another.") from None
     check_way(hub)
     if hub.token() is None:
         raise YiTuneError(f"{hub.title} takes uploads only with a token, and there is none.", hub.login)
