@@ -230,7 +230,7 @@ def to_push(name: str, repository: str) -> Hub:
     or no way to the hub: before anything is exported.
     """
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils._validators import validate_repo_id
 
     hub = HuggingFace(repository, None) if name == HuggingFace.name else ModelScope(repository, None)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository, re.ASCII):
