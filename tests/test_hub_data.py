@@ -97,9 +97,10 @@ def test_run_goes_on_at_its_commit(serve: Any, tmp_path: Path) -> None:
         first = planned()
         assert first.record["commits"] == {place: COMMIT, f"{place},revision=v1": older}
         first.run.folder.mkdir(parents=True)
-        first.run.write("run.json", json.dumps(first.record | {"commits": {place: older}}))
+        began = {place: older, f"{place},revision=v1": COMMIT}  # since when the tag was moved
+        first.run.write("run.json", json.dumps(first.record | {"commits": began}))
         assert planned(fresh=True).record["commits"][place] == COMMIT
-        assert planned().record["commits"][place] == older
+        assert planned().record["commits"] == began
 
 
 @BOTH

@@ -64,7 +64,7 @@ class Hosted:
             def fetch(hub: Hub) -> tuple[list[Path], Commits]:
                 place, repository = self._place(hub), hub.origin.repository
                 # ModelScope gives files by branch only.
-                revision = self.revision or (pinned.get(place) if isinstance(hub, HuggingFace) else None)
+                revision = (pinned.get(place) if isinstance(hub, HuggingFace) else None) or self.revision
                 at = type(hub)(repository, revision, "dataset")
                 origin = bring(at, workspace / place, terminal, partial(self._files, repository))
                 finish(origin, workspace / place)
