@@ -11,11 +11,11 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit test-llamacpp test-exports test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-full-size bench-gpu bench-gpus bench-scale bench-chat bench-download bench-data bench-export bench-serve test-api pictures docs messages lock clean
+.PHONY: help demo test test-unit test-llamacpp test-exports test-deepspeed test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-full-size bench-gpu bench-gpus bench-scale bench-chat bench-download bench-data bench-export bench-serve test-api pictures docs messages lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1|/' | awk -F'|' '{printf "make %-15s %s\n", $$1, $$2}'
 
 $(ready): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "yi-tune needs Python 3.11 or newer: make PYTHON=python3.11")'
@@ -66,6 +66,15 @@ test-llamacpp: $(ready) .venv-llamacpp/.ready ## exported GGUF in llama.cpp, whi
 
 test-exports: $(ready) .venv-transformers4/.ready ## exports in transformers 4, which is installed first
 	TRANSFORMERS4_PYTHON="$(CURDIR)/.venv-transformers4/bin/python" $(bin)/python -m pytest -rP tests/e2e/test_transformers4.py
+
+# Beside .venv's packages, not among them. With DS_BUILD_OPS=0 it compiles nothing.
+.deepspeed/.ready: $(ready)
+	DS_BUILD_OPS=0 $(bin)/uv pip install --quiet --python $(bin)/python --target .deepspeed --no-deps \
+		--no-build-isolation deepspeed==0.18.4 hjson msgpack ninja py-cpuinfo
+	@touch $@
+
+test-deepspeed: $(ready) .deepspeed/.ready ## train --shard zero2 and zero3 on the CPU, with DeepSpeed, which is installed first
+	PYTHONPATH="$(CURDIR)/.deepspeed" $(bin)/python -m pytest -rP tests/e2e/test_deepspeed.py
 
 test-vllm: $(ready) ## yi-tune serve --engine vllm; VLLM= names the folder in which there is a command vllm
 	VLLM="$(VLLM)" $(bin)/python -m pytest -rP tests/e2e/test_vllm.py
@@ -145,4 +154,4 @@ lock: $(ready) ## compile requirements.lock anew from pyproject.toml
 		--no-emit-index-url --no-annotate --no-header --quiet --output-file requirements.lock
 
 clean: ## remove the environment
-	rm -rf .venv .venv-llamacpp .venv-transformers4
+	rm -rf .venv .venv-llamacpp .venv-transformers4 .deepspeed

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from yi_tune.runs import newest_whole
+from yi_tune.checkpoints import newest_whole
 
 # In the order in which the Trainer writes them.
 FILES = (
@@ -84,6 +84,51 @@ def test_a_random_state_of_each_process(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint-5").is_dir()
     (tmp_path / "checkpoint-5" / "rng_state_1.pth").write_bytes(b"half")
     assert "checkpoint-5 is broken (rng_state.pth" in newest(tmp_path)[1]
+
+
+ZERO2 = [
+    *(f"global_step10/bf16_zero_pp_rank_{rank}_mp_rank_00_optim_states.pt" for rank in range(2)),
+    "global_step10/mp_rank_00_model_states.pt",
+    "latest",
+]
+ZERO3 = [name.replace("mp_rank_00_model", "zero_pp_rank_0_mp_rank_00_model") for name in ZERO2]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ZERO2,
+        ZERO3,
+        ["pytorch_model_fsdp.bin", "optimizer.bin"],
+        ["pytorch_model_fsdp_0/.metadata", "optimizer_0/.metadata"],
+    ],
+    ids=lambda files: files[0].partition("/")[0],
+)
+def test_what_sharding_writes(files: list[str], tmp_path: Path) -> None:
+    def sharded(step: int) -> Path:
+        folder = checkpoint(tmp_path, step)
+        state = (folder / "optimizer.pt").read_bytes()
+        (folder / "optimizer.pt").unlink()
+        (folder / "rng_state.pth").rename(folder / "rng_state_0.pth")
+        (folder / "rng_state_1.pth").write_bytes(state)
+        (folder / "trainer_state.json").write_text('{"stateful_callbacks": {"ranks": 2}}')
+        for name in files:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(state)
+        return folder
+
+    whole = sharded(5)
+    for name in files:
+        half = sharded(10)
+        (half / name).unlink()
+        found, said = newest(tmp_path)
+        assert (found, half.exists()) == (whole, False), name
+        assert said.startswith("checkpoint-10 is broken (")
+        if name.endswith((".pt", ".bin")):
+            half = sharded(10)
+            (half / name).write_bytes((half / name).read_bytes()[:-1])
+            assert newest(tmp_path)[0] == whole, name
+    assert newest(tmp_path) == (whole, "")
 
 
 def test_older_ones_are_looked_at_too(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def several(planned: TrainPlan, monkeypatch: pytest.MonkeyPatch, outcomes: list[
     loaded.load_assistant = lambda config: config  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, loaded.__name__, loaded)
     monkeypatch.setattr(launch, "train", train)
-    write_configs(planned.run, planned.record | {"gpus": 2}, planned.chat_config)
+    write_configs(planned.run, planned.record | {"gpus": 2}, planned.chat_config, {})
     return rows
 
 

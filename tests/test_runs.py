@@ -246,13 +246,16 @@ def test_how_a_step_is_divided_makes_no_other_run() -> None:
 def test_configs_name_the_command_that_takes_them(run: Run) -> None:
     run.write("run.json", json.dumps(content()))
     new = {"config": {"a": 1e-5, "b": "${x}"}, "reasons": {"a": ["flag", "--set"]}, "gpus": 1}
-    write_configs(run, new, {"template": "yi"})
+    write_configs(run, new, {"template": "yi"}, {})
     # What a resume, or a lack of memory, has changed is told there too.
     assert new.items() <= run.record.items()
     assert read_config(run.folder / "train.yaml") == {"a": 1e-5, "b": "${x}"}
     assert read_config(run.chat_yaml) == {"template": "yi"}
     assert (run.folder / "train.yaml").read_text().startswith("# llamafactory-cli train ")
     assert run.chat_yaml.read_text().startswith("# llamafactory-cli chat ")
+    write_configs(run, new | {"gpus": 2}, {}, {"DS_ACCELERATOR": "cpu"})
+    several = "# FORCE_TORCHRUN=1 NPROC_PER_NODE=2 DS_ACCELERATOR=cpu llamafactory-cli train "
+    assert (run.folder / "train.yaml").read_text().startswith(several)
 
 
 # The lock

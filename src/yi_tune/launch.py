@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from select import select
@@ -18,6 +18,7 @@ from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.plan.plan import TrainPlan
+from yi_tune.plan.sharding import environment
 from yi_tune.progress import Progress
 from yi_tune.runs import ASKED, OUTCOME
 
@@ -45,7 +46,8 @@ def train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> No
         together = [f"--nnodes={nodes.count}", f"--node-rank={nodes.rank}"]
         together += [f"--master-addr={nodes.host}", f"--master-port={nodes.port}"]
     start = [str(folder), *([checkpoint.name] if checkpoint else [])]
-    ended = _work(planned.fit.hardware, together, start, _Log(log, progress).show)
+    told = environment(planned.fit.sharding, planned.fit.hardware)
+    ended = _work(planned.fit.hardware, together, start, _Log(log, progress).show, told)
     if ended["kind"] == "memory":
         raise OutOfMemoryError(ended["message"])
 
@@ -57,7 +59,7 @@ def ask(hardware: Hardware, config: Config, function: str, *arguments: Any) -> A
     with TemporaryDirectory() as folder:
         Path(folder, ASKED).write_bytes(pickle.dumps((config, function, arguments)))
         try:
-            return _work(hardware, _ALONE, [folder], lambda: None)["answer"]
+            return _work(hardware, _ALONE, [folder], lambda: None, {})["answer"]
         except WorkerLostError:
             raise YiTuneError(
                 f"One of {hardware.count} workers was lost.",
@@ -65,16 +67,18 @@ def ask(hardware: Hardware, config: Config, function: str, *arguments: Any) -> A
             ) from None
 
 
-def _work(hardware: Hardware, together: list[str], arguments: list[str], show: Callable[[], None]) -> dict[str, Any]:
-    """Start workers with these arguments, of which the first is their folder, and `show` until they have ended; returns
-    what they leave of how they did. Raises as `train` does, but for the memory.
+def _work(
+    hardware: Hardware, together: list[str], arguments: list[str], show: Callable[[], None], told: Mapping[str, str]
+) -> dict[str, Any]:
+    """Start workers with these arguments, of which the first is their folder, `told` more by their environment, and
+    `show` until they have ended; returns what they leave of how they did. Raises as `train` does, but for the memory.
     """
     outcome = Path(arguments[0], OUTCOME)
     outcome.unlink(missing_ok=True)
     command = [sys.executable, "-m", "torch.distributed.run", *together, f"--nproc-per-node={hardware.count}"]
     command += ["-m", "yi_tune.engine.worker", *arguments]
     # Without PYTHONSAFEPATH the user's current folder would come before all packages.
-    environment = {**os.environ, "PYTHONSAFEPATH": "1"}
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", **told}
     if hardware.visible:
         environment["CUDA_VISIBLE_DEVICES"] = hardware.visible
     ours, theirs = socket.socketpair()
@@ -83,15 +87,15 @@ def _work(hardware: Hardware, together: list[str], arguments: list[str], show: C
             # The workers' stdin is a socket: they stop when this end is closed, also by the death of this process, and
             # when their ends are closed, all of them are gone. A terminal's Ctrl-C comes to this process alone.
             torchrun = subprocess.Popen(command, stdin=theirs.fileno(), env=environment, start_new_session=True)  # noqa: S603
-        told = 0
+        heard = 0
         while not select([ours], [], [], 0.2)[0]:
             show()
-            if len(asked) > told or torchrun.poll() is not None:
+            if len(asked) > heard or torchrun.poll() is not None:
                 if len(asked) > 1:
                     torchrun.terminate()
-                elif not told:
+                elif not heard:
                     ours.shutdown(socket.SHUT_WR)
-                told = max(1, len(asked))
+                heard = max(1, len(asked))
     status = torchrun.wait()
     show()
     ended: dict[str, Any] = json.loads(outcome.read_text(encoding="utf-8")) if outcome.exists() else {"kind": None}

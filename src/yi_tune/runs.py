@@ -5,12 +5,11 @@ its adapter (`train --from-run`).
 import json
 import re
 import shutil
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile, ZipFile
 
 from yi_tune import files
 from yi_tune.config import Config, dump_config
@@ -18,20 +17,9 @@ from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, check_path, read_header, sha256, workspace_option
 
 # Old runs did not record these.
-_OLD = dict[str, Any](weights="", from_run=None, replay=0, gpus=1, created=None, versions={}, reasons={})
-# Where the Trainer's state has the number of processes that wrote a checkpoint: a name that no callback has.
-RANKS = "ranks"
+_OLD = dict[str, Any](weights="", from_run=None, replay=0, gpus=1, sharding=None, created=None, versions={}, reasons={})
 # Files of several processes: how they ended, by the first that tells, and what they are asked, where they do not train.
 OUTCOME, ASKED = "outcome.json", "asked.pickle"
-# The files of a checkpoint that the Trainer needs to go on as if nothing had happened, in the order in which it writes
-# them. A header (safetensors), or the directory at the end (torch writes zip files), shows that a file was cut short.
-_NEEDED: dict[str, Callable[[Path], object]] = {
-    "*.safetensors": read_header,
-    "optimizer.pt": ZipFile,
-    "scheduler.pt": ZipFile,
-    "rng_state*.pth": ZipFile,
-    "trainer_state.json": lambda file: json.loads(file.read_bytes()),
-}
 # LLaMA-Factory's keys that give an adapter its shape, and PEFT's. When it goes on with an adapter, LLaMA-Factory
 # takes them from adapter_config.json, and ignores its own config.
 _SHAPE = {"lora_rank": "r"} | {key: key for key in ("lora_alpha", "lora_dropout", "use_rslora", "use_dora")}
@@ -42,9 +30,10 @@ _BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")
 DIVISION = (*_BATCH, "per_device_eval_batch_size", "disable_gradient_checkpointing")
 # The keys that say where a run lies.
 PLACES = {"model_name_or_path", "adapter_name_or_path", "dataset_dir", "tokenized_path", "output_dir"}
-# Keys that may change between two commands: those, where a run is reported, and how its steps are divided.
+# Keys that may change between two commands: those, where a run is reported, and how its steps are divided. Those of
+# FSDP and ZeRO are said by "sharding".
 _FREE = {*PLACES, *DIVISION, "report_to", "run_name", "use_swanlab", "swanlab_run_name", "save_on_each_node"}
-_FREE |= {"flash_attn", "preprocessing_num_workers", "bf16", "fp16", "use_cpu"}
+_FREE |= {"flash_attn", "preprocessing_num_workers", "bf16", "fp16", "use_cpu", "fsdp", "fsdp_config", "deepspeed"}
 # LLaMA-Factory's and transformers' keys that are on unless they are turned off.
 _ON = {"double_quantization", "ignore_pad_token_for_loss", "average_tokens_across_devices", "use_fast_tokenizer"}
 
@@ -126,9 +115,13 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 def decided(content: dict[str, Any], but: Collection[str] = _FREE) -> dict[str, Any]:
     """Everything in a run.json that decides the training, by name: all of the config `but` these keys."""
     config, start, data = content["config"], content["from_run"], content["data"]
+    # Each process of ZeRO goes on from the file that it wrote; FSDP's checkpoints are whole.
+    sharding = content.get("sharding")
+    sharding = f"{sharding} on {content['gpus']} GPUs" if str(sharding).startswith("zero") else sharding
     given = {key: value for key, value in config.items() if value is not None and key not in but}
     return {
         **{key: content[key] for key in ("model", "weights", "replay")},
+        "sharding": sharding,
         **({"from_run": f"{start['run']} ({start['adapter'][:12]})"} if start else {}),
         **({f"data {name}": file for name, file in data.items()} if isinstance(data, dict) else {"data": data}),
         **content["identity"],
@@ -185,37 +178,6 @@ def remove(run: Run) -> None:
 def all_runs(workspace: Path) -> list[Run]:
     """The runs of a workspace, finished or not."""
     return [Run(file.parent) for file in sorted((workspace / "saves").glob("*/*/run.json"))]
-
-
-def newest_whole(run: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint in the folder of a (locked) run. Broken ones are named, by `say`, and removed: the
-    Trainer would count them when it deletes the oldest. Raises OSError for a file that cannot be read.
-    """
-    newest = None
-    steps = {folder.name.removeprefix("checkpoint-"): folder for folder in run.glob("checkpoint-*")}
-    for step in sorted(filter(str.isdecimal, steps), key=int):
-        folder = steps[step]
-        if broken := _broken(folder):
-            shutil.rmtree(folder)
-            say(f"{folder.name} is broken ({broken.replace('*', '')} is missing or cut short), and removed.")
-        else:
-            newest = folder
-    return newest
-
-
-def _broken(checkpoint: Path) -> str:
-    """The first kind of file that a checkpoint lacks, or has cut short; "" of one that is whole."""
-    found: dict[str, list[Any]] = {}
-    for kind, read in _NEEDED.items():
-        try:
-            found[kind] = [read(file) for file in checkpoint.glob(kind)]
-        except (ValueError, BadZipFile):
-            return kind
-        if not found[kind]:
-            return kind
-    # Each process writes a random state of its own, and the first does not wait for the others'.
-    ranks = found["trainer_state.json"][0].get("stateful_callbacks", {}).get(RANKS, 1)
-    return "" if len(found["rng_state*.pth"]) >= ranks else "rng_state*.pth"
 
 
 def _called(workspace: Path, name: str | None, model: LocalModel | None) -> list[Run]:
@@ -289,12 +251,14 @@ def find_start(workspace: Path, name: str, local: LocalModel, target: Run) -> St
     return Start(name, run.folder, digest, shape | {key: record["config"].get(key, _MODULES[key]) for key in _MODULES})
 
 
-def write_configs(run: Run, new: dict[str, Any], chat: Config) -> None:
-    """Write train.yaml and chat.yaml, which llamafactory-cli takes as they are. Of `new`, the content that run.json
-    would have by now, it gets the config, the reasons for it, and the number of GPUs that train by it.
+def write_configs(run: Run, new: dict[str, Any], chat: Config, environment: Mapping[str, str]) -> None:
+    """Write train.yaml and chat.yaml, which llamafactory-cli takes as they are, the first in this `environment`. Of
+    `new`, the content that run.json would have by now, it gets the config, the reasons for it, and the number of GPUs
+    that train by it.
     """
     changed = {key: new[key] for key in ("config", "reasons", "gpus")}
     run.write("run.json", json.dumps(run.record | changed, ensure_ascii=False, indent=2))
-    several = f"FORCE_TORCHRUN=1 NPROC_PER_NODE={new['gpus']} " if new["gpus"] > 1 else ""
+    said = {"FORCE_TORCHRUN": 1, "NPROC_PER_NODE": new["gpus"], **environment} if new["gpus"] > 1 else {}
+    several = "".join(f"{name}={value} " for name, value in said.items())
     run.write("train.yaml", f"# {several}llamafactory-cli train {run.folder}/train.yaml\n{dump_config(new['config'])}")
     run.write("chat.yaml", f"# llamafactory-cli chat {run.folder}/chat.yaml\n{dump_config(chat)}")

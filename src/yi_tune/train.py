@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yi_tune import launch
+from yi_tune.checkpoints import newest_whole
 from yi_tune.config import Config
 from yi_tune.data.general import REPLAY, replay_dataset, replay_prompts
 from yi_tune.data.heldout import Score, one_of_each, questions, score
@@ -19,9 +20,10 @@ from yi_tune.meeting import meet
 from yi_tune.output import engine_output_to, err, out, spell
 from yi_tune.plan.memory import smaller
 from yi_tune.plan.plan import TrainPlan
+from yi_tune.plan.sharding import environment
 from yi_tune.progress import Progress
 from yi_tune.report import print_advice, print_answers, read_history, summary
-from yi_tune.runs import newest_whole, prepare, write_configs
+from yi_tune.runs import prepare, write_configs
 from yi_tune.sharing import write_page
 
 if TYPE_CHECKING:
@@ -88,7 +90,7 @@ def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", Score]:
             replayed, targets = _replay(planned, progress)
             datasets = (*datasets, replayed)
         write_datasets(datasets, folder.data, resumed=checkpoint is not None)
-        write_configs(folder, planned.record, planned.chat_config)
+        _write_configs(planned)
         assistant = train_within_memory(planned, checkpoint, progress)
         progress.stage("Asking who it is")
         asked = one_of_each(questions())
@@ -175,8 +177,13 @@ def _divided(planned: TrainPlan, changes: Config, why: str) -> TrainPlan:
     """The plan with these keys changed. The run folder is told."""
     settings = {key: (value, "hardware", why) for key, value in changes.items()}
     planned = replace(planned, settings={**planned.settings, **settings})
-    write_configs(planned.run, planned.record, planned.chat_config)
+    _write_configs(planned)
     return planned
+
+
+def _write_configs(planned: TrainPlan) -> None:
+    told = environment(planned.fit.sharding, planned.fit.hardware)
+    write_configs(planned.run, planned.record, planned.chat_config, told)
 
 
 def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:

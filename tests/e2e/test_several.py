@@ -13,8 +13,8 @@ import pytest
 
 from tests.e2e.conftest import Workspace
 from tests.test_meeting import free_port
+from yi_tune.checkpoints import newest_whole
 from yi_tune.files import is_held
-from yi_tune.runs import newest_whole
 
 SHORT = ("--set", "max_samples=80", "--set", "num_train_epochs=2")  # 18 steps, a checkpoint every five and at the end
 TWO = (*SHORT, "--device", "cpu", "--gpus", "2")

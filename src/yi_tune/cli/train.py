@@ -60,6 +60,10 @@ def train(
     master: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where the others reach node 0.", show_default=False)
     ] = "",
+    shard: Annotated[
+        Literal["fsdp", "zero2", "zero3"] | None,
+        typer.Option(help="Divide the model among --gpus: fsdp for 4 bits, zero3 for 16; zero2 all but the weights."),
+    ] = None,
     run_name: Annotated[str, typer.Option("--run", help="The run's name.")] = "identity",
     from_run: Annotated[str | None, typer.Option(metavar="RUN", help="Start from a finished run's adapter.")] = None,
     early_stop: Annotated[
@@ -111,6 +115,7 @@ def train(
         gpus=count,
         nodes=Nodes(nodes, node_rank, host, int(port)) if nodes > 1 else None,
         fresh=fresh,
+        shard=shard,
         dry_run=dry_run,
     )
     if dry_run:

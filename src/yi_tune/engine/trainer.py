@@ -18,11 +18,11 @@ from peft.utils import ModulesToSaveWrapper
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from yi_tune.checkpoints import RANKS
 from yi_tune.config import Config
 from yi_tune.engine.assistant import Assistant, cast_frozen
 from yi_tune.errors import is_out_of_memory
 from yi_tune.progress import Progress
-from yi_tune.runs import RANKS
 
 
 class OutOfMemoryError(MemoryError):

@@ -53,7 +53,10 @@ def main() -> None:
         if (asked := folder / ASKED).exists():
             _answer(folder, *pickle.loads(asked.read_bytes()))  # noqa: S301 (the parent wrote it)
         else:
-            fit(read_config(folder / "train.yaml"), checkpoint, reporter)
+            config = read_config(folder / "train.yaml")
+            if config.get("deepspeed") and config.get("use_cpu"):
+                _begin_deepspeed()
+            fit(config, checkpoint, reporter)
             return
     except KeyboardInterrupt:
         _leave(folder, {"kind": "stopped"})
@@ -74,6 +77,15 @@ def _answer(folder: Path, config: Config, function: str, arguments: tuple[Any, .
     PartialState(timeout=timedelta(days=9))
     answer = getattr(divergence, function)(load_assistant(config), *arguments)
     _leave(folder, {"kind": "answer", "answer": answer})
+
+
+def _begin_deepspeed() -> None:
+    """What accelerate does for DeepSpeed on a GPU alone; without it, its ZeRO-3 believes to be one process."""
+    import deepspeed
+
+    # It would compile a communication of its own for CPUs, at run time; gloo is there.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed("gloo")
 
 
 def _leave(folder: Path, outcome: dict[str, Any]) -> None:

@@ -34,8 +34,8 @@ _NEVER = {
     "do_predict": "yi-tune check asks the tuned model.",
     "predict_with_generate": "yi-tune check asks the tuned model.",
     "streaming": "the rows are on this machine.",
-    "deepspeed": "yi-tune trains in one process.",
-    "fsdp": "yi-tune trains in one process.",
+    "deepspeed": "--shard zero2 or --shard zero3 writes it.",
+    **dict.fromkeys(("fsdp", "fsdp_config"), "--shard fsdp writes it."),
     # chat, check, serve and an export would ask in another format than that of training.
     "default_system": "only training would have it. Write it into your rows, and chat with --system.",
     "tool_format": "yi-tune trains on no tools.",
@@ -169,3 +169,11 @@ def unfit_validation(config: Config, rows: dict[str, int]) -> Iterator[str]:
         yield f"{said}: none is left to train on. Hold none back: --set val_size=0 --set eval_strategy=no"
     elif config.get("early_stopping_steps") and held_back < _MIN_ROWS:
         yield f"{said}. The loss on fewer than {_MIN_ROWS} rows rises and falls by chance: --set val_size={_MIN_ROWS}"
+
+
+def trackers(names: list[str], run: str) -> Config:
+    """`--report-to`: the keys of a config that has `run` reported to these trackers."""
+    others = [name for name in names if name != "swanlab"]
+    # SwanLab by LLaMA-Factory's own callback: that of transformers 5 does not work with SwanLab 0.10 (seen).
+    swanlab = {"use_swanlab": True, "swanlab_run_name": run} if "swanlab" in names else {}
+    return swanlab | ({"report_to": others, "run_name": run} if others else {})

@@ -20,6 +20,7 @@ from yi_tune.hardware import Hardware
 from yi_tune.models import LocalModel, Shape
 from yi_tune.output import spell
 from yi_tune.plan.duration import cost, rate_of
+from yi_tune.plan.sharding import DIVIDED, Sharding, divided
 
 MICRO, ACCUMULATION = "per_device_train_batch_size", "gradient_accumulation_steps"
 EVAL, NO_CHECKPOINTING = "per_device_eval_batch_size", "disable_gradient_checkpointing"
@@ -107,7 +108,7 @@ def needed(parts: dict[str, int]) -> int:
     """How much should be free: the weights, which are arithmetic, and a quarter more than the rest, for code that may
     change and allocators that lose memory between blocks. The system takes back a file's pages by itself.
     """
-    weights = parts["weights"] + parts["embeddings and head"]
+    weights = sum(parts.get(name, 0) for name in ("weights", "embeddings and head", "gathered", "loading"))
     return weights + (sum(parts.values()) - weights - parts["model file"]) * 5 // 4
 
 
@@ -132,6 +133,7 @@ class Fit:
     length: int = 0
     cost: float = 0.0  # of the whole training, as plan/duration.py has it
     alone: float = 0.0  # of it with one GPU
+    sharding: Sharding | None = None
 
     @property
     def fits(self) -> bool:
@@ -167,6 +169,8 @@ class Fit:
         if self.hardware.total > 1:
             division = f"{self.micro_batch} x {self.accumulation} on each of {self._several}"
             shared = f"The {self.rows} rows of a step: {division}, each with the whole model.\n"
+            if self.sharding:
+                shared = f"The {self.rows} rows of a step: {division}. {DIVIDED[self.sharding]}\n"
         if self.parts is None:
             return f"{shared}Memory: not estimated, the model's shape is not known; {self._free}."
         parts = ", ".join(f"{name} {decimal(size)}" for name, size in self.parts.items() if size >= 1_000_000)
@@ -174,8 +178,10 @@ class Fit:
 
     @property
     def seconds(self) -> float | None:
-        """How long training is estimated to take; None on a CPU, and for a model whose shape is not known."""
-        return self.cost if self.hardware.gpu and self.shape else None
+        """How long training is estimated to take; None on a CPU, for a model whose shape is not known, and for one that
+        is divided: what it sends then depends on links that no name tells.
+        """
+        return self.cost if self.hardware.gpu and self.shape and not self.sharding else None
 
     @property
     def forecast(self) -> str:
@@ -199,7 +205,9 @@ class Fit:
 _STARTING = 60
 
 
-def choose_fit(shape: Shape | None, config: Config, lengths: Sequence[int], hardware: Hardware) -> Fit:
+def choose_fit(
+    shape: Shape | None, config: Config, lengths: Sequence[int], hardware: Hardware, sharding: Sharding | None = None
+) -> Fit:
     """The division that takes the least time, for rows of so many tokens, of those that fit the free memory; the
     smallest where none fits. Values of `config` are obeyed; a key that it leaves open (a `${...}`) is chosen.
     """
@@ -214,18 +222,20 @@ def choose_fit(shape: Shape | None, config: Config, lengths: Sequence[int], hard
     fits, longest = [], max(lengths)
     for size, checkpointing in product(sizes, choices):
         follows = max(1, round(share / size)) if left_open(config, ACCUMULATION) else steps
-        fit = Fit(size, follows, checkpointing, hardware, shape, length=longest)
+        fit = Fit(size, follows, checkpointing, hardware, shape, length=longest, sharding=sharding)
         if shape:
             decided = hardware.settings | fit.settings
             whole = config | {key: decided[key][0] for key in decided if left_open(config, key)}
             parts = estimate(shape, whole, longest, "cuda" if hardware.gpu else "cpu")
-            if gpus > 1:  # the gradients once more, in the buckets in which they are sent
+            if sharding:
+                parts = divided(parts, sharding, shape, whole, gpus)
+            elif gpus > 1:  # the gradients once more, in the buckets in which they are sent
                 parts["buckets"] = parts["gradients"]
             takes = cost(shape, whole, lengths, hardware.gpu, (size, follows, checkpointing), gpus)
             fit = replace(fit, parts=parts, cost=takes)
         fits.append(fit)
     best = min((fit for fit in fits if fit.fits), key=lambda fit: fit.cost, default=fits[-1])
-    if gpus == 1:
+    if gpus == 1 or sharding:
         return best
     return replace(best, alone=choose_fit(shape, config, lengths, replace(hardware, count=1, nodes=1)).cost)
 

@@ -20,8 +20,9 @@ from yi_tune.hubs.download import use_cached
 from yi_tune.meeting import Nodes
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
 from yi_tune.output import err
-from yi_tune.plan.checks import is_trainable, problems, unfit_validation
+from yi_tune.plan.checks import is_trainable, problems, trackers, unfit_validation
 from yi_tune.plan.memory import ACCUMULATION, EFFECTIVE_BATCH, MICRO, Fit, answering, choose_fit, refuse, row_lengths
+from yi_tune.plan.sharding import Sharding, keys, unfit
 from yi_tune.runs import Run, Start, find_start, train_run
 
 # `--early-stop`: twenty evaluations a run, each with a checkpoint, and the end after three that were no better than the
@@ -74,7 +75,9 @@ class TrainPlan:
         """The config that loads what this plan trains: base and tuned model from one copy of the base."""
         paths = {"model_name_or_path": str(self.local.path), "adapter_name_or_path": str(self.run.folder)}
         config = read_config(find_config("chat")) | paths | {"template": self.config["template"]}
-        return config | answering(self.fit.shape, self.fit.hardware, self.config.get("quantization_bit"))
+        # What only several GPUs hold in 16 bits, one has in 4.
+        bits = self.config.get("quantization_bit") or (4 if self.fit.sharding else None)
+        return config | answering(self.fit.shape, self.fit.hardware, bits)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -90,6 +93,7 @@ class TrainPlan:
             "commits": {place: commit for dataset in self.datasets for place, commit in dataset.commits.items()},
             "replay": self.replay,
             "gpus": self.fit.hardware.total,
+            "sharding": self.fit.sharding,
             "config": self.config,
             "reasons": {key: [source, why] for key, (_, source, why) in self.settings.items()},
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -117,6 +121,7 @@ def plan(
     gpus: int | None = 1,
     nodes: Nodes | None = None,
     fresh: bool = False,
+    shard: Sharding | None = None,
     dry_run: bool = False,
 ) -> TrainPlan:
     """Decide all of a run by the options of `yi-tune train`, render its dataset and check the user's own.
@@ -188,7 +193,7 @@ def plan(
         lengths = row_lengths(local, wanted, conversations, prompts, own_lengths)
     if left_open(wanted, "num_train_epochs"):
         wanted["num_train_epochs"] = local.model.num_train_epochs
-    fit = choose_fit(local.shape, wanted | (start.shape if start else {}), lengths, hardware)
+    fit = choose_fit(local.shape, wanted | (start.shape if start else {}), lengths, hardware, shard)
     if hardware.total > 1 and fit.rows != EFFECTIVE_BATCH and not {MICRO, ACCUMULATION} <= flags.keys():
         raise YiTuneError(
             f"{hardware.total} x {fit.micro_batch} x {fit.accumulation} makes {fit.rows} rows a step, not "
@@ -207,10 +212,14 @@ def plan(
     planned = merge(planned, template, reasons(path), options)
     with err.status("Looking at the config"):
         rows = {dataset.name: dataset.rows for dataset in datasets}
-        wrong = problems(planned.config) or list(unfit_validation(planned.config, rows))
+        found = [*unfit(shard, planned.config, hardware), *problems(planned.config)]
+        wrong = found or list(unfit_validation(planned.config, rows))
     if wrong:
         mend = "the options" if path in shipped().values() else f"--set or {path}"
         raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend {mend}.")
+    if shard:
+        settings = {key: (value, "flag", "--shard") for key, value in keys(shard, planned.config).items()}
+        planned = replace(planned, settings={**planned.settings, **settings})
     replaced = [key for key in _PATHS if template.get(key) and not left_open(template, key)]
     if named not in (None, model) and not left_open(template, "model_name_or_path"):
         replaced.append("model_name_or_path")
@@ -221,14 +230,6 @@ def plan(
     err.print(fit.summary)
     err.print(fit.forecast)
     return planned
-
-
-def trackers(names: list[str], run: str) -> Config:
-    """`--report-to`: the keys of a config that has `run` reported to these trackers."""
-    others = [name for name in names if name != "swanlab"]
-    # SwanLab by LLaMA-Factory's own callback: that of transformers 5 does not work with SwanLab 0.10 (seen).
-    swanlab = {"use_swanlab": True, "swanlab_run_name": run} if "swanlab" in names else {}
-    return swanlab | ({"report_to": others, "run_name": run} if others else {})
 
 
 def _refuse(error: YiTuneError, insisted: bool) -> None:
