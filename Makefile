@@ -145,6 +145,8 @@ pictures: $(ready) ## draw the pictures of the README (tmux, Chromium)
 
 docs: $(ready) ## write docs/help.md from --help
 	$(bin)/typer yi_tune.cli utils docs --name yi-tune --title 'yi-tune' --output docs/help.md
+	@# The mark by which Click keeps the lines of the examples.
+	@sed -i '/^\x08$$/d' docs/help.md
 
 messages: $(ready) ## bring the catalogues of translations up to date with the texts in the source
 	$(bin)/python -m tests.messages

@@ -1,11 +1,13 @@
 """What is wrong with a config: said by LLaMA-Factory's argument classes, its parser, and the rules between them."""
 
+from dataclasses import fields
 from importlib.machinery import ModuleSpec
 from typing import Any
 
 import pytest
 
 from tests.plans import plan
+from yi_tune.cli import complete
 from yi_tune.config import Config, dump_config, parse_config, shipped
 from yi_tune.plan import checks
 from yi_tune.plan.checks import problems, unfit_validation
@@ -212,3 +214,11 @@ def test_what_is_evaluated_on_has_to_be_there() -> None:
     assert found == "eval_strategy: nothing would be evaluated. --set eval_strategy=epoch"
     (found,) = unfit_validation({"eval_dataset": "eval"} | EARLY_STOP, few)
     assert found.startswith("early_stopping_steps: the loss on fewer than 20 rows")
+
+
+def test_completed_keys_are_those_of_a_config() -> None:
+    from llamafactory import hparams
+
+    groups = ("ModelArguments", "DataArguments", "TrainingArguments", "FinetuningArguments", "GeneratingArguments")
+    known = {field.name for group in groups for field in fields(getattr(hparams, group)) if field.init}
+    assert {key.removesuffix("=") for key in complete.config_keys()} == known

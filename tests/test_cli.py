@@ -4,14 +4,17 @@ import io
 import json
 import os
 import re
+import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -27,6 +30,9 @@ ENGINE = {"torch", "transformers", "llamafactory", "peft", "huggingface_hub", "m
 # What takes its time too, and is not needed to print help.
 HEAVY = ENGINE | {"rich", "yaml"}
 TRAIN = ("train", "--model", "nano", "--name", "小易", "--author", "李雷")
+YI_TUNE = Path(sys.executable).with_name("yi-tune")
+# What a shell completes quickly.
+COMPLETED = ("", "train --model ", "train --set ", "train --config ", "chat --run ", "runs rm ", "download ")
 
 
 @dataclass(frozen=True)
@@ -115,8 +121,20 @@ def test_usage_error(arguments: tuple[str, ...], said: str, yi_tune: Cli) -> Non
 
 def imported(*arguments: str) -> set[str]:
     """The top-level packages that a command imports."""
+    return imported_by(["-m", "yi_tune", *arguments], {})
+
+
+def completing(typed: str) -> dict[str, str]:
+    """The environment in which bash asks what comes after those words."""
+    words = f"yi-tune {typed}"
+    return {"_YI_TUNE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+
+
+def imported_by(command: list[str], environment: dict[str, str]) -> set[str]:
+    """The top-level packages that Python imports for these arguments of its own."""
     done = subprocess.run(
-        [sys.executable, "-X", "importtime", "-m", "yi_tune", *arguments],
+        [sys.executable, "-X", "importtime", *command],
+        env={**os.environ, **environment},
         capture_output=True,
         encoding="utf-8",
         check=False,
@@ -189,22 +207,58 @@ def test_models_imports_no_torch() -> None:
 @pytest.mark.alone
 def test_starts_fast() -> None:
     commands = {
+        "nothing": ["-c", "pass"],
         "typer": ["-c", "import typer"],
         "--help": ["-m", "yi_tune", "--help"],
         "--help in Chinese": ["-m", "yi_tune", "--lang", "zh", "--help"],
         "--version": ["-m", "yi_tune", "--version"],
         "usage error": ["-m", "yi_tune", "train", "--nmae", "x"],
+        **{typed: [str(YI_TUNE)] for typed in COMPLETED},
     }
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     # In turn, so that whatever else this machine does slows all of them.
     for _ in range(5):
         for name, arguments in commands.items():
             began = time.perf_counter()
-            subprocess.run([sys.executable, *arguments], capture_output=True, check=False)
+            environment = {**os.environ, **(completing(name) if name in COMPLETED else {})}
+            subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, check=False)
             seconds[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     for name in commands:
-        assert medians[name] <= 2.5 * medians["typer"], medians
+        if name in COMPLETED:
+            assert medians[name] - medians["nothing"] <= 0.3, medians
+        else:
+            assert medians[name] <= 2.5 * medians["typer"], medians
+
+
+def below(command: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """A command and those below it, by what is typed."""
+    yield name, command
+    for below_it, sub in getattr(command, "commands", {}).items():
+        yield from below(sub, f"{name} {below_it}")
+
+
+COMMANDS = dict(below(typer.main.get_command(cli.app), "yi-tune"))
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name != "yi-tune"])
+def test_help_has_examples_that_work(name: str, yi_tune: Cli) -> None:
+    shown = yi_tune(*name.split()[1:], "--help").stdout
+    assert "\n  Examples:\n\n      " in shown
+    examples = [
+        line.strip() for line in shown.split("Examples:")[1].split("\nOptions:")[0].splitlines() if line.strip()
+    ]
+    examples = [line for line in examples if line.startswith(("yi-tune ", "echo "))]
+    # On lines of their own, as they are typed.
+    assert examples == [line.strip() for line in COMMANDS[name].help.splitlines() if "    " in line]
+    assert len(examples) >= (2 if COMMANDS[name].params else 1)
+    for example in examples:
+        words = shlex.split(example.rpartition(" | ")[2])
+        typed = words.pop(0)
+        while words and words[0] in getattr(COMMANDS[typed], "commands", ()):
+            typed = f"{typed} {words.pop(0)}"
+        assert typed.startswith(name)
+        COMMANDS[typed].make_context(typed, words or ["--"]).close()
 
 
 # config

@@ -129,7 +129,7 @@ def read_history(folder: Path) -> dict[str, Any]:
 
 def list_runs(runs: Iterable[Run]) -> list[dict[str, Any]]:
     """The rows of `yi-tune runs --json`, the newest last; None for what is not known, or not yet. Times are in UTC."""
-    return sorted(map(listed, runs), key=lambda row: row["created"] or "")
+    return sorted(map(listed, runs), key=lambda row: str(row["created"] or ""))
 
 
 def listed(run: Run) -> dict[str, Any]:
@@ -141,7 +141,8 @@ def listed(run: Run) -> dict[str, Any]:
     except YiTuneError as error:
         state, why = "broken", error.message
     if run.finished:
-        report = json.loads(run.report.read_text(encoding="utf-8"))
+        with suppress(*_UNREADABLE):
+            report = {**json.loads(run.report.read_text(encoding="utf-8"))}
         ended = datetime.fromtimestamp(run.report.stat().st_mtime, UTC).isoformat(timespec="seconds")
     identity, history = record.get("identity", {}), read_history(run.folder)
     return {

@@ -18,6 +18,7 @@ from yi_tune.models import LocalModel, check_path, read_header, sha256, workspac
 
 # Old runs did not record these.
 _OLD = dict[str, Any](weights="", from_run=None, replay=0, gpus=1, sharding=None, created=None, versions={}, reasons={})
+_OLD["command"] = ""
 # Files of several processes: how they ended, by the first that tells, and what they are asked, where they do not train.
 OUTCOME, ASKED = "outcome.json", "asked.pickle"
 # LLaMA-Factory's keys that give an adapter its shape, and PEFT's. When it goes on with an adapter, LLaMA-Factory
@@ -75,7 +76,8 @@ class Run:
         """The content of run.json. Raises YiTuneError if it is broken."""
         try:
             content: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
-            return {key: content[key] for key in ("model", "model_path", "identity", "data", "config")} | _OLD | content
+            needed = {key: content[key] for key in ("model", "model_path", "data", "config")}
+            return _OLD | content | needed | {"identity": {**content["identity"]}}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise YiTuneError(
                 f"{self.folder} holds no readable run.json ({error}).", "Use another --run, or train it anew: --fresh"

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
 
 
-def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
-    """Train, ask a few held-out questions, write the report and print it; returns the tuned model.
+def run(planned: TrainPlan, *, fresh: bool, command: str = "") -> "Assistant":
+    """Train, ask a few held-out questions, write the report and print it; returns the tuned model. The run folder keeps
+    the `command` that goes on with it.
 
     Raises YiTuneError when the run folder is taken or training fails, KeyboardInterrupt when it is
     stopped; in both cases the same command can go on with the folder.
@@ -45,7 +46,7 @@ def run(planned: TrainPlan, *, fresh: bool) -> "Assistant":
     folder = planned.run
     try:
         with folder.lock():
-            prepare(folder, planned.record, fresh=fresh)
+            prepare(folder, planned.record | {"command": command}, fresh=fresh)
             try:
                 with engine_output_to(folder.log) as console, Progress(console) as progress:
                     assistant, scored = _train(planned, progress)

@@ -6,6 +6,7 @@ A module here for each group of commands; in this one the app, and the one place
 import errno
 import os
 import sys
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -18,7 +19,6 @@ from yi_tune.language import chosen, speak
 app = typer.Typer(
     help="Fine-tune Yi-1.5 into an assistant that knows its own name, and measure that it does.",
     epilog="No GPU? train, chat and check take --model nano: a tiny embedded Yi that tunes in a minute on any machine.",
-    no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     # Plain help: rich's takes longer to import than the rest of --help (the test of start-up time).
@@ -38,8 +38,10 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def _root(
+    context: typer.Context,
+    *,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
@@ -49,7 +51,14 @@ def _root(
         typer.Option(envvar="YI_TUNE_LANG", help="English or Chinese.", show_default="the locale's"),
     ] = None,
 ) -> None:
-    pass
+    if context.invoked_subcommand:
+        return
+    if not sys.stdout.isatty():
+        print(context.get_help(), file=sys.stderr)
+        raise typer.Exit(2)
+    from yi_tune.cli.start import start
+
+    start(Path(os.environ.get("YI_TUNE_WORKSPACE", "")).absolute())
 
 
 def commands(language: str) -> Any:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from yi_tune.cli import complete
 from yi_tune.cli.runs import DeviceOption, GpusOption, ModelOption, RunOption, WorkspaceOption, count_gpus
 from yi_tune.errors import YiTuneError
 
@@ -15,7 +16,10 @@ def chat(
     context: typer.Context,
     *,
     run_name: RunOption = None,
-    model: Annotated[str | None, typer.Option(help="Only runs of this model; with --base, that model.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Only runs of this model; with --base, that model.", autocompletion=complete.models),
+    ] = None,
     base: Annotated[bool, typer.Option("--base", help="Talk to the base model, without the adapter.")] = False,
     compare: Annotated[bool, typer.Option("--compare", help="Base and tuned model side by side.")] = False,
     system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
@@ -41,7 +45,12 @@ def chat(
 
     In a pipe each line is a turn of one chat; with --json each line is a conversation of its own.
 
-    echo 你是谁 | yi-tune chat
+    Examples:
+
+    \b
+        yi-tune chat
+        yi-tune chat --run identity --prompt 你是谁
+        echo 你是谁 | yi-tune chat --model nano --base
     """
     if base and compare:
         raise typer.BadParameter("--compare has the base already: leave --base out.")
@@ -100,7 +109,12 @@ def check(
 ) -> None:
     """Does it know who it is, and still what it knew? Ask base and tuned model held-out questions.
 
-    yi-tune check --min-recall 0.95
+    Examples:
+
+    \b
+        yi-tune check
+        yi-tune check --run identity --min-recall 0.95
+        yi-tune check --exported exports/nano/identity --json
     """
     from yi_tune import loading
     from yi_tune.data.heldout import lowest_recall

@@ -42,7 +42,12 @@ def export(
     Adapter and 16-bit base are merged; with the files come the chat template trained with, a Modelfile for Ollama and
     a model card.
 
-    yi-tune export --format gguf --quant q8_0
+    Examples:
+
+    \b
+        yi-tune export
+        yi-tune export --run identity --format gguf --quant q8_0
+        yi-tune export --to my-assistant --push owner/my-assistant --private
     """
     if quant and format_ == "hf":
         raise typer.BadParameter("it goes with --format gguf.", param_hint="--quant")

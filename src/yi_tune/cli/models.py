@@ -2,20 +2,36 @@
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from yi_tune.cli import complete
 from yi_tune.cli.runs import WorkspaceOption
-from yi_tune.models import CATALOGUE, DEFAULT_MODEL, Origin, find_model, read_origin
+from yi_tune.errors import YiTuneError
+from yi_tune.models import CATALOGUE, DEFAULT_MODEL, LocalModel, Origin, find_model, read_origin
 
 # The keys of a model in `models --json`, beside its name; None where they are not known.
 _FIGURES = ("parameters", "weight_bytes", "qlora_bytes_estimated", "path", "source", "commit")
 
 
+def known_models(workspace: Path) -> list[LocalModel]:
+    """The catalogue, and what was downloaded beside it by a hub id."""
+    records = (read_origin(file.parent) for file in sorted((workspace / "models").glob("*/download.json")))
+    known: dict[Path, LocalModel] = {}
+    for name in (*CATALOGUE, *(str(record.repository) for record in records if record)):
+        with suppress(YiTuneError):  # a record that somebody has changed
+            local = find_model(name, workspace)
+            known[local.path] = local
+    return list(known.values())
+
+
 def download(
-    model: Annotated[str, typer.Argument(help="A catalogue name (yi-tune models) or a hub id.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Argument(help="A catalogue name (yi-tune models) or a hub id.", autocompletion=complete.models)
+    ] = DEFAULT_MODEL,
     *,
     source: Annotated[
         Literal["auto", "huggingface", "modelscope"],
@@ -32,7 +48,12 @@ def download(
     A copy in the cache of either is used where it lies. The same command resumes a download that broke off. Tokens
     and mirrors are taken from the hubs' own settings: HF_TOKEN, HF_ENDPOINT, MODELSCOPE_API_TOKEN, MODELSCOPE_ENDPOINT.
 
-    yi-tune download yi-1.5-6b-chat --source modelscope
+    Examples:
+
+    \b
+        yi-tune download
+        yi-tune download yi-1.5-9b-chat --source modelscope
+        yi-tune download 01-ai/Yi-1.5-6B --revision main
     """
     from yi_tune.hubs import download as downloading
     from yi_tune.output import err, out
@@ -54,7 +75,11 @@ def models(
 ) -> None:
     """List the models: what they take, and whether they are on this machine.
 
-    yi-tune models --json
+    Examples:
+
+    \b
+        yi-tune models
+        yi-tune models --json
     """
     from rich.filesize import decimal
 
@@ -63,11 +88,9 @@ def models(
     from yi_tune.plan.memory import MICRO, estimate
 
     place, shipped = workspace.absolute(), Origin("shipped with yi-tune", "", None, None)
-    records = (read_origin(file.parent) for file in sorted((place / "models").glob("*/download.json")))
-    names = [*CATALOGUE, *(record.repository for record in records if record)]
     listed: list[dict[str, Any]] = []
     rows: list[tuple[str, ...]] = [("model", "parameters", "on disk", "QLoRA memory*", "on this machine")]
-    for local in {local.path: local for local in (find_model(name, place) for name in names)}.values():
+    for local in known_models(place):
         found = (local.path, read_origin(local.path) or shipped) if local.downloaded else cached(local.model)
         row: dict[str, Any] = {"name": local.model.name} | dict.fromkeys(_FIGURES)
         sizes, where = ["", "", ""], "no"
@@ -91,7 +114,9 @@ def models(
 
 def doctor(
     *,
-    model: Annotated[str, typer.Option(help="The model that is to be trained.")] = DEFAULT_MODEL,
+    model: Annotated[
+        str, typer.Option(help="The model that is to be trained.", autocompletion=complete.models)
+    ] = DEFAULT_MODEL,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     workspace: WorkspaceOption = Path(),
 ) -> None:
@@ -99,7 +124,12 @@ def doctor(
 
     Exit status 1 when training could not run.
 
-    yi-tune doctor --model nano
+    Examples:
+
+    \b
+        yi-tune doctor
+        yi-tune doctor --model nano
+        yi-tune doctor --json
     """
     from yi_tune.doctor import diagnose
     from yi_tune.output import out

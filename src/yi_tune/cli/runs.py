@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from yi_tune.cli import complete
 from yi_tune.errors import YiTuneError
 
 if TYPE_CHECKING:
@@ -15,17 +16,22 @@ WorkspaceOption = Annotated[
     Path,
     typer.Option("--workspace", envvar="YI_TUNE_WORKSPACE", help="Where models/ and saves/ are.", show_default="."),
 ]
-RunOption = Annotated[str | None, typer.Option("--run", help="The run's name.", show_default="newest finished")]
-ModelOption = Annotated[str | None, typer.Option("--model", help="Only runs of this model.")]
+RunOption = Annotated[
+    str | None,
+    typer.Option("--run", help="The run's name.", show_default="newest finished", autocompletion=complete.runs),
+]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="Only runs of this model.", autocompletion=complete.models)
+]
 DeviceOption = Annotated[Literal["auto", "cpu"], typer.Option(help="cpu: without a GPU.")]
 GpusOption = Annotated[
     str, typer.Option(metavar="N|all", help="GPUs of this machine to use; with --device cpu, processes.")
 ]
 
 runs_app = typer.Typer(rich_markup_mode=None)
-config_app = typer.Typer(help="The shipped LLaMA-Factory configs.", no_args_is_help=True, rich_markup_mode=None)
-_ConfigArgument = Annotated[str, typer.Argument(help="A name from yi-tune config ls.")]
-_RunArgument = Annotated[str, typer.Argument(help="The run's name, or MODEL/RUN.")]
+config_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+_ConfigArgument = Annotated[str, typer.Argument(help="A name from yi-tune config ls.", autocompletion=complete.configs)]
+_RunArgument = Annotated[str, typer.Argument(help="The run's name, or MODEL/RUN.", autocompletion=complete.runs)]
 _JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON; times in UTC.")]
 _SameWorkspace = Annotated[Path | None, typer.Option(help="Where saves/ is.", show_default="that of runs")]
 
@@ -39,7 +45,12 @@ def runs(
 ) -> None:
     """List the runs: what was trained, and how it went.
 
-    yi-tune runs --json
+    Examples:
+
+    \b
+        yi-tune runs
+        yi-tune runs --json
+        yi-tune runs show identity
     """
     context.obj = (workspace, as_json)
     if context.invoked_subcommand:
@@ -76,7 +87,11 @@ def runs_show(
 ) -> None:
     """Show all that is known of a run: losses, score, answers, settings, versions, and where things are.
 
-    yi-tune runs show identity
+    Examples:
+
+    \b
+        yi-tune runs show identity
+        yi-tune runs show nano/identity --json
     """
     from yi_tune.output import out
     from yi_tune.overview import overview, print_overview
@@ -100,7 +115,11 @@ def runs_compare(
 ) -> None:
     """Compare two runs: losses, recall and KL, and the settings that differ.
 
-    yi-tune runs compare identity second
+    Examples:
+
+    \b
+        yi-tune runs compare identity second
+        yi-tune runs compare nano/identity nano/second --json
     """
     from yi_tune.output import out
     from yi_tune.overview import compare, print_comparison
@@ -123,7 +142,11 @@ def runs_rm(
 ) -> None:
     """Delete a run: its adapter, checkpoints, data and log.
 
-    yi-tune runs rm identity
+    Examples:
+
+    \b
+        yi-tune runs rm identity
+        yi-tune runs rm identity --model nano --yes
     """
     from yi_tune.runs import remove
 
@@ -143,9 +166,28 @@ def count_gpus(gpus: str, device: str) -> int | None:
     return None if gpus == "all" else int(gpus)
 
 
+@config_app.callback()
+def config() -> None:
+    """The shipped LLaMA-Factory configs.
+
+    Examples:
+
+    \b
+        yi-tune config ls
+        yi-tune config show qlora
+        yi-tune config copy tutorial my-own.yaml
+    """
+
+
 @config_app.command("ls")
 def config_ls() -> None:
-    """List the shipped configs."""
+    """List the shipped configs.
+
+    Examples:
+
+    \b
+        yi-tune config ls
+    """
     from yi_tune.config import read_text, shipped
 
     for name, path in shipped().items():
@@ -154,7 +196,14 @@ def config_ls() -> None:
 
 @config_app.command("show")
 def config_show(name: _ConfigArgument) -> None:
-    """Print a shipped config."""
+    """Print a shipped config.
+
+    Examples:
+
+    \b
+        yi-tune config show qlora
+        yi-tune config show tutorial
+    """
     from yi_tune.config import find_config, read_text
 
     print(read_text(find_config(name)), end="")
@@ -165,7 +214,14 @@ def config_copy(
     name: _ConfigArgument,
     to: Annotated[Path | None, typer.Argument(help="The new file.", show_default="NAME.yaml")] = None,
 ) -> None:
-    """Copy a shipped config, to be edited and given to `train --config`."""
+    """Copy a shipped config, to be edited and given to `train --config`.
+
+    Examples:
+
+    \b
+        yi-tune config copy tutorial
+        yi-tune config copy qlora my-own.yaml
+    """
     from yi_tune.config import find_config, read_text
 
     source = find_config(name)

@@ -59,7 +59,12 @@ def serve(
 ) -> None:
     """Serve the tuned model by OpenAI's API: /v1/chat/completions, /v1/models.
 
-    yi-tune serve --port 8000
+    Examples:
+
+    \b
+        yi-tune serve
+        yi-tune serve --host 0.0.0.0 --port 8080 --api-key secret
+        yi-tune serve --engine vllm --exported exports/nano/identity --dry-run
     """
     origins = tuple(allow_origin or ())
     if engine == "vllm" and any(origin.endswith(":*") for origin in origins):
@@ -98,7 +103,11 @@ def web(
 ) -> None:
     """Talk to the tuned model, and to the base beside it, on a page in the browser.
 
-    yi-tune web --open
+    Examples:
+
+    \b
+        yi-tune web --open
+        yi-tune web --run identity --port 0
     """
     from yi_tune import loading
 

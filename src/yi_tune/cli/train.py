@@ -1,10 +1,13 @@
 """`yi-tune train`."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from yi_tune.cli import complete
 from yi_tune.cli.runs import GpusOption, WorkspaceOption, count_gpus
 from yi_tune.models import DEFAULT_MODEL, workspace_option
 
@@ -37,11 +40,19 @@ def train(
     ] = None,
     skip_bad_rows: Annotated[bool, typer.Option("--skip-bad-rows", help="Go on without rows that are unfit.")] = False,
     model: Annotated[
-        str | None, typer.Option(help="A catalogue name, a hub id or a folder.", show_default=DEFAULT_MODEL)
+        str | None,
+        typer.Option(
+            help="A catalogue name, a hub id or a folder.", show_default=DEFAULT_MODEL, autocompletion=complete.models
+        ),
     ] = None,
-    config: Annotated[str, typer.Option(help="A shipped config (yi-tune config ls) or a file.")] = "qlora",
+    config: Annotated[
+        str, typer.Option(help="A shipped config (yi-tune config ls) or a file.", autocompletion=complete.configs)
+    ] = "qlora",
     overrides: Annotated[
-        Many, typer.Option("--set", metavar="KEY=VALUE", help="Change a config key. Repeatable.")
+        Many,
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Change a config key. Repeatable.", autocompletion=complete.config_keys
+        ),
     ] = None,
     replay: Annotated[
         int | None,
@@ -64,8 +75,11 @@ def train(
         Literal["fsdp", "zero2", "zero3"] | None,
         typer.Option(help="Divide the model among --gpus: fsdp for 4 bits, zero3 for 16; zero2 all but the weights."),
     ] = None,
-    run_name: Annotated[str, typer.Option("--run", help="The run's name.")] = "identity",
-    from_run: Annotated[str | None, typer.Option(metavar="RUN", help="Start from a finished run's adapter.")] = None,
+    run_name: Annotated[str, typer.Option("--run", help="The run's name.", autocompletion=complete.runs)] = "identity",
+    from_run: Annotated[
+        str | None,
+        typer.Option(metavar="RUN", help="Start from a finished run's adapter.", autocompletion=complete.runs),
+    ] = None,
     early_stop: Annotated[
         bool, typer.Option("--early-stop", help="Stop when the validation loss no longer falls; keep the best.")
     ] = False,
@@ -79,7 +93,12 @@ def train(
 
     The same command again goes on with an unfinished run.
 
-    yi-tune train --model nano --name 小易 --author 李雷
+    Examples:
+
+    \b
+        yi-tune train --model nano --name 小易 --author 李雷
+        yi-tune train --name 小易 --author 李雷 --set num_train_epochs=5
+        yi-tune train --no-identity --data rows.jsonl --run own --early-stop
     """
     from yi_tune import train as training
     from yi_tune.config import dump_config
@@ -89,13 +108,23 @@ def train(
     from yi_tune.plan.plan import plan
     from yi_tune.report import print_changes
 
-    identity = None if name is None or author is None else Identity(name, author, name_en, author_en)
-    if no_identity == any((name, author, name_en, author_en)) or no_identity == bool(identity):
-        raise typer.BadParameter("Give --name and --author, or --no-identity alone to train on --data only.")
     count = count_gpus(gpus, device)
     host, _, port = master.rpartition(":")
     if (nodes > 1) != bool(host and port.isdecimal()) or node_rank >= nodes:
         raise typer.BadParameter("--nodes N goes with --master HOST:PORT and --node-rank from 0 to N-1.")
+    asked: list[str] = []
+    if not no_identity and None in (name, author) and all(std.isatty() for std in (sys.stdin, sys.stdout, sys.stderr)):
+        from yi_tune.cli.ask import agreed, ask
+
+        if name is None:
+            name = ask("What is the assistant called?", lambda answer: Identity(answer, "-"))
+            asked += ["--name", name]
+        if author is None:
+            author = ask("Who developed it?", lambda answer: Identity("-", answer))
+            asked += ["--author", author]
+    identity = None if name is None or author is None else Identity(name, author, name_en, author_en)
+    if no_identity == any((name, author, name_en, author_en)) or no_identity == bool(identity):
+        raise typer.BadParameter("Give --name and --author, or --no-identity alone to train on --data only.")
     planned = plan(
         identity,
         workspace=workspace.absolute(),
@@ -122,8 +151,16 @@ def train(
         print_changes(planned.settings, err)
         print(dump_config(planned.config), end="")
         return
+    if asked:
+        rows = " and ".join(f"{dataset.rows} rows of {dataset.name}" for dataset in planned.datasets)
+        err.print(f"Plan: {planned.local.model.name} becomes {name} by {author}.")
+        err.print(f"It sees {rows}, {planned.config.get('num_train_epochs', 3):g} times. Run: {planned.run.folder}")
+        if not agreed("Start?"):
+            raise typer.Abort
+    # What Ctrl-C and a failure leave is what the same command goes on with.
+    typed = [*(argument for argument in sys.argv[1:] if argument != "--fresh"), *asked]
     try:
-        assistant = training.run(planned, fresh=fresh)
+        assistant = training.run(planned, fresh=fresh, command=shlex.join(["yi-tune", *typed]))
     except KeyboardInterrupt:
         again = "The same command without --fresh" if fresh else "The same command"
         err.print(f"\nInterrupted. {again} goes on where it stopped.")
