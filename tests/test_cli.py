@@ -226,7 +226,7 @@ def test_starts_fast() -> None:
     medians = {name: statistics.median(times) for name, times in seconds.items()}
     for name in commands:
         if name in COMPLETED:
-            assert medians[name] - medians["nothing"] <= 0.3, medians
+            assert min(seconds[name]) - min(seconds["nothing"]) <= 0.3, medians
         else:
             assert medians[name] <= 2.5 * medians["typer"], medians
 

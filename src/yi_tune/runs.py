@@ -1,6 +1,4 @@
-"""Run folders: `saves/<model>/<run>/` holds everything for a resume, a later chat or check, and a run that starts from
-its adapter (`train --from-run`).
-"""
+"""Run folders: `saves/<model>/<run>/` holds all that a resume, a later chat or check, or `train --from-run` needs."""
 
 import json
 import re
