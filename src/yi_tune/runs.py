@@ -15,8 +15,9 @@ from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, check_path, read_header, sha256, workspace_option
 
 # Old runs did not record these.
-_OLD = dict[str, Any](weights="", from_run=None, replay=0, gpus=1, sharding=None, created=None, versions={}, reasons={})
-_OLD["command"] = ""
+_OLD = dict[str, Any](
+    weights="", from_run=None, replay=0, gpus=1, sharding=None, created=None, versions={}, reasons={}, command=""
+)
 # Files of several processes: how they ended, by the first that tells, and what they are asked, where they do not train.
 OUTCOME, ASKED = "outcome.json", "asked.pickle"
 # LLaMA-Factory's keys that give an adapter its shape, and PEFT's. When it goes on with an adapter, LLaMA-Factory
