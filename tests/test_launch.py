@@ -1,6 +1,8 @@
 """The parent of several workers; torchrun and they are fakes. For real: tests/e2e/test_several.py."""
 
 import json
+import os
+import re
 import signal
 import sys
 import threading
@@ -161,3 +163,49 @@ def test_workers_are_asked_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     script = 'leave(kind="error", type="OutOfMemoryError", message="CUDA out of memory"); sys.exit(1)'
     with torchrun(tmp_path, monkeypatch, script), pytest.raises(RuntimeError, match="CUDA out of memory"):
         ask(TWO, {}, "check")
+
+
+# What stands for Ray, and for the Python that asks it and then starts LLaMA-Factory.
+FAKE_RAY = "import os\ndef init(): pass\ndef nodes(): return eval(os.environ['NODES'])"
+FAKE_PYTHON = """#!{python}
+import json, os, sys
+if sys.argv[1] == "-c": os.execv("{python}", ["{python}", *sys.argv[1:]])
+open(sys.argv[3] + "/told", "w").write(json.dumps(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize(
+    ("nodes", "told"),
+    [
+        ([(1, 10), (0, 2), (1, 12)], ""),
+        ([(1, 10), (1, 9)], "1 GPUs and 10 CPUs, 1 GPUs and 9 CPUs. LLaMA-Factory needs 2 GPUs, and reserves 10 CPUs"),
+        ([(1, 80)], "needs 2 GPUs"),
+        (None, "there is no Ray cluster: NameError: name 'nothing' is not defined"),
+    ],
+)
+def test_ray_has_what_llamafactory_reserves_or_is_refused(
+    nodes: list[tuple[int, int]] | None, told: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ray.py").write_text(FAKE_RAY)
+    found = nodes and [{"Alive": True, "Resources": {"GPU": gpus, "CPU": cpus}} for gpus, cpus in nodes]
+    python = tmp_path / "python"
+    python.write_text(FAKE_PYTHON.format(python=sys.executable))
+    python.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    for name, value in {"USE_RAY": "1", "NODES": str(found or "nothing"), "PYTHONPATH": path}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "executable", str(python))
+    planned = plan(run=run.folder, fit=Fit(4, 1, False, TWO))
+    assert planned.config["ray_num_workers"] == 2
+    with Progress(Console(quiet=True)) as progress:
+        if told:
+            with pytest.raises(YiTuneError, match=re.escape(told)):
+                train(planned, None, progress)
+        else:
+            train(planned, None, progress)
+    worker = ["-m", "yi_tune.engine.worker", str(run.folder)]
+    assert [json.loads(file.read_text()) for file in run.folder.glob("told")] == ([] if told else [worker])
+    for alone in ({"fit": Fit(4, 1, False, replace(TWO, gpu=None))}, {"nodes": Nodes(2, 0, "host", 1)}):
+        refused = plan(run=run.folder, **({"fit": Fit(4, 1, False, TWO)} | alone))  # type: ignore[arg-type]
+        with pytest.raises(YiTuneError, match="USE_RAY goes with GPUs only"), Progress(Console(quiet=True)) as progress:
+            train(refused, None, progress)

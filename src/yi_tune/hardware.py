@@ -96,6 +96,11 @@ def detect(*, cpu_only: bool = False, gpus: int | None = 1) -> Hardware:
         return Hardware(gpu, cuda.is_bf16_supported(including_emulation=False), cuda.mem_get_info()[0])
 
 
+def uses_ray() -> bool:
+    """Whether LLaMA-Factory is told to train in a Ray cluster, in words of its own."""
+    return os.environ.get("USE_RAY", "").lower() in ("true", "y", "1")
+
+
 def _freest(listed: str | None) -> str:
     """The GPU with the most memory free, as CUDA_VISIBLE_DEVICES names it, of those that it lists (None: of all)."""
     gpus = _see(listed)

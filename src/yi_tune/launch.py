@@ -16,7 +16,7 @@ from typing import Any
 
 from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
-from yi_tune.hardware import Hardware
+from yi_tune.hardware import Hardware, uses_ray
 from yi_tune.plan.plan import TrainPlan
 from yi_tune.plan.sharding import environment
 from yi_tune.progress import Progress
@@ -47,9 +47,37 @@ def train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> No
         together += [f"--master-addr={nodes.host}", f"--master-port={nodes.port}"]
     start = [str(folder), *([checkpoint.name] if checkpoint else [])]
     told = environment(planned.fit.sharding, planned.fit.hardware)
+    if uses_ray():
+        together = []
+        _check_ray(planned)
     ended = _work(planned.fit.hardware, together, start, _Log(log, progress).show, told)
     if ended["kind"] == "memory":
         raise OutOfMemoryError(ended["message"])
+
+
+def _check_ray(planned: TrainPlan) -> None:
+    """Raise YiTuneError if the cluster lacks what LLaMA-Factory reserves in it: it would wait for that for ever."""
+    wanted = planned.fit.hardware.count
+    remedy = "Unset USE_RAY: without Ray, --gpus and --nodes take GPUs and machines as they are."
+    if planned.nodes or planned.fit.sharding or planned.fit.hardware.gpu is None:
+        raise YiTuneError("USE_RAY goes with GPUs only, and without --nodes and --shard.", remedy)
+    code = "import json, ray, sys; ray.init(**json.loads(sys.argv[1])); print('\\n' + json.dumps(ray.nodes()))"
+    command = [sys.executable, "-c", code, json.dumps(planned.config.get("ray_init_kwargs") or {})]
+    environment = _seen(planned.fit.hardware)
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)  # noqa: S603
+    except subprocess.SubprocessError as error:
+        told = error.stderr if isinstance(error, subprocess.CalledProcessError) else "it did not answer in 120 s"
+        said = told.strip().rpartition("\n")[2]
+        raise YiTuneError(f"USE_RAY is set, and there is no Ray cluster: {said}", remedy) from None
+    nodes = [node["Resources"] for node in json.loads(done.stdout.splitlines()[-1]) if node["Alive"]]
+    has = [(int(node.get("GPU", 0)), int(node.get("CPU", 0))) for node in nodes]
+    if sum(gpus for gpus, _ in has) < wanted or any(cpus < 10 * gpus for gpus, cpus in has):
+        raise YiTuneError(
+            f"Ray's machines have {', '.join(f'{gpus} GPUs and {cpus} CPUs' for gpus, cpus in has)}. LLaMA-Factory "
+            f"needs {wanted} GPUs, and reserves 10 CPUs for every GPU of the cluster.",
+            f"Start Ray with --num-cpus of ten times the GPUs of a machine. {remedy}",
+        )
 
 
 def ask(hardware: Hardware, config: Config, function: str, *arguments: Any) -> Any:
@@ -71,32 +99,30 @@ def _work(
     hardware: Hardware, together: list[str], arguments: list[str], show: Callable[[], None], told: Mapping[str, str]
 ) -> dict[str, Any]:
     """Start workers with these arguments, of which the first is their folder, `told` more by their environment, and
-    `show` until they have ended; returns what they leave of how they did. Raises as `train` does, but for the memory.
+    `show` until they have ended; returns what they leave of how they did. Where torchrun is told nothing of how they
+    come `together`, Ray sees to it. Raises as `train` does, but for the memory.
     """
     outcome = Path(arguments[0], OUTCOME)
     outcome.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "torch.distributed.run", *together, f"--nproc-per-node={hardware.count}"]
-    command += ["-m", "yi_tune.engine.worker", *arguments]
-    # Without PYTHONSAFEPATH the user's current folder would come before all packages.
-    environment = {**os.environ, "PYTHONSAFEPATH": "1", **told}
-    if hardware.visible:
-        environment["CUDA_VISIBLE_DEVICES"] = hardware.visible
+    torchrun = ["-m", "torch.distributed.run", *together, f"--nproc-per-node={hardware.count}"] if together else []
+    command = [sys.executable, *torchrun, "-m", "yi_tune.engine.worker", *arguments]
+    environment = {**_seen(hardware), **told}
     ours, theirs = socket.socketpair()
     with _asked() as asked, ours:
         with theirs:
             # The workers' stdin is a socket: they stop when this end is closed, also by the death of this process, and
             # when their ends are closed, all of them are gone. A terminal's Ctrl-C comes to this process alone.
-            torchrun = subprocess.Popen(command, stdin=theirs.fileno(), env=environment, start_new_session=True)  # noqa: S603
+            started = subprocess.Popen(command, stdin=theirs.fileno(), env=environment, start_new_session=True)  # noqa: S603
         heard = 0
         while not select([ours], [], [], 0.2)[0]:
             show()
-            if len(asked) > heard or torchrun.poll() is not None:
+            if len(asked) > heard or started.poll() is not None:
                 if len(asked) > 1:
-                    torchrun.terminate()
+                    started.terminate()
                 elif not heard:
                     ours.shutdown(socket.SHUT_WR)
                 heard = max(1, len(asked))
-    status = torchrun.wait()
+    status = started.wait()
     show()
     ended: dict[str, Any] = json.loads(outcome.read_text(encoding="utf-8")) if outcome.exists() else {"kind": None}
     if ended["kind"] == "error":
@@ -106,6 +132,12 @@ def _work(
     if status and ended["kind"] is None:
         raise WorkerLostError
     return ended
+
+
+def _seen(hardware: Hardware) -> dict[str, str]:
+    # Without PYTHONSAFEPATH the user's current folder would come before all packages.
+    visible = {"CUDA_VISIBLE_DEVICES": hardware.visible} if hardware.visible else {}
+    return {**os.environ, "PYTHONSAFEPATH": "1", **visible}
 
 
 @contextmanager

@@ -34,6 +34,7 @@ PLACES = {"model_name_or_path", "adapter_name_or_path", "dataset_dir", "tokenize
 # FSDP and ZeRO are said by "sharding".
 _FREE = {*PLACES, *DIVISION, "report_to", "run_name", "use_swanlab", "swanlab_run_name", "save_on_each_node"}
 _FREE |= {"flash_attn", "preprocessing_num_workers", "bf16", "fp16", "use_cpu", "fsdp", "fsdp_config", "deepspeed"}
+_FREE.add("ray_num_workers")
 # LLaMA-Factory's and transformers' keys that are on unless they are turned off.
 _ON = {"double_quantization", "ignore_pad_token_for_loss", "average_tokens_across_devices", "use_fast_tokenizer"}
 

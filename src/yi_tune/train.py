@@ -16,6 +16,7 @@ from yi_tune.data.heldout import Score, one_of_each, questions, score
 from yi_tune.data.identity import Dataset, read_jsonl, to_jsonl, write_datasets
 from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.files import disk_full, write_whole
+from yi_tune.hardware import uses_ray
 from yi_tune.meeting import meet
 from yi_tune.output import engine_output_to, err, out, spell
 from yi_tune.plan.memory import smaller
@@ -146,7 +147,7 @@ def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: P
         from yi_tune.engine.trainer import OutOfMemoryError, train
 
         try:
-            if hardware.total == 1:
+            if hardware.total == 1 and not uses_ray():
                 return train(planned.config, checkpoint, progress)
             launch.train(planned, checkpoint, progress)
             from yi_tune.engine.assistant import load_assistant

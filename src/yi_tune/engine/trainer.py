@@ -15,6 +15,7 @@ import torch.distributed as dist
 from bitsandbytes.nn.modules import Linear4bit
 from llamafactory.train.tuner import run_exp
 from peft.utils import ModulesToSaveWrapper
+from rich.console import Console
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
@@ -35,11 +36,14 @@ class Reporter(TrainerCallback):
     `asked` is whether this process was asked to stop, `stopping` whether it does: several processes agree on that.
     """
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress | None = None) -> None:
         self.model: Any = None
         self.tokenizer: Any = None
         self.asked = self.stopping = False
-        self._progress = progress
+        self._progress = progress or Progress(Console(quiet=True))
+
+    def __reduce__(self) -> Any:
+        return Reporter, ()  # in one of Ray's workers
 
     def may_shrink(self, error: Exception) -> bool:
         """Whether training ended in `error` because memory ran out in its steps, so that smaller ones may help."""
@@ -58,7 +62,7 @@ class Reporter(TrainerCallback):
         if state.best_model_checkpoint:  # an absolute path, and the run folder may have been moved since
             state.best_model_checkpoint = str(Path(args.output_dir) / Path(state.best_model_checkpoint).name)
         # Those of this machine: each writes its own checkpoints.
-        state.stateful_callbacks[RANKS] = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        state.stateful_callbacks[RANKS] = int(os.environ.get("LOCAL_WORLD_SIZE", args.world_size))
         self._progress.begin(state.max_steps, state.global_step)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

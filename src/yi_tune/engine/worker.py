@@ -17,7 +17,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
-from rich.console import Console
 
 from yi_tune.config import Config, read_config
 from yi_tune.engine import divergence
@@ -25,7 +24,6 @@ from yi_tune.engine.assistant import load_assistant
 from yi_tune.engine.trainer import Reporter, fit
 from yi_tune.errors import YiTuneError
 from yi_tune.files import hold
-from yi_tune.progress import Progress
 from yi_tune.runs import ASKED, OUTCOME
 
 # Seconds in which a process that is told to end by a signal may end by itself: one that waits for another that is gone
@@ -41,7 +39,7 @@ def main() -> None:
     checkpoint = folder / sys.argv[2] if len(sys.argv) > 2 else None
     # To resume, the Trainer has tensors put on "cpu:0", which torch knows as "cpu" alone.
     torch.serialization.register_package(0, lambda _: None, lambda kept, place: kept if place[:4] == "cpu:" else None)
-    reporter = Reporter(Progress(Console(quiet=True)))
+    reporter = Reporter()
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
     # A signal wakes a thread: Python's own handlers wait for the main one, and that may wait for another process.
@@ -103,7 +101,7 @@ def _watch(folder: Path, reporter: Reporter, woken: int) -> None:
         if ready:
             _stop(reporter)
             listening = [woken]
-            if os.environ["LOCAL_RANK"] == "0":
+            if os.environ.get("LOCAL_RANK", "0") == "0":
                 threading.Thread(target=_keep, args=(folder,), daemon=True).start()
     if not reporter.asked:
         _stop(reporter)

@@ -15,7 +15,7 @@ from yi_tune.data.general import replay_prompts
 from yi_tune.data.identity import EVAL, Dataset, Identity, dataset_of, draw, render
 from yi_tune.data.own import prepare_own
 from yi_tune.errors import YiTuneError
-from yi_tune.hardware import detect
+from yi_tune.hardware import detect, uses_ray
 from yi_tune.hubs.download import use_cached
 from yi_tune.meeting import Nodes
 from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
@@ -44,7 +44,7 @@ _PACKAGES = ("llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # The keys that yi-tune itself decides.
 _OWNED = (
     *("model_name_or_path", "adapter_name_or_path", "output_dir", "dataset", "dataset_dir", "tokenized_path"),
-    "resume_from_checkpoint",
+    *("resume_from_checkpoint", "ray_num_workers"),
 )
 _PATHS = ("output_dir", "dataset_dir", "tokenized_path")
 
@@ -285,6 +285,7 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
     names = ",".join([*(dataset.name for dataset in trained), *(["replay"] if planned.replay else [])])
     if template.get("dataset") != names and ("dataset" not in template or is_trainable(template["dataset"])):
         settings["dataset"] = (names, "data", "all the rows there are")
+    settings |= {"ray_num_workers": (hardware.count, "run", "USE_RAY")} if uses_ray() else {}
     if planned.nodes:
         settings["save_on_each_node"] = (True, "run", "each machine goes on from its own checkpoints")
     if start:
