@@ -151,3 +151,11 @@ def test_result_of_a_check_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture
     run.check.with_name("check.json.part").mkdir()
     assert keep_check(run, run.record, content) is None
     assert "cannot be kept" in capsys.readouterr().err
+
+
+def test_page_in_another_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chinese = {"en": "zh-CN", "%(title)s: report of a fine-tuning": "%(title)s：微调报告"}
+    monkeypatch.setattr("gettext.gettext", lambda text: chinese.get(text, text))
+    page = page_of(begun(tmp_path, "a"))
+    assert ("html", {"lang": "zh-CN"}) in page.tags
+    assert "小易 by 李雷：微调报告" in page.text
