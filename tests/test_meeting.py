@@ -85,6 +85,8 @@ def test_where_nobody_listens_or_another_does(monkeypatch: pytest.MonkeyPatch) -
     assert "--node-rank 0" in told.value.hint
     with socket.create_server(("", 0)) as taken, pytest.raises(YiTuneError, match=r"address already in use|EADDRINUSE"):
         meet(Nodes(2, 0, "127.0.0.1", taken.getsockname()[1]), record(), set())
+    with socket.create_server(("", 0)) as silent, pytest.raises(YiTuneError, match="another program seems to listen"):
+        meet(Nodes(2, 1, "127.0.0.1", silent.getsockname()[1]), record(), set())
 
 
 def test_one_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,8 @@ import socket
 import time
 from dataclasses import dataclass
 from datetime import timedelta
+from queue import Empty, SimpleQueue
+from threading import Thread
 from typing import Any
 
 from yi_tune.config import Config
@@ -55,10 +57,20 @@ def _exchange(nodes: Nodes, mine: dict[str, Any]) -> list[dict[str, Any]]:
     """What each machine tells of itself, by rank."""
     from torch.distributed import DistError, TCPStore  # type: ignore[attr-defined]
 
+    # In a thread: at a port where another program listens it would wait for ever.
+    def reach() -> None:
+        try:
+            reached = timedelta(seconds=_REACHED)
+            stores.put(TCPStore(nodes.host, nodes.port, nodes.count, first, reached, wait_for_workers=False))
+        except (OSError, DistError) as error:
+            stores.put(error)
+
+    stores: SimpleQueue[Any] = SimpleQueue()
     where, first = f"{nodes.host}:{nodes.port}", nodes.rank == 0
     try:
-        reached = timedelta(seconds=_REACHED)
-        store = TCPStore(nodes.host, nodes.port, nodes.count, first, reached, wait_for_workers=False)
+        Thread(target=reach, daemon=True).start()
+        if isinstance(store := stores.get(timeout=3 * _REACHED), Exception):
+            raise store
         store.set(f"told {nodes.rank}", json.dumps(mine))
         _wait(store, [f"told {rank}" for rank in range(nodes.count)], where)
         told = [json.loads(store.get(f"told {rank}")) for rank in range(nodes.count)]
@@ -66,9 +78,9 @@ def _exchange(nodes: Nodes, mine: dict[str, Any]) -> list[dict[str, Any]]:
         if first:  # the others read from here
             _wait(store, [f"read {rank}" for rank in range(nodes.count)], where)
         return told
-    except (OSError, DistError) as error:
+    except (OSError, DistError, Empty) as error:
         raise YiTuneError(
-            f"The machines do not meet at {where}: {error}",
+            f"The machines do not meet at {where}: {str(error) or 'another program seems to listen there'}",
             "--master is the address of the machine with --node-rank 0, and a port that is free there. Can the others "
             "reach it (firewall)? Was the command typed there?",
         ) from None
