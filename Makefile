@@ -11,7 +11,7 @@ yi := $(bin)/yi-tune
 # Stands for the environment: younger than what it was built from, or it is built again.
 ready := .venv/.ready
 
-.PHONY: help demo test test-unit test-llamacpp test-exports test-deepspeed test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-full-size bench-gpu bench-gpus bench-scale bench-chat bench-download bench-data bench-export bench-serve test-api pictures docs messages lock clean
+.PHONY: help demo test test-unit test-llamacpp test-exports test-deepspeed test-vllm lint format nano nano-report replay-report bench bench-cpu bench-memory bench-published bench-full-size bench-gpu bench-gpus bench-scale bench-sharding bench-chat bench-download bench-data bench-export bench-serve test-api pictures docs messages lock clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -121,6 +121,9 @@ bench-gpus: $(ready) ## what is planned on which GPU, and the forecast of time, 
 
 bench-scale: $(ready) ## what more cards and machines would bring, by formulas; writes docs/scale.md
 	$(bin)/python -m bench.scale
+
+bench-sharding: $(ready) ## train --shard on two CUDA GPUs or more, beside whole models; writes docs/bench-sharding.md
+	$(bin)/python -m bench.sharding
 
 bench-chat: $(ready) ## time to the first token over ten turns; writes docs/bench-chat.md
 	$(bin)/python -m bench.chat

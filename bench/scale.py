@@ -13,6 +13,7 @@ from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, Shape
 from yi_tune.output import spell
 from yi_tune.plan.memory import ACCUMULATION, EFFECTIVE_BATCH, MICRO, Fit, choose_fit
+from yi_tune.plan.sharding import divided
 
 PAGE = DOCS / "scale.md"
 # The job: rows long enough to keep a card busy.
@@ -34,9 +35,8 @@ CLUSTERS = (
     Cluster("NVIDIA GeForce RTX 4090", 31.5, 1.25, "PCIe 4.0 x16, 31.5 GB/s each way; Ethernet, 10 Gb/s = 1.25 GB/s"),
 )
 LAYOUTS = [(nodes, cards) for nodes in (1, 2, 4) for cards in (1, 2, 4, 8)]
-# Parts of a run's memory that sharding divides among the cards.
-_TRAINED = ("adapter", "gradients", "optimiser")
 _BASE = ("weights", "embeddings and head")
+_QLORA = read_config(find_config("qlora"))
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,14 @@ class Job:
         return sum(self.parts.values()), sent, self._seconds(sent)
 
     def sharded(self) -> tuple[float, float, float]:
-        """Each card has its part of everything: the same three."""
-        base, trained = (sum(self.parts[name] for name in names) for names in (_BASE, _TRAINED))
-        # Two layers are whole at a time, the one that computes and the next. Nothing is sent in buckets.
-        layers = 2 * self.parts["weights"] / self.shape.layers
-        kept = sum(self.parts.values()) - base - trained - self.parts.get("buckets", 0)
+        """Each card has its part of everything, by --shard fsdp: the same three."""
+        base = sum(self.parts[name] for name in _BASE)
+        whole = {name: size for name, size in self.parts.items() if name != "buckets"}
+        memory = sum(divided(whole, "fsdp", self.shape, _QLORA, self.cards).values())
         others = (self.cards - 1) / self.cards
         gathered = 2 * others * base * self.fit.accumulation
         sent = gathered + others * (self.parts["adapter"] + self.parts["gradients"])
-        return kept + (base + trained) / self.cards + layers, sent, self._seconds(sent)
+        return memory, sent, self._seconds(sent)
 
     def _seconds(self, sent: float) -> float:
         return self.fit.cost + ROWS / self.rows * sent / (self.bandwidth * GB)
@@ -82,7 +81,7 @@ def job(cluster: Cluster, model: str, nodes: int, cards: int) -> Job:
     assert shape  # noqa: S101
     memory, bf16 = CARDS[cluster.card]
     total = nodes * cards
-    config = read_config(find_config("qlora")) | {"num_train_epochs": 1}
+    config = _QLORA | {"num_train_epochs": 1}
     if total > EFFECTIVE_BATCH:
         config |= {MICRO: 1, ACCUMULATION: 1}
     hardware = Hardware(cluster.card, bf16, int(memory * MIB - TAKEN), total)
@@ -110,8 +109,8 @@ def lines() -> Iterator[str]:
     """The page."""
     yield from (
         "What more cards bring is arithmetic here: nothing of it is measured yet. yi-tune trains with the whole model",
-        "on each card, of one machine (`--gpus N`) or of several (`--nodes N`). Sharding is here to show what it would",
-        "bring; yi-tune does not offer it.",
+        "on each card, of one machine (`--gpus N`) or of several (`--nodes N`), or divides it among the cards of one",
+        "(`--shard fsdp`). Sharding over several machines is here to show what it would bring; yi-tune refuses it.",
         "",
         f"The job is one epoch of {ROWS:,} rows of {TOKENS} tokens with the default config: 4 bits, LoRA of rank 8 on",
         f"all linear layers. A step has {EFFECTIVE_BATCH} rows. With more cards than that it has one a card, which is",
@@ -125,7 +124,7 @@ def lines() -> Iterator[str]:
         *table("", "whole model on each card", "sharded (FSDP, ZeRO-3)"),
         "| memory a card | the estimate of [memory.md](memory.md), and G again for the buckets in which gradients are "
         "sent | the same without buckets, but the n-th part of W, adapter, gradients and optimiser; and two whole "
-        "layers |",
+        "layers, the embeddings and the head. At the least W, which each card holds while it is loaded |",
         "| sent by a card in a step | 2 (n - 1) / n G, a ring's all-reduce | (n - 1) / n (2 k W + A + G): the weights "
         "are gathered forward and backward, the gradients scattered, the adapter gathered |",
         "| time | steps x (k micro-steps + bytes / bandwidth) | the same |",

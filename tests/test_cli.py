@@ -335,6 +335,18 @@ def test_train_refuses(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--gpus", "2", "--shard", "fsdp"), "--shard fsdp needs GPUs: on a CPU nothing would be divided."),
+        (("--shard", "fsdp"), "--shard divides a model among GPUs: add --gpus N"),
+    ],
+)
+def test_sharding_that_would_divide_nothing(arguments: tuple[str, ...], told: str, yi_tune: Cli) -> None:
+    done = yi_tune(*TRAIN, "--device", "cpu", *arguments)
+    assert (done.returncode, told in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(
     ("gpus", "told"), [("0", "neither a number nor"), ("many", "neither a number nor"), ("all", "number of processes")]
 )
 def test_gpus_are_a_number_or_all(gpus: str, told: str, yi_tune: Cli) -> None:

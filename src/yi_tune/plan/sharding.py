@@ -98,7 +98,7 @@ def divided(parts: dict[str, int], sharding: Sharding, shape: Shape, config: Con
     if sharding == "fsdp":
         each["gathered"] = rest + 2 * weights // shape.layers
         if config.get("quantization_bit"):
-            each["loading"] = max(0, parts["CUDA"] + weights + rest - sum(each.values()))
+            each["loading"] = max(0, parts.get("CUDA", 0) + weights + rest - sum(each.values()))
     else:
         each["buckets"] = each["adapter"] if sharding == "zero2" else parts["adapter"]
         each |= {"gathered": min(weights + rest, 2 * _LIVE)} if sharding == "zero3" else {}
