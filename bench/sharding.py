@@ -37,7 +37,7 @@ def fullest() -> float:
 
 def one(train: list[str], run: Path) -> str:
     """Train, stop in the middle, and go on; the cells of a row."""
-    from safetensors.numpy import load_file
+    from safetensors.torch import load_file
 
     peak, done = [0.0], threading.Event()
 
@@ -53,7 +53,7 @@ def one(train: list[str], run: Path) -> str:
     losses = [
         log["loss"] for log in json.loads((run / "trainer_state.json").read_text())["log_history"] if "loss" in log
     ]
-    shapes = {tensor.size > 0 for tensor in load_file(run / "adapter_model.safetensors").values()}
+    shapes = {tensor.numel() > 0 for tensor in load_file(run / "adapter_model.safetensors").values()}
     process = subprocess.Popen([*train, "--fresh"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     log = run / "trainer_log.jsonl"
     while process.poll() is None and not (log.exists() and len(log.read_text().splitlines()) in range(3, STEPS // 2)):
