@@ -19,7 +19,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [key.value for key, _ in node.value]
-        for at, (key, _) in enumerate(node.value):
+        for at, (key, _node) in enumerate(node.value):
             if key.value in keys[:at]:  # PyYAML itself would take the last one, silently
                 raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark)
         return super().construct_mapping(node, deep)
@@ -61,8 +61,10 @@ def parse_config(text: str, origin: str) -> Config:
         config = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
-        where = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise YiTuneError(f"{origin} is not YAML{where}: {problem}.", "Mend it there.") from None
+        said = f"{origin} is not YAML: {problem}."
+        if mark:
+            said = f"{origin} is not YAML, line {mark.line + 1}, column {mark.column + 1}: {problem}."
+        raise YiTuneError(said, "Mend it there.") from None
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
         raise YiTuneError(f"{origin} is not a mapping of keys to values.", "Write one `key: value` a line.")
     return config

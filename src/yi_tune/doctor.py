@@ -77,7 +77,7 @@ def probe() -> None:
 def _gpu(local: LocalModel, hardware: Hardware | None) -> Check:
     """Whether torch sees a GPU, or the model needs none."""
     gpus = read_gpus()
-    seen = "; ".join("{name}, {free} of {total} free, driver {driver}".format_map(gpu) for gpu in gpus)
+    seen = "; ".join(_("{name}, {free} of {total} free, driver {driver}").format(**gpu) for gpu in gpus)
     if hardware and hardware.gpu:
         return _check("gpu", f"{seen or hardware.gpu}; trains in {'bf16' if hardware.bf16 else 'fp16'}")
     seen, remedy = f"{seen}, but torch sees none", f"Update the driver, or take a torch for this one: {reinstall()}"

@@ -1,14 +1,19 @@
 """The one exception that a user reads, and two helpers for its text."""
 
 from difflib import get_close_matches
+from gettext import gettext
 
 
 class YiTuneError(Exception):
-    """An error that the user can mend: `message` says what happened, `hint` what to do about it."""
+    """An error that the user can mend: `message` says what happened, `hint` what to do about it.
 
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message)
-        self.message, self.hint = message, hint
+    Both are put into the user's language, with the values in place of their {names} if there are any.
+    """
+
+    def __init__(self, message: str, hint: str = "", **values: object) -> None:
+        told = (text and gettext(text) for text in (message, hint))  # of "" gettext makes something else
+        self.message, self.hint = (text.format(**values) if values else text for text in told)
+        super().__init__(self.message)
 
 
 def did_you_mean(word: str, known: list[str]) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import subprocess
+from gettext import ngettext
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -65,7 +66,8 @@ class Hardware:
         """
         slow = not self.bf16 and self.gpu is None
         values = {"bf16": self.bf16, "fp16": not self.bf16 and not slow, "flash_attn": "disabled" if slow else "auto"}
-        return {key: (value, f"{self.device} has {'' if self.bf16 else 'no '}bf16") for key, value in values.items()}
+        why = f"{self.device} has bf16" if self.bf16 else f"{self.device} has no bf16"
+        return {key: (value, why) for key, value in values.items()}
 
 
 def detect(*, cpu_only: bool = False, gpus: int | None = 1) -> Hardware:
@@ -106,7 +108,7 @@ def _freest(listed: str | None) -> str:
     gpus = _see(listed)
     if not gpus:  # torch sees none of them
         return listed or "0"
-    free, _, name = gpus[0]
+    free, _gpu, name = gpus[0]
     err.print(f"GPU {name} of {len(gpus)} is used: it has the most memory free, {decimal(free)}.")
     return name
 
@@ -134,12 +136,15 @@ def _several(wanted: int | None, listed: str | None) -> Hardware:
     used = gpus[:wanted]
     if not gpus or len(used) < (wanted or 1):
         raise YiTuneError(
-            f"--gpus {wanted or 'all'}: torch sees {len(gpus) or 'no'} GPU{'s' if len(gpus) > 1 else ''}.",
+            seen.format(wanted=wanted or _("all"), count=len(gpus)),
             "yi-tune doctor looks for the reason. To try several processes on the CPU: --device cpu --gpus 2",
         )
-    if len({gpu for _, gpu, _ in used}) > 1:
+    named = [f"{name}: {gpu}" for _free, gpu, name in used]
+    seen = ngettext("--gpus {wanted}: torch sees {count} GPU.", "--gpus {wanted}: torch sees {count} GPUs.", len(gpus))
+    seen = seen if gpus else _("--gpus {wanted}: torch sees no GPU.")
+    if len({gpu for _free, gpu, _name in used}) > 1:
         raise YiTuneError(
-            f"The GPUs differ: {', '.join(f'{name} is a {gpu}' for _, gpu, name in used)}.",
+            f"The GPUs differ: {', '.join(named)}.",
             "All would wait for the slowest. Name GPUs that are alike: CUDA_VISIBLE_DEVICES=0,1 yi-tune ... --gpus 2",
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = used[0][2]
@@ -154,14 +159,14 @@ def _check_age(gpu: str, capability: tuple[int, int], built_for: list[str]) -> N
     compiled for every newer GPU (CUDA C++ Programming Guide, sections "Binary Compatibility" and "PTX Compatibility").
     """
     for name in built_for:
-        kind, _, version = name.rstrip("af").partition("_")
+        kind, _line, version = name.rstrip("af").partition("_")
         if kind not in ("sm", "compute"):  # an AMD GPU's, as gfx90a, which another rule is for
             return
         built = divmod(int(version), 10)
         if built <= capability and (kind == "compute" or built[0] == capability[0]):
             return
     raise YiTuneError(
-        f"{gpu} has compute capability {capability[0]}.{capability[1]}, and this build of torch has kernels for "
+        f"{gpu} has compute capability {'.'.join(map(str, capability))}, and this build of torch has kernels for "
         f"{', '.join(built_for)} only.",
         f"Take a build that has its: {reinstall('cu126' if capability < (7, 5) else 'auto')}   (or train on the CPU: "
         "--device cpu)",

@@ -1,4 +1,4 @@
-"""The language that people are spoken to in. Modules ask gettext for its texts; the English ones are the keys."""
+"""The language that people are spoken to in: modules ask gettext for its texts, and the English ones are the keys."""
 
 import gettext
 import os
@@ -12,7 +12,11 @@ CATALOGUES = {"en": "en", "zh": "zh_CN"}
 
 
 def chosen(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """The language of a command line: that of --lang before the command, of YI_TUNE_LANG, or of the locale."""
+    """The language of a command line: that of --lang before the command, of YI_TUNE_LANG, or of the locale. With --json
+    it is English: programs read that.
+    """
+    if "--json" in arguments:
+        return "en"
     said = environment.get("YI_TUNE_LANG", "")
     for at, word in enumerate(arguments):
         if not word.startswith("-"):
@@ -30,3 +34,8 @@ def speak(language: str) -> None:
     os.environ["LANGUAGE"] = CATALOGUES[language]
     gettext.bindtextdomain(DOMAIN, FOLDER)
     gettext.textdomain(DOMAIN)
+
+
+def english(text: str) -> str:
+    """A text that stands where nobody knows the language yet: it is translated where it is shown."""
+    return text

@@ -203,10 +203,11 @@ def find_run(workspace: Path, name: str | None = None, model: LocalModel | None 
         return max(finished, key=lambda run: run.report.stat().st_mtime)
     if any(run.running for run in found) and name:
         raise YiTuneError(f"The run {name!r} is training now.", "Wait for it: yi-tune runs tells how far it is.")
+    folder = workspace / "saves"
     if found and name:
         raise YiTuneError(f"The run {name!r} is not finished.", "The command that started it goes on with it.")
     raise YiTuneError(
-        f"There is no {f'run called {name!r}' if name else 'finished run'} in {workspace / 'saves'}.",
+        f"There is no run called {name!r} in {folder}." if name else f"There is no finished run in {folder}.",
         f"Train one: yi-tune train --name NAME --author AUTHOR{workspace_option(workspace)}",
     )
 

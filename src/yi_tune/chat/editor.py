@@ -15,10 +15,10 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output
 from prompt_toolkit.output.defaults import create_output
 
-from yi_tune.chat.session import COMMANDS, PARAMETERS, Session, interactive
+from yi_tune.chat.session import COMMANDS, PARAMETERS, Session, interactive, summary
 from yi_tune.output import log_folder
 
-_COMMANDS = WordCompleter(list(COMMANDS), sentence=True, meta_dict={name: row[1] for name, row in COMMANDS.items()})
+_COMMANDS = WordCompleter(list(COMMANDS), sentence=True, meta_dict={name: summary(name) for name in COMMANDS})
 _FILES = PathCompleter(expanduser=True)
 # By the command that they complete the argument of.
 _ARGUMENTS = {"/set": WordCompleter(list(PARAMETERS), sentence=True), "/save": _FILES, "/load": _FILES}

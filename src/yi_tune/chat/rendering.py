@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from gettext import gettext as _
 
 from markdown_it import MarkdownIt
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -58,7 +59,7 @@ class Screen:
         text = markdown if self._draws else Text
 
         def columns(texts: dict[str, str]) -> Table:
-            table = Table(*(Column(name, ratio=1, overflow="fold") for name in texts), expand=True)
+            table = Table(*(Column(_(name), ratio=1, overflow="fold") for name in texts), expand=True)
             table.add_row(*(text(said.strip()) for said in texts.values()))
             return table
 

@@ -110,7 +110,11 @@ class Session:
         known = len(list(same))
         self.other = self.other[: 2 * known]
         if questions[known:]:
-            self.screen.note(f"The {'tuned model' if self.base else 'base'} is asked the earlier messages first.")
+            base, tuned = (
+                "The base is asked the earlier messages first.",
+                "The tuned model is asked the earlier messages first.",
+            )
+            self.screen.note(tuned if self.base else base)
         for question in questions[known:]:
             asked = [*self.other, question]
             reply = "".join(self._stream(asked, base=not self.base))
@@ -140,7 +144,7 @@ class Session:
         with assistant.base() if base else nullcontext():
             yield from assistant.stream(sent, self.sampling)
 
-    def _undo(self, _: str) -> str:
+    def _undo(self, _text: str) -> str:
         *self.turns, last = self._asked()
         self.left_out = 0  # there is room again
         return f"Taken back: {last['content']}"
@@ -150,19 +154,21 @@ class Session:
         return "System prompt set; starting over." if text else "No system prompt; starting over."
 
     def _set(self, argument: str) -> str:
-        key, _, value = argument.replace("=", " ", 1).partition(" ")
+        key, _space, value = argument.replace("=", " ", 1).partition(" ")
         value = value.strip()
         if key not in PARAMETERS:
-            raise YiTuneError(f"{key or 'Nothing'} cannot be set.", did_you_mean(key, list(PARAMETERS)))
+            raise YiTuneError(f"{key or _('Nothing')} cannot be set.", did_you_mean(key, list(PARAMETERS)))
         try:
             number: Any = None if (key, value) == ("seed", "none") else PARAMETERS[key](value)
         except ValueError:
-            kind = "a whole number" if PARAMETERS[key] is int else "a number"
-            raise YiTuneError(f"{key} takes {kind}, not {value or 'nothing'}.") from None
+            given = value or _("nothing")
+            if PARAMETERS[key] is int:
+                raise YiTuneError(f"{key} takes a whole number, not {given}.") from None
+            raise YiTuneError(f"{key} takes a number, not {given}.") from None
         self.sampling = replace(self.sampling, **{key: number})
         return f"{key} is {value}."
 
-    def _params(self, _: str) -> None:
+    def _params(self, _text: str) -> None:
         values = {**vars(self.sampling), "system": self.system}
         values["model"] = "base" if self.base or not self.assistant.switches else "tuned"
         rows = [(key, "none" if value is None else str(value)) for key, value in values.items()]
@@ -195,26 +201,27 @@ class Session:
             self._catch_up(self.turns[:answered:2])
             self.turns, self.other = [*self.other, *self.turns[answered:]], self.turns[:answered]
             self.base = base
-        return f"The {'base' if base else 'tuned model'} answers from here on."
+        return "The base answers from here on." if base else "The tuned model answers from here on."
 
-    def _stats(self, _: str) -> str:
+    def _stats(self, _text: str) -> str:
         last = self.assistant.last
         if last is None:
             raise YiTuneError("There is no reply yet.")
-        times = f"at {last.tokens_per_second:.1f} tokens/s, the first after {last.first_token_seconds:.2f} s"
+        speed, first = last.tokens_per_second, last.first_token_seconds
         return (
-            f"{last.tokens} tokens {times}; {last.prompt_tokens} tokens were read, {last.cached_tokens} of them cached"
+            f"{last.tokens} tokens at {speed:.1f} tokens/s, the first after {first:.2f} s; {last.prompt_tokens} tokens "
+            f"were read, {last.cached_tokens} of them cached"
         )
 
-    def _clear(self, _: str) -> str:
+    def _clear(self, _text: str) -> str:
         self.start(self.system)
         return "Starting over."
 
-    def _help(self, _: str) -> None:
-        usages = [(f"{name} {takes}".strip(), summary) for name, (takes, summary, _) in COMMANDS.items()]
-        print_table(self.screen.notes, [*usages, ("Keys", KEYS)])
+    def _help(self, _text: str) -> None:
+        usages = [(f"{name} {takes}".strip(), summary(name)) for name, (takes, *_rest) in COMMANDS.items()]
+        print_table(self.screen.notes, [*usages, (_("Keys"), _(KEYS))])
 
-    def _exit(self, _: str) -> None:
+    def _exit(self, _text: str) -> None:
         raise EOFError
 
 
@@ -231,7 +238,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Session, str], str | None]]] = {
     "/retry": ("", "answer the last message again; at temperature 0 the same", lambda at, _: at.say("")),
     "/undo": ("", "take the last message and its answer back", Session._undo),
     "/system": ("TEXT", "set the system prompt and start over; without TEXT, none", Session._system),
-    "/set": ("KEY VALUE", f"change how replies are drawn: {', '.join(PARAMETERS)}", Session._set),
+    "/set": ("KEY VALUE", "change how replies are drawn: {parameters}", Session._set),
     "/params": ("", "how replies are drawn, and who answers", Session._params),
     "/save": ("FILE", "write the conversation as JSON lines; -f FILE overwrites", Session._save),
     "/load": ("FILE", "go on from a conversation that was saved", Session._load),
@@ -243,6 +250,13 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Session, str], str | None]]] = {
     "/help": ("", "this list", Session._help),
     "/exit": ("", "leave", Session._exit),
 }
+
+
+def summary(command: str) -> str:
+    """What a command is for."""
+    return _(COMMANDS[command][1]).format(parameters=", ".join(PARAMETERS))
+
+
 KEYS = "Ctrl-C stops an answer, Ctrl-D leaves, Alt-Enter breaks the line, Tab completes, Up recalls"
 
 
@@ -254,7 +268,7 @@ def interactive(session: Session, ask: Callable[[str], str]) -> None:
         stopped = "Ctrl-D or /exit leaves."
         try:
             typed = ask("base> " if session.base else "> ").strip()
-            stopped = "[stopped]"
+            stopped = _("[stopped]")
             if typed:
                 session.obey(typed)
         except EOFError:

@@ -145,6 +145,6 @@ def doctor(
             out.print(f"{check['name']:14} {check['found']}")
             if check["remedy"]:
                 out.print(f"{'':22} -> {check['remedy']}")
-        out.print(f"\n{model} {'can' if can_train else 'cannot'} be trained here{'' if can_train else ' yet'}.")
+        out.print(f"\n{model} can be trained here." if can_train else f"\n{model} cannot be trained here yet.")
     if not can_train:
         raise typer.Exit(1)

@@ -109,7 +109,7 @@ def train(
     from yi_tune.report import print_changes
 
     count = count_gpus(gpus, device)
-    host, _, port = master.rpartition(":")
+    host, _colon, port = master.rpartition(":")
     if (nodes > 1) != bool(host and port.isdecimal()) or node_rank >= nodes:
         raise typer.BadParameter("--nodes N goes with --master HOST:PORT and --node-rank from 0 to N-1.")
     asked: list[str] = []
@@ -162,8 +162,10 @@ def train(
     try:
         assistant = training.run(planned, fresh=fresh, command=shlex.join(["yi-tune", *typed]))
     except KeyboardInterrupt:
-        again = "The same command without --fresh" if fresh else "The same command"
-        err.print(f"\nInterrupted. {again} goes on where it stopped.")
+        again = "The same command goes on where it stopped."
+        if fresh:
+            again = "The same command without --fresh goes on where it stopped."
+        err.print(f"\nInterrupted. {again}")
         raise typer.Exit(130) from None
     where = workspace_option(workspace.absolute())
     out.print(f"\nTalk to it:     yi-tune chat --run {run_name}{where}")

@@ -124,9 +124,11 @@ def find_sources(
             huggingface, modelscope = (None if hub == other else repository for other in ("modelscope", "huggingface"))
             sources.append(fetched(Hosted(huggingface, modelscope, revision=revision), rows))
         else:
-            also = f", and not in {data_dir}'s dataset_info.json" if data_dir else ""
+            said = f"{option} {name}: no such file."
+            if data_dir:
+                said = f"{option} {name}: no such file, and not in {data_dir}'s dataset_info.json."
             usual = "Name a file by its path from the current folder, a hub's dataset as huggingface:OWNER/NAME."
-            raise YiTuneError(f"{option} {name}: no such file{also}.", did_you_mean(name, sorted(info)) or usual)
+            raise YiTuneError(said, did_you_mean(name, sorted(info)) or usual)
     return sources
 
 

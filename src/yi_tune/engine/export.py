@@ -149,7 +149,7 @@ def _write_gguf(weights: MergedWeights, tokenizer: Any, base: Path, file: Path, 
     _add_tokenizer(writer, tokenizer, base, weights.config.vocab_size)
     tensors = list(_tensors(weights, Kind[quant.upper()]))
     # All of the header first, then tensor by tensor.
-    for name, tensor, kind, _ in tensors:
+    for name, tensor, kind, _heads in tensors:
         block, size = gguf.GGML_QUANT_SIZES[kind]
         shape = weights.shapes[name]
         # The type of numpy's is not looked at beside the kind.

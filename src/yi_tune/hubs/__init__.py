@@ -198,11 +198,13 @@ def explain(hub: Hub, error: Exception, what: str) -> HubError:
     """What a failure of a hub's client means for the user who wants `what`."""
     # An HTTP status is in the error itself, as ModelScope's client has it, or in its response.
     status = getattr(getattr(error, "response", error), "status_code", None)
-    way, remedy = "", "Check the network"
-    if variable := proxy_to(hub.endpoint):
-        way, remedy = f" by way of the proxy that {variable} names", f"{remedy} and that proxy (or unset {variable})"
-    reason = f"{hub.endpoint} gives no whole answer{way} ({type(error).__name__}: {error})."
-    unreached = (reason, f"{remedy}, or name a mirror: {hub.variable}=https://your.mirror")
+    site, mirror, said = hub.endpoint, f"{hub.variable}=https://your.mirror", f"{type(error).__name__}: {error}"
+    reason = f"{site} gives no whole answer ({said})."
+    remedy = f"Check the network, or name a mirror: {mirror}"
+    if variable := proxy_to(site):
+        reason = f"{site} gives no whole answer by way of the proxy that {variable} names ({said})."
+        remedy = f"Check the network and that proxy (or unset {variable}), or name a mirror: {mirror}"
+    unreached = (reason, remedy)
     told = {
         None: unreached,
         407: unreached,  # the proxy's own: it wants a login

@@ -67,7 +67,7 @@ def download(
         def fetch(hub: Hub) -> None:
             _finish(local, bring(hub, local.path, terminal, choose, first, check), terminal)
 
-        def choose(names: list[str], _: Get) -> list[str]:
+        def choose(names: list[str], _get: Get) -> list[str]:
             return needed_files(names, local.model.name)
 
         def first(get: Get) -> None:  # before the weights are fetched

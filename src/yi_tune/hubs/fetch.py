@@ -65,7 +65,7 @@ class Fetcher:
             return FileOrigin(file.size, digest)
         path.unlink(missing_ok=True)
         wrong = f"{name} came with another size or checksum than the hub lists"
-        for _ in range(2):
+        for _attempt in range(2):
             self._receive(name, file.size, part)
             if digest := right(part, file):
                 part.replace(path)

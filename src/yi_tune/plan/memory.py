@@ -148,13 +148,15 @@ class Fit:
     def settings(self) -> dict[str, tuple[Any, str]]:
         """The keys of a config that say it: values, and why."""
         why = f"chosen for {self._free}" if self.shape else "the model's shape is not known"
-        why += f", on each of {self._several}" if self.hardware.total > 1 else ""
+        if self.hardware.total > 1:
+            why = f"{why}, on each of {self._several}"
         sizes = {MICRO: self.micro_batch, ACCUMULATION: self.accumulation, EVAL: self.micro_batch}
         return {key: (value, why) for key, value in {**sizes, NO_CHECKPOINTING: not self.checkpointing}.items()}
 
     @property
     def _free(self) -> str:
-        free = f"{decimal(self.hardware.free)} of {'GPU memory' if self.hardware.gpu else 'RAM'} free"
+        free = decimal(self.hardware.free)
+        free = f"{free} of GPU memory free" if self.hardware.gpu else f"{free} of RAM free"
         return f"{free} for each" if self.hardware.total > 1 else free
 
     @property

@@ -215,8 +215,8 @@ def plan(
         found = [*unfit(shard, planned.config, hardware), *problems(planned.config)]
         wrong = found or list(unfit_validation(planned.config, rows))
     if wrong:
-        mend = "the options" if path in shipped().values() else f"--set or {path}"
-        raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), f"Mend {mend}.")
+        mend = "Mend the options." if path in shipped().values() else f"Mend --set or {path}."
+        raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), mend)
     if shard:
         settings = {key: (value, "flag", "--shard") for key, value in keys(shard, planned.config).items()}
         planned = replace(planned, settings={**planned.settings, **settings})
