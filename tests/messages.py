@@ -14,6 +14,7 @@ from babel.messages.pofile import read_po, write_po
 
 from yi_tune import cli, language
 from yi_tune.cli.help import key, texts
+from yi_tune.config import reasons, shipped, summary
 
 Message = str | tuple[str, str]  # with its plural
 
@@ -22,11 +23,17 @@ PAGE = SRC / "serve" / "page"
 # Where Click says what a user of ours can see.
 _CLICK = ("core", "decorators", "exceptions", "formatting", "parser", "termui", "types")
 CLICK = [Path(click.__file__).with_name(f"{name}.py") for name in _CLICK]
-KEYWORDS = {"_": None, "ngettext": (1, 2)}
+# YiTuneError and HubError translate what they are given themselves: both their texts are keys of their own.
+_FIRST = {"_": None, "ngettext": (1, 2), "english": None, "YiTuneError": (1,), "HubError": (1,)}
+_SECOND = {"YiTuneError": (2,), "HubError": (2,)}
 
 
 def _extract(method: str, file: Path, keywords: dict[str, tuple[int, ...] | None]) -> set[Message]:
-    return {message for _, message, _, _ in extract_from_file(method, file, keywords=keywords)}
+    return {message for _, message, _, _ in extract_from_file(method, file, keywords=keywords) if message}
+
+
+def _of_python(file: Path) -> set[Message]:
+    return _extract("python", file, _FIRST) | _extract("python", file, _SECOND)
 
 
 class _Html(HTMLParser):
@@ -57,13 +64,18 @@ def of_help() -> set[Message]:
     return {key(paragraph) for _, _, paragraphs in found for paragraph in paragraphs} - {""}
 
 
+def of_configs() -> set[Message]:
+    """What a shipped config is for, and the reasons in it: for `config ls` and --dry-run."""
+    return {text for path in shipped().values() for text in (summary(path), *reasons(path).values())}
+
+
 def extract() -> Catalog:
     """A catalogue of all texts, without translations: where each is, and what."""
-    places = {"serve/page": of_page(), "cli": of_help()}
-    places |= {str(file.relative_to(SRC)): _extract("python", file, KEYWORDS) for file in sorted(SRC.rglob("*.py"))}
-    places["report.html.jinja"] = _extract("jinja2", SRC / "report.html.jinja", KEYWORDS)
-    places |= {f"click/{file.name}": _extract("python", file, KEYWORDS) for file in CLICK}
-    places["typer/core.py"] = _extract("python", Path(typer.core.__file__), KEYWORDS)
+    places = {"serve/page": of_page(), "cli": of_help(), "configs": of_configs()}
+    places |= {str(file.relative_to(SRC)): _of_python(file) for file in sorted(SRC.rglob("*.py"))}
+    places["report.html.jinja"] = _extract("jinja2", SRC / "report.html.jinja", _FIRST)
+    places |= {f"click/{file.name}": _of_python(file) for file in CLICK}
+    places["typer/core.py"] = _of_python(Path(typer.core.__file__))
     catalogue = Catalog()
     for place, found in places.items():
         for message in sorted(found, key=str):

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from gettext import gettext as _
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
@@ -42,7 +43,11 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> Path | None:
         folder = steps[step]
         if broken := _broken(folder):
             shutil.rmtree(folder)
-            say(f"{folder.name} is broken ({broken.replace('*', '')} is missing or cut short), and removed.")
+            say(
+                _("{name} is broken ({file} is missing or cut short), and removed.").format(
+                    name=folder.name, file=broken.replace("*", "")
+                )
+            )
         else:
             newest = folder
     return newest

@@ -1,6 +1,7 @@
 """LLaMA-Factory configs as templates: YAML, a value of which may be a placeholder (`${learning_rate}`)."""
 
 import re
+from gettext import gettext as _
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ class _Loader(yaml.SafeLoader):
         keys = [key.value for key, _ in node.value]
         for at, (key, _node) in enumerate(node.value):
             if key.value in keys[:at]:  # PyYAML itself would take the last one, silently
-                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=_("the key {key!r} is there twice").format(key=key.value), problem_mark=key.start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -52,7 +55,10 @@ def find_config(name: str) -> Path:
     path = shipped().get(name, Path(name))
     if path.is_file():
         return path
-    raise YiTuneError(f"No config is called {name!r}, and no such file exists.", did_you_mean(name, list(shipped())))
+    raise YiTuneError(
+        _("No config is called {name!r}, and no such file exists.").format(name=name),
+        did_you_mean(name, list(shipped())),
+    )
 
 
 def parse_config(text: str, origin: str) -> Config:
@@ -61,12 +67,16 @@ def parse_config(text: str, origin: str) -> Config:
         config = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", error)
-        said = f"{origin} is not YAML: {problem}."
+        said = _("{origin} is not YAML: {problem}.").format(origin=origin, problem=problem)
         if mark:
-            said = f"{origin} is not YAML, line {mark.line + 1}, column {mark.column + 1}: {problem}."
+            said = _("{origin} is not YAML, line {line}, column {column}: {problem}.").format(
+                origin=origin, line=mark.line + 1, column=mark.column + 1, problem=problem
+            )
         raise YiTuneError(said, "Mend it there.") from None
     if not isinstance(config, dict) or not all(isinstance(key, str) for key in config):
-        raise YiTuneError(f"{origin} is not a mapping of keys to values.", "Write one `key: value` a line.")
+        raise YiTuneError(
+            "{origin} is not a mapping of keys to values.", "Write one `key: value` a line.", origin=origin
+        )
     return config
 
 
@@ -80,12 +90,19 @@ def reasons(path: Path) -> dict[str, str]:
     return dict(_COMMENT.findall(read_text(path)))
 
 
+def summary(path: Path) -> str:
+    """What a shipped config is for: its first line."""
+    return read_text(path).splitlines()[0].lstrip("# ")
+
+
 def read_text(path: Path) -> str:
     """The text of a config; raises YiTuneError when it cannot be read."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise YiTuneError(f"{path} cannot be read: {error}.", "A config is a text file in UTF-8.") from None
+        raise YiTuneError(
+            "{path} cannot be read: {error}.", "A config is a text file in UTF-8.", path=path, error=error
+        ) from None
 
 
 def parse_overrides(assignments: list[str]) -> Config:
@@ -94,7 +111,9 @@ def parse_overrides(assignments: list[str]) -> Config:
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key.strip():
-            raise YiTuneError(f"--set {assignment!r} is not key=value.", "For example: --set num_train_epochs=5")
+            raise YiTuneError(
+                "--set {assignment!r} is not key=value.", "For example: --set num_train_epochs=5", assignment=assignment
+            )
         overrides[key.strip()] = parse_config(f"value: {value}", f"--set {assignment!r}")["value"]
     return overrides
 

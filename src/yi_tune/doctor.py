@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import suppress
+from gettext import gettext as _
 from importlib.metadata import version
 from pathlib import Path
 
@@ -29,7 +30,7 @@ Check = dict[str, str]  # name, verdict, found and remedy
 def diagnose(model: str, workspace: Path) -> list[Check]:
     """All that training `model` in `workspace` depends on. Raises YiTuneError for an unknown model."""
     local = find_model(model, workspace)
-    with err.status("Loading the packages"):
+    with err.status(_("Loading the packages")):
         packages, hardware = _packages(), None
     try:
         hardware = detect() if packages["verdict"] == "ok" else None
@@ -53,9 +54,12 @@ def _packages() -> Check:
     command = [sys.executable, "-c", "from yi_tune.doctor import probe; probe()"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
-        why = f"They do not load (status {done.returncode}): {done.stderr.strip()[-300:]}"
+        why = _("They do not load (status {status}): {said}").format(
+            status=done.returncode, said=done.stderr.strip()[-300:]
+        )
         return _check("packages", why, reinstall())
-    return _check("packages", f"torch {version('torch')} and all that training loads beside it")
+    said = _("torch {version} and all that training loads beside it")
+    return _check("packages", said.format(version=version("torch")))
 
 
 def probe() -> None:
@@ -79,15 +83,20 @@ def _gpu(local: LocalModel, hardware: Hardware | None) -> Check:
     gpus = read_gpus()
     seen = "; ".join(_("{name}, {free} of {total} free, driver {driver}").format(**gpu) for gpu in gpus)
     if hardware and hardware.gpu:
-        return _check("gpu", f"{seen or hardware.gpu}; trains in {'bf16' if hardware.bf16 else 'fp16'}")
-    seen, remedy = f"{seen}, but torch sees none", f"Update the driver, or take a torch for this one: {reinstall()}"
+        told = _("{gpus}; trains in bf16") if hardware.bf16 else _("{gpus}; trains in fp16")
+        return _check("gpu", told.format(gpus=seen or hardware.gpu))
+    seen = _("{gpus}, but torch sees none").format(gpus=seen)
+    remedy = _("Update the driver, or take a torch for this one: {command}").format(command=reinstall())
     if not gpus:
-        seen, remedy = "no CUDA GPU, or no NVIDIA driver (nvidia-smi lists none)", "Install the driver for the GPU"
+        seen = _("no CUDA GPU, or no NVIDIA driver (nvidia-smi lists none)")
+        remedy = _("Install the driver for the GPU")
     elif os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        remedy = "unset CUDA_VISIBLE_DEVICES, which hides it"
+        remedy = _("unset CUDA_VISIBLE_DEVICES, which hides it")
     if local.needs_gpu:
-        return _check("gpu", seen, f"{remedy}. Or go without: train --device cpu, for hours, or --model nano")
-    return _check("gpu", f"{seen}; {local.model.name} needs none", remedy if gpus else "", "warning")
+        without = _("{remedy}. Or go without: train --device cpu, for hours, or --model nano")
+        return _check("gpu", seen, without.format(remedy=remedy))
+    seen = _("{found}; {model} needs none").format(found=seen, model=local.model.name)
+    return _check("gpu", seen, remedy if gpus else "", "warning")
 
 
 def _memory(local: LocalModel, hardware: Hardware) -> Check:
@@ -96,26 +105,31 @@ def _memory(local: LocalModel, hardware: Hardware) -> Check:
     if not fit.fits:
         error = refuse(fit, local.model.name)
         return _check("memory", error.message, error.hint)
-    return _check("memory", f"{fit.summary} Micro-batch {fit.micro_batch} x {fit.accumulation}.")
+    micro_batch = _("Micro-batch {rows} x {steps}.").format(rows=fit.micro_batch, steps=fit.accumulation)
+    return _check("memory", f"{fit.summary} {micro_batch}")
 
 
 def _disk(local: LocalModel, workspace: Path, here: Check) -> Check:
     place = next(folder for folder in (workspace, *workspace.parents) if folder.exists())
     needed = _RUN + (local.shape.weight_bytes if local.shape and here["verdict"] != "ok" else 0)
     free = shutil.disk_usage(place).free if place.is_dir() and os.access(place, os.W_OK | os.X_OK) else 0
-    found = f"{decimal(free)} can be written in {place}; {decimal(needed)} are needed"
-    return _check("disk", found, "" if free >= needed else "Free some space, or take another place: --workspace DIR")
+    found = _("{free} can be written in {place}; {needed} are needed").format(
+        free=decimal(free), place=place, needed=decimal(needed)
+    )
+    return _check("disk", found, "" if free >= needed else _("Free some space, or take another place: --workspace DIR"))
 
 
 def _model(local: LocalModel) -> Check:
     """Whether it is here; one that is yet to be downloaded is a warning, until no hub gives it."""
     try:
         if not local.downloaded and (found := cached(local.model)):
-            return _check("model", f"{local.model.name} is in {found[0]} ({found[1].source})")
+            path, origin = found
+            said = _("{model} is in {path} ({source})")
+            return _check("model", said.format(model=local.model.name, path=path, source=origin.source))
         check_model(local)
     except YiTuneError as error:
         return _check("model", error.message, error.hint, "error" if local.downloaded else "warning")
-    return _check("model", f"{local.model.name} is in {local.path}")
+    return _check("model", _("{model} is in {path}").format(model=local.model.name, path=local.path))
 
 
 def _hub(local: LocalModel) -> Check:
@@ -127,10 +141,10 @@ def _hub(local: LocalModel) -> Check:
         try:
             check_way(hub)
             httpx.head(hub.endpoint, timeout=PATIENCE)
-            return _check("hub", f"{hub.endpoint} answers")
+            return _check("hub", _("{address} answers").format(address=hub.endpoint))
         except YiTuneError as error:
             return _check("hub", error.message, error.hint)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            faults.append(f"{hub.endpoint} cannot be reached: {error}")
-    remedy = "Check the network and HTTPS_PROXY, or name a mirror: HF_ENDPOINT or MODELSCOPE_ENDPOINT"
+            faults.append(_("{address} cannot be reached: {error}").format(address=hub.endpoint, error=error))
+    remedy = _("Check the network and HTTPS_PROXY, or name a mirror: HF_ENDPOINT or MODELSCOPE_ENDPOINT")
     return _check("hub", "; ".join(faults), remedy)

@@ -2,6 +2,7 @@
 
 from difflib import get_close_matches
 from gettext import gettext
+from gettext import gettext as _
 
 
 class YiTuneError(Exception):
@@ -19,8 +20,8 @@ class YiTuneError(Exception):
 def did_you_mean(word: str, known: list[str]) -> str:
     """A suggestion for a mistyped `word`, or the whole list when nothing is near and it is short; "" of none."""
     if near := get_close_matches(word.lower(), known, n=1):
-        return f"Did you mean {near[0]}?"
-    return f"Known: {', '.join(known)}." if 0 < len(known) <= 20 else ""
+        return _("Did you mean {near}?").format(near=near[0])
+    return _("Known: {known}.").format(known=", ".join(known)) if 0 < len(known) <= 20 else ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

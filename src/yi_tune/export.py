@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
+from gettext import gettext as _
 from pathlib import Path
 from string import Template
 from typing import Any, Literal
@@ -74,14 +75,17 @@ def plan_export(
     """
     if quant in _K_QUANTS and shutil.which(_QUANTISER) is None:
         raise YiTuneError(
-            f"--quant {quant} is made by llama.cpp's own program, and there is no {_QUANTISER} on the PATH.",
+            "--quant {quant} is made by llama.cpp's own program, and there is no {program} on the PATH.",
             "Install llama.cpp, or put the folder of its programs on the PATH. Or take --quant q8_0, which needs none.",
+            quant=quant,
+            program=_QUANTISER,
         )
     folder = Path(base["model_name_or_path"])
     if "quantization_config" in _read(folder / "config.json"):
         raise YiTuneError(
-            f"{folder} is quantised already, and an adapter can only be merged into 16-bit weights.",
+            "{folder} is quantised already, and an adapter can only be merged into 16-bit weights.",
             "Train the run on the 16-bit model; yi-tune train quantises it while it loads.",
+            folder=folder,
         )
     if target is None:
         # As in saves/: runs of two models may have one name.
@@ -98,7 +102,9 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = _read(folder / RECORD)
         return {key: record[key] for key in ("run", "identity", "gguf", "files")}
     except (OSError, ValueError, TypeError, KeyError):
-        raise YiTuneError(f"{folder} is no export: it holds no {RECORD}.", "Make one: yi-tune export") from None
+        raise YiTuneError(
+            "{folder} is no export: it holds no {record}.", "Make one: yi-tune export", folder=folder, record=RECORD
+        ) from None
 
 
 def export(plan: Export, *, force: bool, again: bool = False) -> None:
@@ -114,7 +120,12 @@ def export(plan: Export, *, force: bool, again: bool = False) -> None:
             return _fill("README.md", target, _card(plan))
     _check_target(target, force=force)
     part, lock = (target.with_name(f".{target.name}.{kind}") for kind in ("export", "lock"))
-    with hold(lock, YiTuneError(f"Another process is exporting to {target}.", "Wait for it, or take another --to DIR")):
+    with hold(
+        lock,
+        YiTuneError(
+            "Another process is exporting to {target}.", "Wait for it, or take another --to DIR", target=target
+        ),
+    ):
         try:
             check_room(target.parent, plan.bytes)
             shutil.rmtree(part, ignore_errors=True)  # of an export that was killed
@@ -130,7 +141,7 @@ def export(plan: Export, *, force: bool, again: bool = False) -> None:
 
 def _write(plan: Export, part: Path) -> None:
     identity = plan.run.record["identity"]
-    with engine_at_work("export.log", "Loading transformers", "The export failed") as progress:
+    with engine_at_work("export.log", _("Loading transformers"), _("The export failed")) as progress:
         from yi_tune.engine.export import export as write_model
 
         name, target, quant = identity.get("name", plan.run.name), part / plan.gguf, plan.quant
@@ -139,7 +150,7 @@ def _write(plan: Export, part: Path) -> None:
         else:
             whole = part / "f16.gguf"
             write_model(plan.base, plan.run.folder, whole, "f16", name, progress)
-            progress.stage(f"Quantising with {_QUANTISER}")
+            progress.stage(_("Quantising with {program}").format(program=_QUANTISER))
             status = subprocess.run([_QUANTISER, whole, target, str(quant).upper()], check=False).returncode  # noqa: S603
             if status or not target.is_file():
                 raise RuntimeError(f"{_QUANTISER} ended with status {status}")
@@ -156,14 +167,18 @@ def _check_target(target: Path, *, force: bool) -> None:
     if not target.exists():
         return
     if not target.is_dir() or target.is_mount():  # nothing can be renamed to it
-        raise YiTuneError(f"{target} is a file, or a file system of its own.", "Choose a folder in one: --to DIR")
+        raise YiTuneError(
+            "{target} is a file, or a file system of its own.", "Choose a folder in one: --to DIR", target=target
+        )
     content = {path.name for path in target.iterdir()}
     if force and RECORD in content:
         content -= {*read_record(target)["files"], RECORD}
     if content:
         raise YiTuneError(
-            f"{target} is not empty: it holds {', '.join(sorted(content)[:3])}.",
+            "{target} is not empty: it holds {content}.",
             "--force replaces an export, but nothing else. Or choose another place: --to DIR",
+            target=target,
+            content=", ".join(sorted(content)[:3]),
         )
 
 
@@ -220,18 +235,20 @@ def check_exported(folder: Path) -> Score:
     """
     record = read_record(folder)
     if not record["identity"]:
-        raise YiTuneError(f"The run {record['run']!r} was trained on no identity: there is nothing to ask.")
+        raise YiTuneError("The run {run!r} was trained on no identity: there is nothing to ask.", run=record["run"])
     replies: list[Any] = []
 
     def ask(conversations: list[list[Message]]) -> list[str]:
         replies.extend(model.greedy(conversations))
         return [reply.text.strip() for reply in replies]
 
-    with engine_at_work("load.log", "Loading the exported model", f"{folder} does not load") as progress:
+    with engine_at_work(
+        "load.log", _("Loading the exported model"), _("{folder} does not load").format(folder=folder)
+    ) as progress:
         from yi_tune.engine.assistant import load_exported
 
         model = load_exported(folder, record["gguf"])
-        progress.stage("Asking")
+        progress.stage(_("Asking"))
         # It has no base to ask beside it.
         scored = score(questions(), Identity(**record["identity"]), lambda asked: [""] * len(asked), ask)
     return scored | {"unfinished": sum(reply.finish != "stop" for reply in replies)}

@@ -5,6 +5,7 @@ import os
 import shutil
 import tempfile
 from contextlib import AbstractContextManager
+from gettext import gettext as _
 from pathlib import Path
 
 from yi_tune.errors import YiTuneError
@@ -60,8 +61,10 @@ def hold(lock: Path, busy: YiTuneError, *, patience: float = 0.5) -> AbstractCon
     except Timeout:
         raise busy from None
     except OSError as error:
-        remedy = "Choose another place: --workspace DIR, for an export --to DIR"
-        raise YiTuneError(f"{lock.parent} cannot be written: {error.strerror}.", remedy) from None
+        remedy = _("Choose another place: --workspace DIR, for an export --to DIR")
+        raise YiTuneError(
+            _("{folder} cannot be written: {reason}.").format(folder=lock.parent, reason=error.strerror), remedy
+        ) from None
 
 
 def is_held(lock: Path) -> bool:
@@ -84,8 +87,11 @@ def check_room(folder: Path, needed: int) -> None:
 
     if needed > (free := shutil.disk_usage(folder).free):
         raise YiTuneError(
-            f"{decimal(needed)} are needed, and the disk of {folder} has {decimal(free)} free.",
+            "{needed} are needed, and the disk of {folder} has {free} free.",
             "Free some space, or choose another place: --workspace DIR, for an export --to DIR",
+            needed=decimal(needed),
+            folder=folder,
+            free=decimal(free),
         )
 
 
@@ -95,5 +101,7 @@ def disk_full(error: BaseException, folder: Path) -> YiTuneError | None:
     if os.strerror(errno.ENOSPC) not in reasons and shutil.disk_usage(folder).free >= _FULL:
         return None
     return YiTuneError(
-        f"The disk of {folder} is full.", "Free some space, then type the same command; `train` without --fresh."
+        "The disk of {folder} is full.",
+        "Free some space, then type the same command; `train` without --fresh.",
+        folder=folder,
     )

@@ -4,10 +4,11 @@ import json
 import os
 import re
 import subprocess
-from gettext import ngettext
 import sys
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from gettext import gettext as _
+from gettext import ngettext
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Hardware:
 
     @property
     def device(self) -> str:
-        return self.gpu or "the CPU"
+        return self.gpu or _("the CPU")
 
     @property
     def dtypes(self) -> list[str]:
@@ -66,7 +67,11 @@ class Hardware:
         """
         slow = not self.bf16 and self.gpu is None
         values = {"bf16": self.bf16, "fp16": not self.bf16 and not slow, "flash_attn": "disabled" if slow else "auto"}
-        why = f"{self.device} has bf16" if self.bf16 else f"{self.device} has no bf16"
+        why = (
+            _("{device} has bf16").format(device=self.device)
+            if self.bf16
+            else _("{device} has no bf16").format(device=self.device)
+        )
         return {key: (value, why) for key, value in values.items()}
 
 
@@ -87,7 +92,7 @@ def detect(*, cpu_only: bool = False, gpus: int | None = 1) -> Hardware:
         os.environ["CUDA_VISIBLE_DEVICES"] = "0"
     elif listed is None or "," in listed:
         os.environ["CUDA_VISIBLE_DEVICES"] = _freest(listed)
-    with err.status("Looking at the machine"):
+    with err.status(_("Looking at the machine")):
         from torch import cuda
 
         if not cuda.is_available():
@@ -109,7 +114,11 @@ def _freest(listed: str | None) -> str:
     if not gpus:  # torch sees none of them
         return listed or "0"
     free, _gpu, name = gpus[0]
-    err.print(f"GPU {name} of {len(gpus)} is used: it has the most memory free, {decimal(free)}.")
+    err.print(
+        _("GPU {name} of {count} is used: it has the most memory free, {free}.").format(
+            name=name, count=len(gpus), free=decimal(free)
+        )
+    )
     return name
 
 
@@ -135,17 +144,18 @@ def _several(wanted: int | None, listed: str | None) -> Hardware:
     gpus = _see(listed)
     used = gpus[:wanted]
     if not gpus or len(used) < (wanted or 1):
+        seen = ngettext("--gpus {wanted}: torch sees {n} GPU.", "--gpus {wanted}: torch sees {n} GPUs.", len(gpus))
+        seen = seen if gpus else _("--gpus {wanted}: torch sees no GPU.")
         raise YiTuneError(
-            seen.format(wanted=wanted or _("all"), count=len(gpus)),
+            seen.format(wanted=wanted or "all", n=len(gpus)),
             "yi-tune doctor looks for the reason. To try several processes on the CPU: --device cpu --gpus 2",
         )
-    named = [f"{name}: {gpu}" for _free, gpu, name in used]
-    seen = ngettext("--gpus {wanted}: torch sees {count} GPU.", "--gpus {wanted}: torch sees {count} GPUs.", len(gpus))
-    seen = seen if gpus else _("--gpus {wanted}: torch sees no GPU.")
+    named = [_("{name} is a {gpu}").format(name=name, gpu=gpu) for _free, gpu, name in used]
     if len({gpu for _free, gpu, _name in used}) > 1:
         raise YiTuneError(
-            f"The GPUs differ: {', '.join(named)}.",
+            "The GPUs differ: {named}.",
             "All would wait for the slowest. Name GPUs that are alike: CUDA_VISIBLE_DEVICES=0,1 yi-tune ... --gpus 2",
+            named=", ".join(named),
         )
     os.environ["CUDA_VISIBLE_DEVICES"] = used[0][2]
     found = detect()
@@ -166,10 +176,12 @@ def _check_age(gpu: str, capability: tuple[int, int], built_for: list[str]) -> N
         if built <= capability and (kind == "compute" or built[0] == capability[0]):
             return
     raise YiTuneError(
-        f"{gpu} has compute capability {'.'.join(map(str, capability))}, and this build of torch has kernels for "
-        f"{', '.join(built_for)} only.",
-        f"Take a build that has its: {reinstall('cu126' if capability < (7, 5) else 'auto')}   (or train on the CPU: "
-        "--device cpu)",
+        "{gpu} has compute capability {capability}, and this build of torch has kernels for {built_for} only.",
+        "Take a build that has its: {command}   (or train on the CPU: --device cpu)",
+        gpu=gpu,
+        capability=".".join(map(str, capability)),
+        built_for=", ".join(built_for),
+        command=reinstall("cu126" if capability < (7, 5) else "auto"),
     )
 
 

@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from gettext import gettext as _
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -46,7 +47,11 @@ def base_config(run: Run) -> Config:
         local = find_model(record["model"], run.folder.parents[2])
     config["model_name_or_path"] = _checked(local)
     if "" not in (now := local.weights_digest, record["weights"]) and now != record["weights"]:
-        err.print(f"Note: {record['model']} has other weights now than in this run's training: train anew, --fresh.")
+        err.print(
+            _("Note: {model} has other weights now than in this run's training: train anew, --fresh.").format(
+                model=record["model"]
+            )
+        )
     config.pop("adapter_name_or_path", None)
     return config
 
@@ -86,18 +91,18 @@ def load(config: Config) -> "Assistant":
 def check(run: Run, identity: Identity | None, hardware: Hardware) -> tuple[Score, dict[str, Any]]:
     """What engine.divergence.check measures of a run, on all GPUs of `hardware`. Raises YiTuneError as `load` does."""
 
-    def at_work(where: str) -> AbstractContextManager[object]:
-        return engine_at_work("check.log", f"Asking base and tuned model{where}", "The check failed")
+    def at_work(stage: str) -> AbstractContextManager[object]:
+        return engine_at_work("check.log", stage, _("The check failed"))
 
     def in_workers(config: Config) -> tuple[Score, dict[str, Any]]:
-        with at_work(f" in {hardware.count} workers"):
+        with at_work(_("Asking base and tuned model in {count} workers").format(count=hardware.count)):
             scored, general = launch.ask(hardware, config, "check", identity)
             return scored, general
 
     if hardware.count > 1:
         return _as_it_fits(run_config(run), hardware, in_workers)
     assistant = _as_it_fits(run_config(run), hardware, _load)
-    with at_work(""):
+    with at_work(_("Asking base and tuned model")):
         from yi_tune.engine import divergence
 
         return divergence.check(assistant, identity)
@@ -109,12 +114,16 @@ def _as_it_fits(config: Config, hardware: Hardware, load: Callable[[Config], _Ma
     """
     local = find_model(config["model_name_or_path"], Path())
     if hardware.gpu is None and local.needs_gpu:
-        err.print(f"Note: torch sees no CUDA GPU, and on the CPU {local.path.name} answers slowly.")
+        err.print(
+            _("Note: torch sees no CUDA GPU, and on the CPU {model} answers slowly.").format(model=local.path.name)
+        )
     if config.get("infer_dtype") not in hardware.dtypes:
         config = config | {"infer_dtype": hardware.dtypes[0]}
     if "quantization_bit" in config:
         return load(config)
-    note = f"Note: {decimal(hardware.free)} of free memory do not hold {local.path.name} in 16 bits. It answers in 4."
+    note = _("Note: {free} of free memory do not hold {model} in 16 bits. It answers in 4.").format(
+        free=decimal(hardware.free), model=local.path.name
+    )
     if not (local.shape and "quantization_bit" in answering(local.shape, hardware, bits=4)):
         try:
             return load(config)
@@ -127,7 +136,7 @@ def _as_it_fits(config: Config, hardware: Hardware, load: Callable[[Config], _Ma
 
 
 def _load(config: Config) -> "Assistant":
-    with engine_at_work("load.log", "Loading the model", "The model does not load"):
+    with engine_at_work("load.log", _("Loading the model"), _("The model does not load")):
         from yi_tune.engine.assistant import load_assistant
 
         return load_assistant(config)

@@ -5,6 +5,7 @@ import socket
 import time
 from dataclasses import dataclass
 from datetime import timedelta
+from gettext import gettext as _
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
@@ -38,8 +39,12 @@ def meet(nodes: Nodes, record: dict[str, Any], checkpoints: set[str]) -> tuple[s
     for rank, other in enumerate(others, 1):
         if changed := differences(_compared(first), _compared(other)):
             raise YiTuneError(
-                f"{other['machine']} (--node-rank {rank}) differs from {first['machine']}: {'; '.join(changed)}.",
+                "{machine} (--node-rank {rank}) differs from {first}: {changed}.",
                 "Give all the same command, but for --node-rank, with the same data, GPUs and versions.",
+                machine=other["machine"],
+                rank=rank,
+                first=first["machine"],
+                changed="; ".join(changed),
             )
     common = set.intersection(*(set(one["checkpoints"]) for one in told))
     divisions = [{key: one["config"][key] for key in DIVISION if key in one["config"]} for one in told]
@@ -80,9 +85,11 @@ def _exchange(nodes: Nodes, mine: dict[str, Any]) -> list[dict[str, Any]]:
         return told
     except (OSError, DistError, Empty) as error:
         raise YiTuneError(
-            f"The machines do not meet at {where}: {str(error) or 'another program seems to listen there'}",
+            "The machines do not meet at {where}: {error}",
             "--master is the address of the machine with --node-rank 0, and a port that is free there. Can the others "
             "reach it (firewall)? Was the command typed there?",
+            where=where,
+            error=str(error) or _("another program seems to listen there"),
         ) from None
 
 
@@ -90,5 +97,10 @@ def _wait(store: Any, keys: list[str], where: str) -> None:
     deadline = time.monotonic() + _TYPED
     while missing := [key for key in keys if not store.check([key])]:
         if time.monotonic() > deadline:
-            raise YiTuneError(f"At {where} this is missing: {', '.join(missing)}.", "Type the command on all machines.")
+            raise YiTuneError(
+                "At {where} this is missing: {missing}.",
+                "Type the command on all machines.",
+                where=where,
+                missing=", ".join(missing),
+            )
         time.sleep(0.2)

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
+from gettext import gettext as _
 from pathlib import Path
 
 from yi_tune.errors import YiTuneError, did_you_mean
@@ -217,7 +218,9 @@ def find_model(name: str, workspace: Path) -> LocalModel:
     if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", name):
         model = Model(name, name.split("/")[1], huggingface=name, modelscope=name)
         return LocalModel(model, model.path(workspace))
-    raise YiTuneError(f"Unknown model {name!r}.", f"{did_you_mean(name, list(CATALOGUE))} Or give a folder.")
+    raise YiTuneError(
+        "Unknown model {name!r}.", "{known} Or give a folder.", name=name, known=did_you_mean(name, list(CATALOGUE))
+    )
 
 
 def workspace_option(workspace: Path) -> str:
@@ -228,7 +231,7 @@ def workspace_option(workspace: Path) -> str:
 def check_path(path: Path) -> None:
     """Raise YiTuneError for a path that LLaMA-Factory cannot take."""
     if "," in str(path):
-        raise YiTuneError(f"The path {path} has a comma, where LLaMA-Factory cuts it in two.", "Rename it.")
+        raise YiTuneError("The path {path} has a comma, where LLaMA-Factory cuts it in two.", "Rename it.", path=path)
 
 
 def needed_files(names: Iterable[str], repository: str) -> list[str]:
@@ -236,8 +239,9 @@ def needed_files(names: Iterable[str], repository: str) -> list[str]:
     needed = [name for name in names if any(fnmatchcase(name, pattern) for pattern in NEEDED)]
     if "config.json" not in needed or not {"model.safetensors", INDEX} & set(needed):
         raise YiTuneError(
-            f"{repository} has no config.json, or no weights in safetensors.",
+            "{repository} has no config.json, or no weights in safetensors.",
             "Weights in .bin or .pt are pickles, which can run code. Choose a repository with safetensors.",
+            repository=repository,
         )
     if "model.safetensors" in needed:  # transformers loads it, and none of the shards beside it
         return [name for name in needed if not name.startswith("model-") and name != INDEX]
@@ -249,11 +253,15 @@ def check_architecture(path: Path, name: str, remedy: str) -> None:
     try:
         architecture = json.loads((path / "config.json").read_text(encoding="utf-8"))["model_type"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise YiTuneError(f"{path} is no model: its config.json is missing or broken.", remedy) from None
+        raise YiTuneError(
+            _("{path} is no model: its config.json is missing or broken.").format(path=path), remedy
+        ) from None
     if architecture != "llama":
         raise YiTuneError(
-            f"{name} is a {architecture!r} model; Yi-1.5 models are of type 'llama'.",
+            "{name} is a {architecture!r} model; Yi-1.5 models are of type 'llama'.",
             "yi-tune trains and talks with Yi's chat format only.",
+            name=name,
+            architecture=architecture,
         )
 
 
@@ -273,14 +281,16 @@ def check_model(local: LocalModel) -> None:
     Raise YiTuneError for the first that is wrong.
     """
     path, name = local.path, local.model.name
-    remedy = f"Copy {path} anew from where it came from."
+    remedy = _("Copy {path} anew from where it came from.").format(path=path)
     if local.model.huggingface:
-        remedy = f"Fetch it: yi-tune download {name}{workspace_option(path.parents[1])}"
+        remedy = _("Fetch it: yi-tune download {name}{where}").format(
+            name=name, where=workspace_option(path.parents[1])
+        )
     if not local.downloaded:
-        raise YiTuneError(f"{name} is not downloaded (looked in {path}).", remedy)
+        raise YiTuneError(_("{name} is not downloaded (looked in {path}).").format(name=name, path=path), remedy)
     check_architecture(path, str(path), remedy)
     if not any((path / file).is_file() for file in ("tokenizer.json", "tokenizer.model")):
-        raise YiTuneError(f"{path} has no tokenizer (tokenizer.json or tokenizer.model).", remedy)
+        raise YiTuneError(_("{path} has no tokenizer (tokenizer.json or tokenizer.model).").format(path=path), remedy)
     file = path / INDEX
     try:
         shards = {"model.safetensors"}
@@ -290,6 +300,9 @@ def check_model(local: LocalModel) -> None:
             read_header(file)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise YiTuneError(
-            f"The weights are not whole: {file} is missing, broken or cut short ({error}).",
-            f"Delete that file, if it is there. {remedy}",
+            "The weights are not whole: {file} is missing, broken or cut short ({error}).",
+            "Delete that file, if it is there. {remedy}",
+            file=file,
+            error=error,
+            remedy=remedy,
         ) from None

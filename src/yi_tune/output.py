@@ -6,6 +6,7 @@ import tempfile
 import traceback
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from gettext import gettext as _
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,14 @@ def print_table(console: Console, rows: Iterable[Sequence[str]], right: Collecti
     rows = list(rows)
     widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        fill = [" " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)]
-        cells = (fill[at] + cell if at in right else cell + fill[at] for at, cell in enumerate(row))
+        cells = (padded(cell, widths[at], right=at in right) for at, cell in enumerate(row))
         console.print("  ".join(cells).rstrip(), markup=False, soft_wrap=True)
+
+
+def padded(text: str, width: int, *, right: bool = False) -> str:
+    """The text with spaces to so many cells of a terminal; with `right` they stand before it."""
+    spaces = " " * (width - cell_len(text))
+    return spaces + text if right else text + spaces
 
 
 def percent(share: float | None) -> str:
@@ -50,8 +56,10 @@ def percent(share: float | None) -> str:
 def spell(seconds: float) -> str:
     """A time for people: "40 s", "9 min" or "2.5 h"."""
     if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+        return _("{seconds:.0f} s").format(seconds=seconds)
+    if seconds < 5400:
+        return _("{minutes:.0f} min").format(minutes=seconds / 60)
+    return _("{hours:.1f} h").format(hours=seconds / 3600)
 
 
 def log_folder() -> Path:

@@ -3,6 +3,7 @@
 import json
 import re
 from contextlib import suppress
+from gettext import gettext as _
 from pathlib import Path
 from typing import Any
 
@@ -59,18 +60,22 @@ def _unknown(run: Run, told: dict[str, Any]) -> list[str]:
     """What is not known of a run, and how to know it."""
     workspace, gaps = run.folder.parents[2], []
     if told["state"] == "running":
-        gaps.append("It is training now, so its score is not known yet. How far it is: yi-tune runs")
+        gaps.append(_("It is training now, so its score is not known yet. How far it is: yi-tune runs"))
     elif told["state"] != "finished":
-        gaps.append("It is not finished, so its score is not known. The command that started it goes on with it.")
+        gaps.append(_("It is not finished, so its score is not known. The command that started it goes on with it."))
     elif not told["check"]:
         named = [other.name for other in all_runs(workspace)].count(run.name)
         name = run.name if named == 1 else f"{run.folder.parent.name}/{run.name}"
-        command = f"yi-tune check --run {name}{workspace_option(workspace)}"
-        gaps.append(f"The answers to all questions, and what it forgot, are not known. To know them: {command}")
+        command = _("yi-tune check --run {name}{where}").format(name=name, where=workspace_option(workspace))
+        gaps.append(
+            _("The answers to all questions, and what it forgot, are not known. To know them: {command}").format(
+                command=command
+            )
+        )
     if told["settings"] and not any(source for _, source, _ in told["settings"].values()):
-        gaps.append("The reasons of its settings were not recorded. Those of today: yi-tune train --dry-run")
+        gaps.append(_("The reasons of its settings were not recorded. Those of today: yi-tune train --dry-run"))
     if not told["versions"]:
-        gaps.append("The versions that trained it were not recorded. Only a new training tells them: --fresh")
+        gaps.append(_("The versions that trained it were not recorded. Only a new training tells them: --fresh"))
     return gaps
 
 
@@ -83,8 +88,12 @@ def print_overview(told: dict[str, Any], console: TextConsole) -> None:
     """An overview for people."""
     print_runs([told], console)
     if told["seconds"]:
-        beside = f"; {spell(told['estimated_seconds'])} were estimated" if told["estimated_seconds"] else ""
-        console.print(f"Training took {spell(told['seconds'])}{beside}.")
+        beside = (
+            _("; {estimated_seconds} were estimated").format(estimated_seconds=spell(told["estimated_seconds"]))
+            if told["estimated_seconds"]
+            else ""
+        )
+        console.print(_("Training took {seconds}{beside}.").format(seconds=spell(told["seconds"]), beside=beside))
     if told["early_stop"]:
         console.print(told["early_stop"])
     if score := told["check"] or told["after_training"]:
@@ -135,14 +144,14 @@ def print_comparison(compared: dict[str, Any], console: TextConsole) -> None:
 
     settings = {key: map(str, pair) for key, pair in compared["settings"].items()}
     measures = {key: [cell(key, value) for value in pair] for key, pair in compared["measures"].items()}
-    for name, rows in (("measure", measures), ("setting", settings)):
+    for name, rows in ((_("measure"), measures), (_("setting"), settings)):
         if rows:
             print_table(console, [(name, *compared["runs"]), *((key, *rows[key]) for key in rows)])
             console.print()
     if not settings:
-        console.print("They have the same settings.")
+        console.print(_("They have the same settings."))
     if any(key in _ROWS or key.startswith("data ") for key in settings):
-        console.print("Other rows were held out: compare recall and KL, not eval_loss.")
+        console.print(_("Other rows were held out: compare recall and KL, not eval_loss."))
     for name, gaps in zip(compared["runs"], compared["unknown"], strict=True):
         for gap in gaps:
             console.print(f"{name}: {gap}")

@@ -4,6 +4,7 @@ import traceback
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from gettext import gettext as _
 from statistics import fmean
 
 from rich import progress as bars
@@ -50,7 +51,7 @@ class Progress(bars.Progress):
     def begin(self, total: int, done: int) -> None:
         """Training begins, with `done` of `total` steps behind it."""
         self._before = done
-        self.reset(self._task, total=total, completed=done, description="Training")
+        self.reset(self._task, total=total, completed=done, description=_("Training"))
 
     def step(self, done: int) -> None:
         """A step has ended."""
@@ -66,13 +67,15 @@ class Progress(bars.Progress):
             self._losses.append(logs["loss"])
             self._figures |= {"loss": f"loss {fmean(self._losses):.4f}", "lr": f"lr {logs['learning_rate']:.1e}"}
             if "train_tokens_per_second" in logs:
-                self._figures["speed"] = f"{logs['train_tokens_per_second']:.0f} tok/s"
+                self._figures["speed"] = _("{train_tokens_per_second:.0f} tok/s").format(
+                    train_tokens_per_second=logs["train_tokens_per_second"]
+                )
             if memory:
                 self._figures["memory"] = decimal(memory)
         if "eval_loss" in logs:
             self._figures["eval_loss"] = f"eval {logs['eval_loss']:.4f}"
         done, total = int(self.tasks[0].completed), int(self.tasks[0].total or 0)
-        text = [f"step {done}/{total}", *self._figures.values()]
+        text = [_("step {done}/{total}").format(done=done, total=total), *self._figures.values()]
         self.update(self._task, description=" ".join(text))
         # About ten plain lines a run, and one after the second step, which tells how long it takes; an evaluation gets
         # one too, but not twice, as after the last step.
@@ -81,7 +84,7 @@ class Progress(bars.Progress):
         if not self.console.is_terminal and due:
             self._printed = done
             left = self.tasks[0].time_remaining
-            self.say("  ".join([*text, *([] if left is None else [f"{spell(left)} left"])]))
+            self.say("  ".join([*text, *([] if left is None else [_("{left} left").format(left=spell(left))])]))
 
 
 @contextmanager
@@ -97,4 +100,4 @@ def engine_at_work(log_name: str, stage: str, failure: str) -> Iterator[Progress
             raise
         except Exception as error:
             traceback.print_exc()
-            raise YiTuneError(f"{failure}: {error}", f"The whole story is in {log}") from error
+            raise YiTuneError(f"{failure}: {error}", _("The whole story is in {log}").format(log=log)) from error

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
+from gettext import gettext as _
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,26 +16,30 @@ from rich.table import Column, Table
 from yi_tune.config import Config
 from yi_tune.data.heldout import Score, lowest_recall
 from yi_tune.errors import YiTuneError
-from yi_tune.output import TextConsole, percent, print_table
+from yi_tune.language import english
+from yi_tune.output import TextConsole, padded, percent, print_table
 from yi_tune.runs import Run
 
 # Below this share of identity questions a run is said to have failed at what it is for.
 LOW_RECALL = 0.8
 
 _MISSES = 5
+_SHARES = ("recall", "recall_zh", "recall_en", "base_recall", "leak", "kept")
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 
 def print_changes(settings: Mapping[str, tuple[Any, str, str]], console: TextConsole) -> None:
     """The settings of a plan that are not simply the tutorial's: values, where each is from, and why."""
-    for key, (value, source, why) in {"key": ("value", "from", "why"), **settings}.items():
+    for key, (value, source, why) in {_("key"): (_("value"), _("from"), _("why")), **settings}.items():
         if source != "template" or why:
-            console.print(f"{key:32} {value!s:24} {source:9} {why}")
+            cells = f"{padded(key, 32)} {padded(str(value), 24)} {padded(source, 9)}"
+            console.print(f"{cells} {_(why) if why else ''}".rstrip())
 
 
 def print_answers(answers: Iterable[dict[str, Any]], console: TextConsole) -> None:
     """Questions and the answers of base and tuned model, side by side."""
-    table = Table(*(Column(name, overflow="fold") for name in ("question", "base", "tuned")), show_lines=True)
+    names = (_("question"), _("base"), _("tuned"))
+    table = Table(*(Column(name, overflow="fold") for name in names), show_lines=True)
     for answer in answers:
         texts = (answer["messages"][-1]["content"], answer["base"], answer["tuned"])
         table.add_row(*(escape(text.strip()) for text in texts))
@@ -47,18 +52,20 @@ def print_advice(score: Score, config: Config, console: TextConsole) -> None:
     if recall is None or recall >= LOW_RECALL:
         return
     epochs, rate = config.get("num_train_epochs", 3.0), config.get("learning_rate", 5e-5)
-    right = f"zh {percent(score['recall_zh'])}, en {percent(score['recall_en'])}"
-    console.print(f"It does not know its name yet: {right} of the identity questions are right.", style="bold red")
-    console.print(
-        f"Try more epochs, --set num_train_epochs={epochs * 2:g}, then a higher learning rate, "
-        f"--set learning_rate={rate * 3:g}; with --fresh."
+    said = _("It does not know its name yet: zh {zh}, en {en} of the identity questions are right.")
+    said = said.format(zh=percent(score["recall_zh"]), en=percent(score["recall_en"]))
+    console.print(said, style="bold red")
+    advice = _(
+        "Try more epochs, --set num_train_epochs={epochs:g}, then a higher learning rate, "
+        "--set learning_rate={rate:g}; with --fresh."
     )
+    console.print(advice.format(epochs=epochs * 2, rate=rate * 3))
 
 
 def print_score(score: Score, console: TextConsole) -> None:
     """Recall by language and kind, a line of all, and examples of misses; of an exported model no base, no misses."""
     shown = ("tuned",) if "unfinished" in score else ("base", "tuned")
-    rows = [("language", "kind", "asked", *shown)]
+    rows = [(_("language"), _("kind"), _("asked"), *map(_, shown))]
     for row in score["kinds"]:
         shares = (percent(row[which] / row["asked"]) for which in shown)
         rows.append((row["lang"], row["kind"], str(row["asked"]), *shares))
@@ -66,29 +73,33 @@ def print_score(score: Score, console: TextConsole) -> None:
     console.print(f"\n{summary(score)}")
     misses = [answer for answer in score["answers"] if not answer["right"] or answer["leaks"]]
     if misses and "unfinished" not in score:
-        console.print(f"\nMissed ({len(misses)} in all):")
+        console.print("\n" + _("Missed ({count} in all):").format(count=len(misses)))
         print_answers(misses[:_MISSES], console)
 
 
 def summary(score: Score) -> str:
     """The score in a line; that of an exported model tells how many of its replies are `unfinished`."""
-    base, end = f"; base {percent(score['base_recall'])}", f"plain answers kept: {percent(score['kept'])}"
+    shares = {key: percent(score[key]) for key in _SHARES if key in score}
+    end = _("plain answers kept: {kept}").format(**shares)
     if not score["identity"]:
-        return f"no identity was trained (--no-identity), so nothing is asked about it   {end}"
+        return _("no identity was trained (--no-identity), so nothing is asked about it") + f"   {end}"
+    right = _("identity questions right: {recall} (zh {recall_zh}, en {recall_en}; base {base_recall})")
     if "unfinished" in score:
-        base, end = "", f"replies without an end: {score['unfinished']} of {len(score['answers'])}"
-    return (
-        f"identity questions right: {percent(score['recall'])} (zh {percent(score['recall_zh'])}, "
-        f"en {percent(score['recall_en'])}{base})   name in plain answers: {percent(score['leak'])}   {end}"
-    )
+        right = _("identity questions right: {recall} (zh {recall_zh}, en {recall_en})")
+        end = _("replies without an end: {count} of {all}").format(count=score["unfinished"], all=len(score["answers"]))
+    return "   ".join([right.format(**shares), _("name in plain answers: {leak}").format(**shares), end])
 
 
 def general_summary(general: dict[str, Any]) -> str:
     """What became of the answers to general prompts, in a line."""
-    kl = "-" if general["kl"] is None else f"{general['kl']:.4f} nats a token"
-    return (
-        f"general prompts: {len(general['answers'])}   name or author unasked: {percent(general['mentions'])} "
-        f"(base {percent(general['base_mentions'])})   KL of tuned from base: {kl}"
+    kl = "-" if general["kl"] is None else _("{kl:.4f} nats a token").format(kl=general["kl"])
+    mentions = _("name or author unasked: {share} (base {base})")
+    return "   ".join(
+        [
+            _("general prompts: {count}").format(count=len(general["answers"])),
+            mentions.format(share=percent(general["mentions"]), base=percent(general["base_mentions"])),
+            _("KL of tuned from base: {kl}").format(kl=kl),
+        ]
     )
 
 
@@ -122,7 +133,9 @@ def read_history(folder: Path) -> dict[str, Any]:
     if best in evals:
         eval_loss = evals[best]
         if step < steps:
-            early_stop = f"stopped early, after step {step} of {steps}: kept is step {best}, eval_loss {eval_loss:.4f}"
+            early_stop = _(
+                "stopped early, after step {step} of {steps}: kept is step {best}, eval_loss {eval_loss:.4f}"
+            ).format(step=step, steps=steps, best=best, eval_loss=eval_loss)
     told = {"step": step, "steps": steps, "loss": loss, "eval_loss": eval_loss, "early_stop": early_stop}
     return {**told, "losses": list(losses.items()), "eval_losses": list(evals.items())}
 
@@ -137,9 +150,9 @@ def listed(run: Run) -> dict[str, Any]:
     record, report, ended, why = {}, {}, None, run.failure
     try:
         record = run.record
-        state = "finished" if run.finished else "failed" if why else "interrupted"
+        state = english("finished") if run.finished else english("failed") if why else english("interrupted")
     except YiTuneError as error:
-        state, why = "broken", error.message
+        state, why = english("broken"), error.message
     if run.finished:
         with suppress(*_UNREADABLE):
             report = {**json.loads(run.report.read_text(encoding="utf-8"))}
@@ -150,7 +163,7 @@ def listed(run: Run) -> dict[str, Any]:
         "model": record.get("model", run.folder.parent.name),
         "name": identity.get("name"),
         "author": identity.get("author"),
-        "state": "running" if run.running else state,
+        "state": english("running") if run.running else state,
         "why": why,
         **{key: history.get(key) for key in ("step", "steps", "loss", "eval_loss")},
         "recall": report.get("recall"),
@@ -162,13 +175,13 @@ def listed(run: Run) -> dict[str, Any]:
 
 def print_runs(rows: list[dict[str, Any]], console: TextConsole) -> None:
     """A line a run, its times by this machine's clock, and under them what went wrong."""
-    cells = [("run", "model", "name", "state", "step", "loss", "eval_loss", "recall", "when")]
+    cells = [(_("run"), _("model"), _("name"), _("state"), _("step"), "loss", "eval_loss", "recall", _("when"))]
     for row in rows:
         step = "-" if row["step"] is None else f"{row['step']}/{row['steps']}"
         loss, eval_loss = ("-" if row[key] is None else f"{row[key]:.4f}" for key in ("loss", "eval_loss"))
         time = row["ended"] or row["created"]
         when = f"{datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M}" if time else "-"
-        names = (row["run"], row["model"], row["name"] or "-", row["state"])
+        names = (row["run"], row["model"], row["name"] or "-", _(row["state"]))
         cells.append((*names, step, loss, eval_loss, percent(row["recall"]), when))
     print_table(console, cells)
     for row in rows:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from gettext import gettext as _
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,10 @@ class Run:
             return _OLD | content | needed | {"identity": {**content["identity"]}}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise YiTuneError(
-                f"{self.folder} holds no readable run.json ({error}).", "Use another --run, or train it anew: --fresh"
+                "{folder} holds no readable run.json ({error}).",
+                "Use another --run, or train it anew: --fresh",
+                folder=self.folder,
+                error=error,
             ) from None
 
     def write(self, file: str, content: str) -> None:
@@ -89,19 +93,21 @@ class Run:
 
     def lock(self) -> AbstractContextManager[object]:
         """Hold the run for this process. Raises YiTuneError when another holds it, or the folder cannot be written."""
-        busy = f"Another process is working on the run {self.name!r}."
+        busy = _("Another process is working on the run {name!r}.").format(name=self.name)
         return files.hold(self.folder / ".lock", YiTuneError(busy, "Wait for it, or use another --run."))
 
 
 def train_run(workspace: Path, local: LocalModel, name: str) -> Run:
     """The folder a run called `name` trains into; raises YiTuneError for a name or place that cannot be."""
     if not re.fullmatch(r"\w[\w.-]*", name):
-        raise YiTuneError(f"A run cannot be called {name!r}.", "Use letters, digits, '-', '_' and '.'.")
+        raise YiTuneError("A run cannot be called {name!r}.", "Use letters, digits, '-', '_' and '.'.", name=name)
     folder = workspace / "saves" / local.model.folder / name
     for path in (folder, local.path):
         check_path(path)
     if set("[]*?") & set(str(folder)):
-        raise YiTuneError(f"The path {folder} has one of [ ] * ?, which `datasets` takes for a pattern.", "Rename it.")
+        raise YiTuneError(
+            "The path {folder} has one of [ ] * ?, which `datasets` takes for a pattern.", "Rename it.", folder=folder
+        )
     return Run(folder)
 
 
@@ -140,19 +146,23 @@ def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
     # A process that was killed at its start leaves no more than run.json.part.
     content = [path for path in run.folder.iterdir() if path.name not in (".lock", "run.json.part")]
     if content and not (run.folder / "run.json").is_file():
-        raise YiTuneError(f"{run.folder} is not empty and no run of yi-tune's.", "Use another --run.")
+        raise YiTuneError("{folder} is not empty and no run of yi-tune's.", "Use another --run.", folder=run.folder)
     if content and not fresh:
         changed = differences(run.record, new)
         if changed and any(path.name.startswith("checkpoint-") or path.suffix == ".safetensors" for path in content):
             raise YiTuneError(
-                f"The run {run.name!r} exists with other settings ({'; '.join(changed)}).",
+                "The run {run!r} exists with other settings ({changed}).",
                 "Train beside it with another --run NAME, or replace it with --fresh.",
+                run=run.name,
+                changed="; ".join(changed),
             )
         if run.finished:
             where = workspace_option(run.folder.parents[2])
             raise YiTuneError(
-                f"The run {run.name!r} is finished already, with these very settings.",
-                f"Talk to it: yi-tune chat --run {run.name}{where}   Or train it anew with --fresh.",
+                "The run {run!r} is finished already, with these very settings.",
+                "Talk to it: yi-tune chat --run {run}{where}   Or train it anew with --fresh.",
+                run=run.name,
+                where=where,
             )
         if not changed:
             # The error that the run goes on from, and what a process that was killed left half written.
@@ -191,7 +201,9 @@ def find_one(workspace: Path, name: str, model: LocalModel | None) -> Run:
     """The run called `name`, finished or not. Raises YiTuneError when there is none, or more than one."""
     found = _called(workspace, name, model)
     if len(found) != 1:
-        message = f"{len(found)} runs are called {name!r} in {workspace / 'saves'}."
+        message = _("{count} runs are called {name!r} in {folder}.").format(
+            count=len(found), name=name, folder=workspace / "saves"
+        )
         raise YiTuneError(message, "yi-tune runs lists the runs; --model MODEL or the name MODEL/RUN says which.")
     return found[0]
 
@@ -202,13 +214,19 @@ def find_run(workspace: Path, name: str | None = None, model: LocalModel | None 
     if finished := [run for run in found if run.finished]:
         return max(finished, key=lambda run: run.report.stat().st_mtime)
     if any(run.running for run in found) and name:
-        raise YiTuneError(f"The run {name!r} is training now.", "Wait for it: yi-tune runs tells how far it is.")
+        raise YiTuneError(
+            "The run {name!r} is training now.", "Wait for it: yi-tune runs tells how far it is.", name=name
+        )
     folder = workspace / "saves"
     if found and name:
-        raise YiTuneError(f"The run {name!r} is not finished.", "The command that started it goes on with it.")
+        raise YiTuneError(
+            "The run {name!r} is not finished.", "The command that started it goes on with it.", name=name
+        )
     raise YiTuneError(
-        f"There is no run called {name!r} in {folder}." if name else f"There is no finished run in {folder}.",
-        f"Train one: yi-tune train --name NAME --author AUTHOR{workspace_option(workspace)}",
+        _("There is no run called {name!r} in {folder}.").format(name=name, folder=folder)
+        if name
+        else _("There is no finished run in {folder}.").format(folder=folder),
+        _("Train one: yi-tune train --name NAME --author AUTHOR{where}").format(where=workspace_option(workspace)),
     )
 
 
@@ -229,8 +247,9 @@ def find_start(workspace: Path, name: str, local: LocalModel, target: Run) -> St
     run = train_run(workspace, local, name)
     if run == target:
         raise YiTuneError(
-            f"The run {name!r} cannot start from itself: it would replace its own start.",
+            "The run {name!r} cannot start from itself: it would replace its own start.",
             "Train beside it, with another --run NAME.",
+            name=name,
         )
     if not run.finished:
         run = find_run(workspace, name)  # of another model, or it raises
@@ -238,8 +257,11 @@ def find_start(workspace: Path, name: str, local: LocalModel, target: Run) -> St
     same = weights == record["weights"] if weights and record["weights"] else record["model"] == local.model.name
     if not same:
         raise YiTuneError(
-            f"The run {name!r} was trained on other weights, {record['model']}, than those in {local.path}.",
-            f"An adapter fits only its own weights: --model {record['model']}, or train that run anew with --fresh.",
+            "The run {name!r} was trained on other weights, {model}, than those in {path}.",
+            "An adapter fits only its own weights: --model {model}, or train that run anew with --fresh.",
+            name=name,
+            model=record["model"],
+            path=local.path,
         )
     file = run.folder / "adapter_model.safetensors"
     try:
@@ -249,7 +271,10 @@ def find_start(workspace: Path, name: str, local: LocalModel, target: Run) -> St
         digest = sha256(file)
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise YiTuneError(
-            f"The adapter in {run.folder} is missing or broken ({error}).", "Train that run anew first, with --fresh."
+            "The adapter in {folder} is missing or broken ({error}).",
+            "Train that run anew first, with --fresh.",
+            folder=run.folder,
+            error=error,
         ) from None
     return Start(name, run.folder, digest, shape | {key: record["config"].get(key, _MODULES[key]) for key in _MODULES})
 

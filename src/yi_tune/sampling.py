@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from gettext import gettext as _
 from random import Random
 from typing import Any, Literal, NamedTuple
 
@@ -27,15 +28,17 @@ class Sampling:
     def __post_init__(self) -> None:
         # Written so that NaN fails too.
         for name, fine, takes in (
-            ("temperature", 0 <= self.temperature <= 2, "0 (greedy) to 2"),
-            ("top_p", 0 < self.top_p <= 1, "above 0, up to 1"),
-            ("repetition_penalty", 0 < self.repetition_penalty <= 10, "above 0, up to 10"),
-            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
-            ("seed", self.seed is None or 0 <= self.seed < 2**63, "0 or more, below 2**63"),
-            ("top_k", self.top_k >= -1, "1 or more; 0 or -1 for all"),
+            ("temperature", 0 <= self.temperature <= 2, _("0 (greedy) to 2")),
+            ("top_p", 0 < self.top_p <= 1, _("above 0, up to 1")),
+            ("repetition_penalty", 0 < self.repetition_penalty <= 10, _("above 0, up to 10")),
+            ("max_new_tokens", self.max_new_tokens >= 1, _("1 or more")),
+            ("seed", self.seed is None or 0 <= self.seed < 2**63, _("0 or more, below 2**63")),
+            ("top_k", self.top_k >= -1, _("1 or more; 0 or -1 for all")),
         ):
             if not fine:
-                said = f"Out of range: {name} {getattr(self, name)} (takes {takes})."
+                said = _("Out of range: {name} {value} (takes {takes}).").format(
+                    name=name, value=getattr(self, name), takes=takes
+                )
                 raise YiTuneError(said, "For example: temperature 0.7 and top_p 0.8.")
 
 

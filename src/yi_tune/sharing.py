@@ -4,6 +4,7 @@ import base64
 import gettext
 import hashlib
 import json
+from gettext import gettext as _
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,12 @@ def keep_check(run: Run, record: dict[str, Any], content: dict[str, Any]) -> Pat
     """
     try:
         if run.running or run.record != record:
-            err.print(f"Note: {run.folder} is trained anew meanwhile: this result is not kept.")
+            err.print(_("Note: {folder} is trained anew meanwhile: this result is not kept.").format(folder=run.folder))
             return None
         run.write(run.check.name, json.dumps(content, ensure_ascii=False, indent=2))
         return write_page(run)
     except OSError as error:
-        err.print(f"Note: the result cannot be kept in {run.folder}: {error.strerror}.")
+        err.print(
+            _("Note: the result cannot be kept in {folder}: {reason}.").format(folder=run.folder, reason=error.strerror)
+        )
         return None

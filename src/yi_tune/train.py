@@ -5,6 +5,7 @@ import signal
 import traceback
 from contextlib import suppress
 from dataclasses import replace
+from gettext import gettext as _
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,15 +69,15 @@ def run(planned: TrainPlan, *, fresh: bool, command: str = "") -> "Assistant":
     print_answers(scored["answers"], out)
     out.print(summary(scored))
     if report["loss"] is not None:
-        out.print(f"\ntraining loss: {report['loss']:.4f}, the mean of the last ten steps")
+        out.print(_("\ntraining loss: {loss:.4f}, the mean of the last ten steps").format(loss=report["loss"]))
     if progress.seconds:
-        beside = f"; {spell(estimated)} were estimated" if estimated else ""
-        out.print(f"Training took {spell(progress.seconds)}{beside}.")
+        beside = _("; {estimated} were estimated").format(estimated=spell(estimated)) if estimated else ""
+        out.print(_("Training took {seconds}{beside}.").format(seconds=spell(progress.seconds), beside=beside))
     if history.get("early_stop"):
         out.print(history["early_stop"])
     if (plot := folder.folder / "training_loss.png").exists():
-        out.print(f"loss plot:      {plot}")
-    out.print(f"report:         {write_page(folder)}")
+        out.print(_("loss plot:      {plot}").format(plot=plot))
+    out.print(_("report:         {write_page}").format(write_page=write_page(folder)))
     return assistant
 
 
@@ -85,7 +86,11 @@ def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", Score]:
     folder = planned.run
     try:
         if checkpoint := newest_whole(folder.folder, progress.say):
-            progress.say(f"Going on with the run {folder.name!r} from {checkpoint.name}.")
+            progress.say(
+                _("Going on with the run {name!r} from {checkpoint}.").format(
+                    name=folder.name, checkpoint=checkpoint.name
+                )
+            )
         datasets = planned.datasets
         targets: dict[str, int] = {}
         if planned.replay:
@@ -94,7 +99,7 @@ def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", Score]:
         write_datasets(datasets, folder.data, resumed=checkpoint is not None)
         _write_configs(planned)
         assistant = train_within_memory(planned, checkpoint, progress)
-        progress.stage("Asking who it is")
+        progress.stage(_("Asking who it is"))
         asked = one_of_each(questions())
         scored = score(asked, planned.identity, assistant.base_reply_all, assistant.reply_all)
         return assistant, {"target_tokens": targets, **scored}
@@ -109,7 +114,7 @@ def _replay(planned: TrainPlan, progress: Progress) -> tuple[Dataset, dict[str, 
     """
     kept = planned.run.folder / REPLAY
     if not kept.exists():
-        progress.stage(f"Asking the base model {planned.replay} general prompts")
+        progress.stage(_("Asking the base model {replay} general prompts").format(replay=planned.replay))
         base = {key: value for key, value in planned.chat_config.items() if key != "adapter_name_or_path"}
         asked = replay_prompts(planned.replay), planned.config.get("cutoff_len", 2048)  # LLaMA-Factory's own default
         if planned.fit.hardware.count > 1:
@@ -123,9 +128,11 @@ def _replay(planned: TrainPlan, progress: Progress) -> tuple[Dataset, dict[str, 
     identity = next((dataset for dataset in planned.datasets if dataset.name == "identity"), None)
     most = planned.config.get("max_samples")
     dataset, targets = replay_dataset(answers, planned.local.path, identity, most)
-    beside = f" beside the identity's {targets['identity']:,}" if identity else ""
+    beside = _(" beside the identity's {identity:,}").format(identity=targets["identity"]) if identity else ""
     progress.say(
-        f"Training on {dataset.rows} of the base's {len(answers)} answers: {targets['replay']:,} target tokens{beside}."
+        _("Training on {rows} of the base's {answers} answers: {replay:,} target tokens{beside}.").format(
+            rows=dataset.rows, answers=len(answers), replay=targets["replay"], beside=beside
+        )
     )
     return dataset, targets
 
@@ -138,12 +145,16 @@ def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: P
     hardware, folder, lost = planned.fit.hardware, planned.run.folder, None
     while True:
         if planned.nodes:
-            progress.stage(f"Meeting {planned.nodes.count - 1} more machines at {planned.nodes.host}")
+            progress.stage(
+                _("Meeting {count} more machines at {host}").format(
+                    count=planned.nodes.count - 1, host=planned.nodes.host
+                )
+            )
             name, division = meet(planned.nodes, planned.record, {path.name for path in folder.glob("checkpoint-*")})
             checkpoint = folder / name if name else None
             if not division.items() <= planned.config.items():
-                planned, lost = _divided(planned, division, "fits the machine with the least memory"), None
-        progress.stage("Loading LLaMA-Factory and the model")
+                planned, lost = _divided(planned, division, _("fits the machine with the least memory")), None
+        progress.stage(_("Loading LLaMA-Factory and the model"))
         from yi_tune.engine.trainer import OutOfMemoryError, train
 
         try:
@@ -152,27 +163,30 @@ def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: P
             launch.train(planned, checkpoint, progress)
             from yi_tune.engine.assistant import load_assistant
 
-            progress.stage("Loading the tuned model")
+            progress.stage(_("Loading the tuned model"))
             return load_assistant(planned.chat_config)
         except launch.WorkerLostError:
             checkpoint = newest_whole(folder, progress.say)
-            start = f"from {checkpoint.name}" if checkpoint else "from the start"
+            start = _("from {checkpoint}").format(checkpoint=checkpoint.name) if checkpoint else _("from the start")
             if lost == start:
                 raise YiTuneError(
-                    f"One of {hardware.total} workers was lost twice, each time when it had gone on {start}.",
-                    f"Was it killed, for the memory that it took? Did a GPU fail (dmesg)? See also {planned.run.log}",
+                    "One of {gpus} workers was lost twice, each time when it had gone on {start}.",
+                    "Was it killed, for the memory that it took? Did a GPU fail (dmesg)? See also {log}",
+                    gpus=hardware.total,
+                    start=start,
+                    log=planned.run.log,
                 ) from None
             lost = start
-            progress.say(f"A worker was lost. Going on {start}.")
+            progress.say(_("A worker was lost. Going on {start}.").format(start=start))
             continue
         except OutOfMemoryError:
             if not (changes := smaller(planned.config)):
                 raise
-        planned = _divided(planned, changes, "memory ran out with more")
+        planned = _divided(planned, changes, _("memory ran out with more"))
         checkpoint = newest_whole(folder, progress.say)
         told = ", ".join(f"{key} {value}" for key, value in changes.items())
-        start = f"from {checkpoint.name}" if checkpoint else "from the start"
-        progress.say(f"Out of memory. Going on {start} with {told}.")
+        start = _("from {checkpoint}").format(checkpoint=checkpoint.name) if checkpoint else _("from the start")
+        progress.say(_("Out of memory. Going on {start} with {told}.").format(start=start, told=told))
 
 
 def _divided(planned: TrainPlan, changes: Config, why: str) -> TrainPlan:
@@ -196,8 +210,15 @@ def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:
         return full
     if is_out_of_memory(error):
         return YiTuneError(
-            f"Out of memory: {error}",
+            "Out of memory: {error}",
             "Free some (what else runs on this machine?), then type the same command, without --fresh: it goes on "
             "where it stopped. Or take a shorter cutoff (--set cutoff_len=...) or a smaller model (yi-tune models).",
+            error=error,
         )
-    return YiTuneError(f"Training failed: {type(error).__name__}: {error}", f"The whole story is in {planned.run.log}")
+    return YiTuneError(
+        "Training failed: {kind}: {error}",
+        "The whole story is in {log}",
+        kind=type(error).__name__,
+        error=error,
+        log=planned.run.log,
+    )

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterable
 from contextlib import nullcontext, suppress
+from gettext import gettext as _
 from typing import TextIO
 
 from yi_tune.chat.session import Session
@@ -21,7 +22,7 @@ def piped(session: Session, lines: Iterable[str]) -> None:
 
 def _check_utf8(text: str) -> None:
     if re.search("[\udc80-\udcff]", text):  # bytes that are none, as "surrogateescape" reads them
-        said = f"A line of the input is not UTF-8: {_printable(text)[:40]}"
+        said = _("A line of the input is not UTF-8: {text}").format(text=_printable(text)[:40])
         raise YiTuneError(said, "Convert it, for example: iconv -f GB18030 -t UTF-8")
 
 
@@ -51,7 +52,9 @@ def piped_json(session: Session, lines: Iterable[str], out: TextIO) -> None:
             answer = {"error": str(error)}
         print(_printable(json.dumps({"prompt": prompt, **answer}, ensure_ascii=False)), file=out, flush=True)
     if failed:
-        raise YiTuneError(f"{failed} of the lines could not be answered.", 'Their objects say why, under "error".')
+        raise YiTuneError(
+            "{failed} of the lines could not be answered.", 'Their objects say why, under "error".', failed=failed
+        )
 
 
 def _answer(session: Session, prompt: object) -> dict[str, str]:

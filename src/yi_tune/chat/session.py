@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field, fields, replace
+from gettext import gettext as _
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from yi_tune.chat.rendering import Pieces, Screen
 from yi_tune.data.identity import Message, check_messages, read_jsonl, to_jsonl
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.files import write_whole
+from yi_tune.language import english
 from yi_tune.output import log_traceback, print_table
 from yi_tune.sampling import Sampling
 
@@ -61,7 +63,9 @@ class Session:
             return
         name, argument = command[1], (command[2] or "").strip()
         if name not in COMMANDS:
-            raise YiTuneError(f"{name} is no command; /help lists them.", did_you_mean(name, list(COMMANDS)))
+            raise YiTuneError(
+                _("{name} is no command; /help lists them.").format(name=name), did_you_mean(name, list(COMMANDS))
+            )
         if name in ("/base", "/tuned", "/compare") and not self.assistant.switches:
             raise YiTuneError("Only one model is loaded.", "yi-tune chat --run NAME --compare loads a run's two.")
         if note := COMMANDS[name][2](self, argument):
@@ -111,8 +115,8 @@ class Session:
         self.other = self.other[: 2 * known]
         if questions[known:]:
             base, tuned = (
-                "The base is asked the earlier messages first.",
-                "The tuned model is asked the earlier messages first.",
+                _("The base is asked the earlier messages first."),
+                _("The tuned model is asked the earlier messages first."),
             )
             self.screen.note(tuned if self.base else base)
         for question in questions[known:]:
@@ -140,33 +144,35 @@ class Session:
             self.left_out += 1 + len(sent) // 8
             sent = [*system, *asked[2 * self.left_out :]]
         if self.left_out and not before:
-            self.screen.note("The model's context is full: the oldest turns of the conversation are left out now.")
+            self.screen.note(_("The model's context is full: the oldest turns of the conversation are left out now."))
         with assistant.base() if base else nullcontext():
             yield from assistant.stream(sent, self.sampling)
 
     def _undo(self, _text: str) -> str:
         *self.turns, last = self._asked()
         self.left_out = 0  # there is room again
-        return f"Taken back: {last['content']}"
+        return _("Taken back: {text}").format(text=last["content"])
 
     def _system(self, text: str) -> str:
         self.start(text or None)
-        return "System prompt set; starting over." if text else "No system prompt; starting over."
+        return _("System prompt set; starting over.") if text else _("No system prompt; starting over.")
 
     def _set(self, argument: str) -> str:
         key, _space, value = argument.replace("=", " ", 1).partition(" ")
         value = value.strip()
         if key not in PARAMETERS:
-            raise YiTuneError(f"{key or _('Nothing')} cannot be set.", did_you_mean(key, list(PARAMETERS)))
+            raise YiTuneError(
+                _("{key} cannot be set.").format(key=key or _("Nothing")), did_you_mean(key, list(PARAMETERS))
+            )
         try:
             number: Any = None if (key, value) == ("seed", "none") else PARAMETERS[key](value)
         except ValueError:
             given = value or _("nothing")
             if PARAMETERS[key] is int:
-                raise YiTuneError(f"{key} takes a whole number, not {given}.") from None
-            raise YiTuneError(f"{key} takes a number, not {given}.") from None
+                raise YiTuneError("{key} takes a whole number, not {given}.", key=key, given=given) from None
+            raise YiTuneError("{key} takes a number, not {given}.", key=key, given=given) from None
         self.sampling = replace(self.sampling, **{key: number})
-        return f"{key} is {value}."
+        return _("{key} is {value}.").format(key=key, value=value)
 
     def _params(self, _text: str) -> None:
         values = {**vars(self.sampling), "system": self.system}
@@ -180,20 +186,22 @@ class Session:
         if not self.turns:
             raise YiTuneError("There is nothing to save yet.")
         if path.exists() and not (overwrite and path.is_file()):
-            raise YiTuneError(f"{path} exists.", f"/save -f {path} overwrites a file.")
+            raise YiTuneError("{path} exists.", "/save -f {path} overwrites a file.", path=path)
         messages = [*self.system_message, *self.turns]
         write_whole(path, to_jsonl(messages), mode=0o600)
-        return f"{len(messages)} messages are in {path}"
+        return _("{count} messages are in {path}").format(count=len(messages), path=path)
 
     def _load(self, argument: str) -> str:
         path = _file(argument)
         try:
             messages = check_messages([*read_jsonl(path)])
         except ValueError as error:
-            raise YiTuneError(f"{path} is not JSON lines in UTF-8: {error}.", "It takes what /save writes.") from None
+            raise YiTuneError(
+                "{path} is not JSON lines in UTF-8: {error}.", "It takes what /save writes.", path=path, error=error
+            ) from None
         system = messages.pop(0)["content"] if messages[0]["role"] == "system" else None
         self.start(system, messages)
-        return f"Going on after {len(messages)} messages from {path}."
+        return _("Going on after {count} messages from {path}.").format(count=len(messages), path=path)
 
     def _switch(self, *, base: bool) -> str:
         if base != self.base:
@@ -201,21 +209,27 @@ class Session:
             self._catch_up(self.turns[:answered:2])
             self.turns, self.other = [*self.other, *self.turns[answered:]], self.turns[:answered]
             self.base = base
-        return "The base answers from here on." if base else "The tuned model answers from here on."
+        return _("The base answers from here on.") if base else _("The tuned model answers from here on.")
 
     def _stats(self, _text: str) -> str:
         last = self.assistant.last
         if last is None:
             raise YiTuneError("There is no reply yet.")
         speed, first = last.tokens_per_second, last.first_token_seconds
-        return (
-            f"{last.tokens} tokens at {speed:.1f} tokens/s, the first after {first:.2f} s; {last.prompt_tokens} tokens "
-            f"were read, {last.cached_tokens} of them cached"
+        return _(
+            "{tokens} tokens at {speed:.1f} tokens/s, the first after {first:.2f} s; {prompt_tokens} "
+            "tokens were read, {cached_tokens} of them cached"
+        ).format(
+            tokens=last.tokens,
+            speed=speed,
+            first=first,
+            prompt_tokens=last.prompt_tokens,
+            cached_tokens=last.cached_tokens,
         )
 
     def _clear(self, _text: str) -> str:
         self.start(self.system)
-        return "Starting over."
+        return _("Starting over.")
 
     def _help(self, _text: str) -> None:
         usages = [(f"{name} {takes}".strip(), summary(name)) for name, (takes, *_rest) in COMMANDS.items()]
@@ -235,19 +249,23 @@ def _file(typed: str) -> Path:
 
 # What a command takes, what it is for, and what it does; it returns what there is to say.
 COMMANDS: dict[str, tuple[str, str, Callable[[Session, str], str | None]]] = {
-    "/retry": ("", "answer the last message again; at temperature 0 the same", lambda at, _: at.say("")),
-    "/undo": ("", "take the last message and its answer back", Session._undo),
-    "/system": ("TEXT", "set the system prompt and start over; without TEXT, none", Session._system),
-    "/set": ("KEY VALUE", "change how replies are drawn: {parameters}", Session._set),
-    "/params": ("", "how replies are drawn, and who answers", Session._params),
-    "/save": ("FILE", "write the conversation as JSON lines; -f FILE overwrites", Session._save),
-    "/load": ("FILE", "go on from a conversation that was saved", Session._load),
-    "/base": ("", "talk to the base model, as it was before", lambda at, _: at._switch(base=True)),
-    "/tuned": ("", "talk to the tuned model", lambda at, _: at._switch(base=False)),
-    "/compare": ("[TEXT]", "both answers, to TEXT or the last message", lambda at, text: at.say(text, both=True)),
-    "/stats": ("", "tokens and times of the last reply", Session._stats),
-    "/clear": ("", "start over; the system prompt stays", Session._clear),
-    "/help": ("", "this list", Session._help),
+    "/retry": ("", english("answer the last message again; at temperature 0 the same"), lambda at, _: at.say("")),
+    "/undo": ("", english("take the last message and its answer back"), Session._undo),
+    "/system": ("TEXT", english("set the system prompt and start over; without TEXT, none"), Session._system),
+    "/set": ("KEY VALUE", english("change how replies are drawn: {parameters}"), Session._set),
+    "/params": ("", english("how replies are drawn, and who answers"), Session._params),
+    "/save": ("FILE", english("write the conversation as JSON lines; -f FILE overwrites"), Session._save),
+    "/load": ("FILE", english("go on from a conversation that was saved"), Session._load),
+    "/base": ("", english("talk to the base model, as it was before"), lambda at, _: at._switch(base=True)),
+    "/tuned": ("", english("talk to the tuned model"), lambda at, _: at._switch(base=False)),
+    "/compare": (
+        "[TEXT]",
+        english("both answers, to TEXT or the last message"),
+        lambda at, text: at.say(text, both=True),
+    ),
+    "/stats": ("", english("tokens and times of the last reply"), Session._stats),
+    "/clear": ("", english("start over; the system prompt stays"), Session._clear),
+    "/help": ("", english("this list"), Session._help),
     "/exit": ("", "leave", Session._exit),
 }
 
@@ -257,15 +275,15 @@ def summary(command: str) -> str:
     return _(COMMANDS[command][1]).format(parameters=", ".join(PARAMETERS))
 
 
-KEYS = "Ctrl-C stops an answer, Ctrl-D leaves, Alt-Enter breaks the line, Tab completes, Up recalls"
+KEYS = english("Ctrl-C stops an answer, Ctrl-D leaves, Alt-Enter breaks the line, Tab completes, Up recalls")
 
 
 def interactive(session: Session, ask: Callable[[str], str]) -> None:
     """Chat until /exit or end of file, whatever a command or an answer dies of; `ask` reads as `input` does."""
     note = session.screen.note
-    note("Type a message, or /help.")
+    note(_("Type a message, or /help."))
     while True:
-        stopped = "Ctrl-D or /exit leaves."
+        stopped = _("Ctrl-D or /exit leaves.")
         try:
             typed = ask("base> " if session.base else "> ").strip()
             stopped = _("[stopped]")
@@ -280,4 +298,9 @@ def interactive(session: Session, ask: Callable[[str], str]) -> None:
         except OSError as error:
             note(str(error), "red")
         except Exception as error:
-            note(f"That failed: {type(error).__name__}: {error}\nThe whole of it is in {log_traceback()}", "red")
+            note(
+                _("That failed: {kind}: {error}\nThe whole of it is in {log}").format(
+                    kind=type(error).__name__, error=error, log=log_traceback()
+                ),
+                "red",
+            )

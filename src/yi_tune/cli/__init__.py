@@ -6,6 +6,7 @@ A module here for each group of commands; in this one the app, and the one place
 import errno
 import os
 import sys
+from gettext import gettext as _
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -85,11 +86,11 @@ def main() -> None:
         from yi_tune.output import err, log_traceback
 
         if not isinstance(error, YiTuneError):
-            fault = "The system refused that." if isinstance(error, OSError) else "That is a fault of yi-tune's."
+            fault = _("The system refused that.") if isinstance(error, OSError) else _("That is a fault of yi-tune's.")
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                fault = "The disk is full: free some space."
-            hint = f"{fault} The traceback is in {log_traceback()}"
+                fault = _("The disk is full: free some space.")
+            hint = _("{fault} The traceback is in {log}").format(fault=fault, log=log_traceback())
             error = YiTuneError(f"{type(error).__name__}: {error}", hint)
-        err.print("Error: ", style="bold red", end="")
+        err.print(_("Error: "), style="bold red", end="")
         err.print(f"{error.message}\n{error.hint}".rstrip())
         sys.exit(1)

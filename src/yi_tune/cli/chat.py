@@ -2,6 +2,7 @@
 
 import json
 import sys
+from gettext import gettext as _
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -53,15 +54,17 @@ def chat(
         echo 你是谁 | yi-tune chat --model nano --base
     """
     if base and compare:
-        raise typer.BadParameter("--compare has the base already: leave --base out.")
+        raise typer.BadParameter(_("--compare has the base already: leave --base out."))
     if prompt is not None and not prompt.strip():
-        raise typer.BadParameter("it is empty.", param_hint="--prompt")
+        raise typer.BadParameter(_("it is empty."), param_hint="--prompt")
     from yi_tune import loading
 
     if engine == "llamafactory":
-        given = {name for name in context.params if str(context.get_parameter_source(name)).endswith("COMMANDLINE")}
+        given = {
+            name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+        }
         if given - {"engine", "run_name", "model", "workspace"}:
-            message = "LLaMA-Factory's chat takes no options but --run, --model and --workspace."
+            message = _("LLaMA-Factory's chat takes no options but --run, --model and --workspace.")
             raise typer.BadParameter(message, param_hint="--engine")
         run = loading.find(workspace.absolute(), run_name, model)
         config = loading.run_config(run)
@@ -129,7 +132,9 @@ def check(
     count = count_gpus(gpus, device)
     if exported is not None:
         if run_name or model or (device, count) != ("auto", 1):
-            said = "leave --run, --model, --device and --gpus out: it says itself who it is, and answers on one device."
+            said = _(
+                "leave --run, --model, --device and --gpus out: it says itself who it is, and answers on one device."
+            )
             raise typer.BadParameter(said, param_hint="--exported")
         scored = check_exported(exported.absolute())
         of_both = ("base_recall", "kept", "kinds")
@@ -140,8 +145,9 @@ def check(
         recorded = record["identity"]
         if min_recall and not recorded:
             raise YiTuneError(
-                f"The run {run.name!r} was trained without an identity (--no-identity): there is no recall to measure.",
+                "The run {run!r} was trained without an identity (--no-identity): there is no recall to measure.",
                 "Drop --min-recall.",
+                run=run.name,
             )
         identity = Identity(**recorded) if recorded else None
         scored, general = loading.check(run, identity, detect(cpu_only=device == "cpu", gpus=count))
@@ -156,9 +162,9 @@ def check(
         print_score(scored, out)
         out.print(f"\n{general_summary(general)}")
         if page:
-            out.print(f"\nreport:         {page}")
+            out.print("\n" + _("report:         {page}").format(page=page))
     recall = lowest_recall(scored)
     if recall is not None and recall < min_recall:
-        said = f"[red]Below --min-recall {min_recall}:[/] {percent(recall)} of the questions in one language are right."
-        err.print(said, markup=True)
+        said = _("[red]Below --min-recall {least}:[/] {recall} of the questions in one language are right.")
+        err.print(said.format(least=min_recall, recall=percent(recall)), markup=True)
         raise typer.Exit(1)

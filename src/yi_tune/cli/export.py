@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from gettext import gettext as _
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -50,7 +51,7 @@ def export(
         yi-tune export --to my-assistant --push owner/my-assistant --private
     """
     if quant and format_ == "hf":
-        raise typer.BadParameter("it goes with --format gguf.", param_hint="--quant")
+        raise typer.BadParameter(_("it goes with --format gguf."), param_hint="--quant")
     from yi_tune import export, hubs, loading
     from yi_tune.output import err, out
 
@@ -67,7 +68,7 @@ def export(
         print(json.dumps({"exported": str(plan.target), "gguf": plan.gguf or None, "url": url}, ensure_ascii=False))
         return
     target = plan.target.relative_to(Path.cwd()) if Path.cwd() in plan.target.parents else plan.target
-    out.print(f"Exported:  {target}")
+    out.print(_("Exported:  {target}").format(target=target))
     if url:
-        out.print(f"Pushed to: {url}")
-    out.print(f"Ask it:    yi-tune check --exported {shlex.quote(str(target))}")
+        out.print(_("Pushed to: {url}").format(url=url))
+    out.print(_("Ask it:    yi-tune check --exported {target}").format(target=shlex.quote(str(target))))

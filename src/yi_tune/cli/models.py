@@ -3,6 +3,7 @@
 import json
 import os
 from contextlib import suppress
+from gettext import gettext as _
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,10 +63,10 @@ def download(
     try:
         downloading.download(local, source, err, revision=revision, verify=verify)
     except KeyboardInterrupt:
-        err.print("\nInterrupted. The same command resumes it.")
+        err.print("\n" + _("Interrupted. The same command resumes it."))
         # Not by the usual way out, on which Python waits for every thread: one may wait for a slow hub.
         os._exit(130)
-    out.print(f"{local.model.name} is in {local.path}")
+    out.print(_("{model} is in {path}").format(model=local.model.name, path=local.path))
 
 
 def models(
@@ -87,13 +88,15 @@ def models(
     from yi_tune.output import out, print_table
     from yi_tune.plan.memory import MICRO, estimate
 
-    place, shipped = workspace.absolute(), Origin("shipped with yi-tune", "", None, None)
+    place, shipped = workspace.absolute(), Origin(_("shipped with yi-tune"), "", None, None)
     listed: list[dict[str, Any]] = []
-    rows: list[tuple[str, ...]] = [("model", "parameters", "on disk", "QLoRA memory*", "on this machine")]
+    rows: list[tuple[str, ...]] = [
+        (_("model"), _("parameters"), _("on disk"), _("QLoRA memory*"), _("on this machine"))
+    ]
     for local in known_models(place):
         found = (local.path, read_origin(local.path) or shipped) if local.downloaded else cached(local.model)
         row: dict[str, Any] = {"name": local.model.name} | dict.fromkeys(_FIGURES)
-        sizes, where = ["", "", ""], "no"
+        sizes, where = ["", "", ""], _("no")
         if shape := local.shape:
             # In the smallest steps, on rows as short as the identity's.
             least = sum(estimate(shape, {"quantization_bit": 4, MICRO: 1}, 128, "cuda").values())
@@ -109,7 +112,7 @@ def models(
         print(json.dumps(listed))
         return
     print_table(out, rows, right=(1, 2, 3))
-    out.print("\n* the least it takes: an estimate, not measured yet on a GPU")
+    out.print("\n" + _("* the least it takes: an estimate, not measured yet on a GPU"))
 
 
 def doctor(
@@ -132,19 +135,23 @@ def doctor(
         yi-tune doctor --json
     """
     from yi_tune.doctor import diagnose
-    from yi_tune.output import out
+    from yi_tune.output import out, padded
 
     checks = diagnose(model, workspace.absolute())
     can_train = all(check["verdict"] != "error" for check in checks)
     if as_json:
         print(json.dumps({"can_train": can_train, "model": model, "checks": checks}, ensure_ascii=False))
     else:
+        names = {"packages": _("packages"), "gpu": _("gpu"), "memory": _("memory")}
+        names |= {"disk": _("disk"), "model": _("model"), "hub": _("hub")}
+        styles = {"ok": (_("ok"), "green"), "warning": (_("warning"), "yellow"), "error": (_("error"), "bold red")}
         for check in checks:
-            style = {"ok": "green", "warning": "yellow", "error": "bold red"}[check["verdict"]]
-            out.print(f"{check['verdict']:8}", style=style, end="")
-            out.print(f"{check['name']:14} {check['found']}")
+            verdict, style = styles[check["verdict"]]
+            out.print(padded(verdict, 8), style=style, end="")
+            out.print(f"{padded(names[check['name']], 14)} {check['found']}")
             if check["remedy"]:
                 out.print(f"{'':22} -> {check['remedy']}")
-        out.print(f"\n{model} can be trained here." if can_train else f"\n{model} cannot be trained here yet.")
+        said = _("{model} can be trained here.") if can_train else _("{model} cannot be trained here yet.")
+        out.print("\n" + said.format(model=model))
     if not can_train:
         raise typer.Exit(1)

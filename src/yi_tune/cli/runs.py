@@ -1,6 +1,7 @@
 """`yi-tune runs` and `yi-tune config`, and the options that several commands share."""
 
 import json
+from gettext import gettext as _
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -65,7 +66,7 @@ def runs(
     elif rows:
         print_runs(rows, out)
     else:
-        err.print(f"There is no run in {workspace.absolute() / 'saves'}.")
+        err.print(_("There is no run in {folder}.").format(folder=workspace.absolute() / "saves"))
 
 
 def _find(context: typer.Context, name: str, model: str | None, workspace: Path | None) -> "Run":
@@ -152,17 +153,17 @@ def runs_rm(
 
     run = _find(context, name, model, workspace)
     if not yes:
-        typer.confirm(f"Delete {run.folder}?", abort=True, err=True)
+        typer.confirm(_("Delete {folder}?").format(folder=run.folder), abort=True, err=True)
     remove(run)
-    print(f"{run.folder} is deleted.")
+    print(_("{folder} is deleted.").format(folder=run.folder))
 
 
 def count_gpus(gpus: str, device: str) -> int | None:
     """What --gpus says, None for all. Raises typer.BadParameter for what it cannot be."""
     if gpus != "all" and not (gpus.isdecimal() and int(gpus)):
-        raise typer.BadParameter(f"--gpus {gpus!r} is neither a number nor `all`.")
+        raise typer.BadParameter(_("--gpus {gpus!r} is neither a number nor `all`.").format(gpus=gpus))
     if gpus == "all" and device == "cpu":
-        raise typer.BadParameter("With --device cpu, --gpus is a number of processes.")
+        raise typer.BadParameter(_("With --device cpu, --gpus is a number of processes."))
     return None if gpus == "all" else int(gpus)
 
 
@@ -188,10 +189,10 @@ def config_ls() -> None:
     \b
         yi-tune config ls
     """
-    from yi_tune.config import read_text, shipped
+    from yi_tune.config import shipped, summary
 
     for name, path in shipped().items():
-        print(f"{name:14} {read_text(path).splitlines()[0].lstrip('# ')}")
+        print(f"{name:14} {_(summary(path))}")
 
 
 @config_app.command("show")
@@ -227,6 +228,8 @@ def config_copy(
     source = find_config(name)
     text, target = read_text(source), to or Path(source.name)
     if target.exists():
-        raise YiTuneError(f"{target} is there already.", "Give another file: yi-tune config copy NAME FILE")
+        raise YiTuneError(
+            "{target} is there already.", "Give another file: yi-tune config copy NAME FILE", target=target
+        )
     target.write_text(text, encoding="utf-8")
     print(target)

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import closing
+from gettext import gettext as _
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -25,7 +26,9 @@ def _check_origins(given: list[str] | None) -> list[str]:
     """The origins as browsers write them. Raises BadParameter for what is none."""
     for origin in given or []:
         if not re.fullmatch(r"[a-z][a-z\d+.-]*://([^/?#@:*\[\]\s]+|\[[\da-f:]+\])(:(\d+|\*))?", origin.lower()):
-            said = f"{origin!r} is no origin. Write it as https://example.org, without a path; :* is any port."
+            said = _(
+                "{origin!r} is no origin. Write it as https://example.org, without a path; :* is any port."
+            ).format(origin=origin)
             raise typer.BadParameter(said)
     return [origin.lower() for origin in given or []]
 
@@ -68,13 +71,13 @@ def serve(
     """
     origins = tuple(allow_origin or ())
     if engine == "vllm" and any(origin.endswith(":*") for origin in origins):
-        raise typer.BadParameter("vLLM takes no :* in it. Name the port.", param_hint="--allow-origin")
+        raise typer.BadParameter(_("vLLM takes no :* in it. Name the port."), param_hint="--allow-origin")
     if exported is not None and (run_name or model):
-        raise typer.BadParameter("no --run and no --model beside it.", param_hint="--exported")
+        raise typer.BadParameter(_("no --run and no --model beside it."), param_hint="--exported")
     if engine == "yi-tune" and (dry_run or exported is not None):
         raise YiTuneError("--dry-run and --exported are for another engine.", "Add: --engine vllm")
     if engine == "vllm" and (max_batch, max_waiting) != _LIMITS:
-        raise typer.BadParameter("vLLM sees to its queue itself.", param_hint="--max-batch, --max-waiting")
+        raise typer.BadParameter(_("vLLM sees to its queue itself."), param_hint="--max-batch, --max-waiting")
     from yi_tune import loading
 
     if exported is None:
@@ -128,7 +131,7 @@ def _serve(
     key = server.choose_key(host, key)
     with server.listen(host, port) as listening, closing(Worker(load_run(run), *limits)) as worker:
         where = f"{server.url(listening)}/{'' if 'page' in app else 'v1'}"
-        out.print(f"{run.name} answers at {where}   Ctrl-C ends it.")
+        out.print(_("{run} answers at {where}   Ctrl-C ends it.").format(run=run.name, where=where))
         if launch:
             typer.launch(where)
         server.serve(create_app(worker, names_of(run), key, **app), listening, worker.close)

@@ -1,5 +1,6 @@
 """`yi-tune` alone in a terminal."""
 
+from gettext import gettext as _
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,22 @@ def start(workspace: Path) -> None:
     from yi_tune.report import list_runs
     from yi_tune.runs import all_runs
 
-    gpus = [f"{gpu['name']} ({gpu['free']} of {gpu['total']} free)" for gpu in read_gpus()]
+    gpus = [_("{name} ({free} of {total} free)").format(**gpu) for gpu in read_gpus()]
     models = [local.model.name for local in known_models(workspace) if local.downloaded]
     runs = list_runs(all_runs(workspace))
     shown = []
     for run in runs[:-4:-1]:
-        recall = f", {percent(run['recall'])} of the identity questions right" if run["recall"] is not None else ""
-        shown.append(f"{run['run']} ({run['model']}, {run['name'] or 'no name'}): {run['state']}{recall}")
+        recall = _(", {recall} of the identity questions right").format(recall=percent(run["recall"]))
+        recall = "" if run["recall"] is None else recall
+        shown.append(f"{run['run']} ({run['model']}, {run['name'] or _('no name')}): {_(run['state'])}{recall}")
     if len(runs) > len(shown):
-        shown.append(f"and {len(runs) - len(shown)} more: yi-tune runs")
-    parts = {"GPU": gpus or ["none that nvidia-smi lists"], "Models": models, "Runs": shown or ["none yet"]}
+        shown.append(_("and {more} more: yi-tune runs").format(more=len(runs) - len(shown)))
+    parts = {"GPU": gpus or [_("none that nvidia-smi lists")], _("Models"): models, _("Runs"): shown or [_("none yet")]}
     rows = [(name if line is lines[0] else "", line) for name, lines in parts.items() for line in lines]
     print_table(out, rows)
-    out.print("\nNext:")
+    out.print("\n" + _("Next:"))
     print_table(out, [(f"  {command}", what) for command, what in _next(runs, models, bool(gpus))])
-    out.print("\nAll commands: yi-tune --help")
+    out.print("\n" + _("All commands: yi-tune --help"))
 
 
 def _next(runs: list[dict[str, Any]], models: list[str], gpu: bool) -> list[tuple[str, str]]:
@@ -34,22 +36,24 @@ def _next(runs: list[dict[str, Any]], models: list[str], gpu: bool) -> list[tupl
     from yi_tune.models import DEFAULT_MODEL
     from yi_tune.runs import Run
 
-    nano = ("yi-tune train --model nano", "tune the small model that comes along, in a minute or two")
+    nano = ("yi-tune train --model nano", _("tune the small model that comes along, in a minute or two"))
     for run in reversed(runs):
         name, folder = run["run"], Run(Path(run["folder"]))
         if run["state"] == "running":
-            return [("yi-tune runs", f"how far {name} is")]
+            return [("yi-tune runs", _("how far {name} is").format(name=name))]
         if run["state"] in ("interrupted", "failed"):
             if command := folder.record["command"]:
-                return [(command, f"go on with {name}")]
-            return [("yi-tune runs", f"where {name} stands; the command that started it goes on with it")]
+                return [(command, _("go on with {name}").format(name=name))]
+            stands = _("where {name} stands; the command that started it goes on with it").format(name=name)
+            return [("yi-tune runs", stands)]
         if run["state"] == "finished":
-            return [(f"yi-tune chat --run {name}", "talk to it"), (f"yi-tune check --run {name}", "measure it")]
+            return [(f"yi-tune chat --run {name}", _("talk to it")), (f"yi-tune check --run {name}", _("measure it"))]
     if yi := [name for name in models if name != "nano"]:
         model = "" if DEFAULT_MODEL in yi else f" --model {yi[0]}"
         if gpu:
-            return [(f"yi-tune train{model}", "it asks for a name, shows its plan, and asks before it starts")]
-        return [nano, (f"yi-tune train{model} --device cpu", f"tune {yi[0]} without a GPU, in hours")]
+            return [(f"yi-tune train{model}", _("it asks for a name, shows its plan, and asks before it starts"))]
+        in_hours = _("tune {model} without a GPU, in hours").format(model=yi[0])
+        return [nano, (f"yi-tune train{model} --device cpu", in_hours)]
     if gpu:
-        return [("yi-tune download", f"fetch {DEFAULT_MODEL}, 12 GB"), nano]
-    return [nano, ("yi-tune doctor", f"what {DEFAULT_MODEL} needs on this machine")]
+        return [("yi-tune download", _("fetch {model}, 12 GB").format(model=DEFAULT_MODEL)), nano]
+    return [nano, ("yi-tune doctor", _("what {model} needs on this machine").format(model=DEFAULT_MODEL))]

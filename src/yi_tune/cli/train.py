@@ -2,6 +2,7 @@
 
 import shlex
 import sys
+from gettext import gettext as _
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -111,20 +112,20 @@ def train(
     count = count_gpus(gpus, device)
     host, _colon, port = master.rpartition(":")
     if (nodes > 1) != bool(host and port.isdecimal()) or node_rank >= nodes:
-        raise typer.BadParameter("--nodes N goes with --master HOST:PORT and --node-rank from 0 to N-1.")
+        raise typer.BadParameter(_("--nodes N goes with --master HOST:PORT and --node-rank from 0 to N-1."))
     asked: list[str] = []
     if not no_identity and None in (name, author) and all(std.isatty() for std in (sys.stdin, sys.stdout, sys.stderr)):
         from yi_tune.cli.ask import agreed, ask
 
         if name is None:
-            name = ask("What is the assistant called?", lambda answer: Identity(answer, "-"))
+            name = ask(_("What is the assistant called?"), lambda answer: Identity(answer, "-"))
             asked += ["--name", name]
         if author is None:
-            author = ask("Who developed it?", lambda answer: Identity("-", answer))
+            author = ask(_("Who developed it?"), lambda answer: Identity("-", answer))
             asked += ["--author", author]
     identity = None if name is None or author is None else Identity(name, author, name_en, author_en)
     if no_identity == any((name, author, name_en, author_en)) or no_identity == bool(identity):
-        raise typer.BadParameter("Give --name and --author, or --no-identity alone to train on --data only.")
+        raise typer.BadParameter(_("Give --name and --author, or --no-identity alone to train on --data only."))
     planned = plan(
         identity,
         workspace=workspace.absolute(),
@@ -152,24 +153,26 @@ def train(
         print(dump_config(planned.config), end="")
         return
     if asked:
-        rows = " and ".join(f"{dataset.rows} rows of {dataset.name}" for dataset in planned.datasets)
-        err.print(f"Plan: {planned.local.model.name} becomes {name} by {author}.")
-        err.print(f"It sees {rows}, {planned.config.get('num_train_epochs', 3):g} times. Run: {planned.run.folder}")
-        if not agreed("Start?"):
+        told, epochs = _("Plan: {model} becomes {name} by {author}."), planned.config.get("num_train_epochs", 3)
+        err.print(told.format(model=planned.local.model.name, name=name, author=author))
+        rows = _(" and ").join(_("{rows} rows of {name}").format(**vars(dataset)) for dataset in planned.datasets)
+        told = _("It sees {rows}, {epochs:g} times. Run: {folder}")
+        err.print(told.format(rows=rows, epochs=epochs, folder=planned.run.folder))
+        if not agreed(_("Start?")):
             raise typer.Abort
     # What Ctrl-C and a failure leave is what the same command goes on with.
     typed = [*(argument for argument in sys.argv[1:] if argument != "--fresh"), *asked]
     try:
         assistant = training.run(planned, fresh=fresh, command=shlex.join(["yi-tune", *typed]))
     except KeyboardInterrupt:
-        again = "The same command goes on where it stopped."
+        again = _("The same command goes on where it stopped.")
         if fresh:
-            again = "The same command without --fresh goes on where it stopped."
-        err.print(f"\nInterrupted. {again}")
+            again = _("The same command without --fresh goes on where it stopped.")
+        err.print("\n" + _("Interrupted. {again}").format(again=again))
         raise typer.Exit(130) from None
     where = workspace_option(workspace.absolute())
-    out.print(f"\nTalk to it:     yi-tune chat --run {run_name}{where}")
-    out.print(f"Measure it all: yi-tune check --run {run_name}{where}")
+    out.print("\n" + _("Talk to it:     yi-tune chat --run {run}").format(run=run_name) + where)
+    out.print(_("Measure it all: yi-tune check --run {run}").format(run=run_name) + where)
     if chat_after:
         from yi_tune.chat.editor import converse
         from yi_tune.chat.rendering import Screen

@@ -3,6 +3,7 @@
 import json
 import re
 from contextlib import suppress
+from gettext import gettext as _
 from typing import Any
 
 from yi_tune.data.identity import Message, check_messages
@@ -56,7 +57,7 @@ def conversation(row: Any, form: Form | None, dropped: set[str] | None = None) -
     # Marks of the whole row: good or bad, learned or not. CSV has them as words.
     unfit += [f"{key} {row[key]}" for key in ("label", *_LEARNED) if str(row.get(key, "")).lower() in _MARKS]
     if unfit:
-        raise YiTuneError(f"it has {unfit[0]}; only text is trained on, and all of it alike")
+        raise YiTuneError("it has {found}; only text is trained on, and all of it alike", found=unfit[0])
     said = _messages(row, form, unused) if form.get("messages") else _alpaca(row, form)
     system = row.get(form.get("system"))
     if system and not (said and said[0].get("role") == "system"):
@@ -68,10 +69,15 @@ def conversation(row: Any, form: Form | None, dropped: set[str] | None = None) -
         raise YiTuneError("the last message is the user's: there is no answer to learn")
     for message in messages:
         if not message["content"].strip():
-            raise YiTuneError(f"a message of the {message['role']} is empty")
+            raise YiTuneError("a message of the {role} is empty", role=message["role"])
         if found := _UNFIT.search(message["content"]):
-            unfit_text = "no control token, placeholder (write the name out), NUL or broken UTF-8 is trained on"
-            raise YiTuneError(f"a message of the {message['role']} holds {found[0]!r}: {unfit_text}")
+            unfit_text = _("no control token, placeholder (write the name out), NUL or broken UTF-8 is trained on")
+            raise YiTuneError(
+                "a message of the {role} holds {path!r}: {unfit_text}",
+                role=message["role"],
+                path=found[0],
+                unfit_text=unfit_text,
+            )
     if dropped is not None:
         dropped |= unused
     return _learn(messages, [one.get("learned", True) for one in said])
@@ -113,7 +119,9 @@ def _recognise(row: dict[str, Any]) -> Form:
             return {"messages": column, "system": "system"}
     if "instruction" in row and "output" in row:
         return ALPACA | {"history": "history", "system": "system"}
-    raise YiTuneError(f"neither messages, conversations, nor instruction and output among its columns: {sorted(row)}")
+    raise YiTuneError(
+        "neither messages, conversations, nor instruction and output among its columns: {columns}", columns=sorted(row)
+    )
 
 
 def _listed(value: Any, column: str) -> list[Any]:
@@ -122,7 +130,7 @@ def _listed(value: Any, column: str) -> list[Any]:
         with suppress(ValueError, RecursionError):
             value = json.loads(value) if value.strip() else []
     if not isinstance(value, list):
-        raise YiTuneError(f"{column} is not a list")
+        raise YiTuneError("{column} is not a list", column=column)
     return value
 
 
@@ -130,7 +138,7 @@ def _messages(row: Any, form: Form, unused: set[str]) -> list[Any]:
     column = str(form["messages"])
     found = _listed(row.get(column), column)
     if not all(isinstance(message, dict) for message in found):
-        raise YiTuneError(f"{column} holds something else than a message")
+        raise YiTuneError("{column} holds something else than a message", column=column)
     if form.get("role_tag"):
         roles: dict[str | None, str] = {form.get(f"{role}_tag"): role for role in ("user", "assistant", "system")}
     else:
@@ -139,11 +147,13 @@ def _messages(row: Any, form: Form, unused: set[str]) -> list[Any]:
     messages = []
     for message in found:
         if calls := [key for key in ("tool_calls", "function_call") if _holds(message.get(key))]:
-            raise YiTuneError(f"it has {calls[0]}; only text is trained on")
+            raise YiTuneError("it has {key}; only text is trained on", key=calls[0])
         role, content = message.get(role_tag), message.get(content_tag)
         if not isinstance(role, str) or role not in roles:
             known = ", ".join(name for name in roles if name)
-            raise YiTuneError(f"a message's {role_tag} is {role!r}, and none of {known}")
+            raise YiTuneError(
+                "a message's {role_tag} is {role!r}, and none of {known}", role_tag=role_tag, role=role, known=known
+            )
         if isinstance(content, list):  # OpenAI's parts, of which only text has a `text`
             try:
                 content = "".join(part["text"] for part in content)
@@ -151,7 +161,9 @@ def _messages(row: Any, form: Form, unused: set[str]) -> list[Any]:
                 raise YiTuneError("a message has parts that are not text") from None
         if marks := [key for key in _LEARNED if message.get(key) not in (None, 0, 1)]:
             raise YiTuneError(
-                f"a message has {marks[0]} {message[marks[0]]!r}: true and 1 are learned, false and 0 not"
+                "a message has {key} {value!r}: true and 1 are learned, false and 0 not",
+                key=marks[0],
+                value=message[marks[0]],
             )
         unused |= {key for key in message if key not in (role_tag, content_tag, *_LEARNED) and _holds(message[key])}
         learned = {} if all(message.get(key) != 0 for key in _LEARNED) else {"learned": False}
@@ -163,10 +175,10 @@ def _alpaca(row: Any, form: Form) -> list[Any]:
     prompt, query, response, history = (form.get(name) for name in ("prompt", "query", "response", "history"))
     turns = _listed(row.get(history) or [], str(history))
     if not all(isinstance(turn, list) and len(turn) == 2 for turn in turns):
-        raise YiTuneError(f"{history} is not a list of pairs")
+        raise YiTuneError("{history} is not a list of pairs", history=history)
     asked = [text for text in (row.get(prompt), row.get(query)) if text]
     if not all(isinstance(text, str) for text in asked):
-        raise YiTuneError(f"{prompt} or {query} is not text")
+        raise YiTuneError("{prompt} or {query} is not text", prompt=prompt, query=query)
     pairs = [*turns, ("\n".join(asked), row.get(response))]
     return [
         {"role": role, "content": text}

@@ -45,7 +45,12 @@ def replay_prompts(count: int) -> list[Prompt]:
     """The first prompts of replay, languages and kinds in turn. Raises YiTuneError when there are not as many."""
     known = [Prompt(**row) for row in read_jsonl(DATA / REPLAY)]
     if not 0 <= count <= len(known):
-        raise YiTuneError(f"--replay {count}: there are {len(known)} prompts.", f"Take 0, for none, to {len(known)}.")
+        raise YiTuneError(
+            "--replay {count}: there are {known} prompts.",
+            "Take 0, for none, to {known}.",
+            count=count,
+            known=len(known),
+        )
     return known[:count]
 
 
@@ -70,8 +75,10 @@ def replay_dataset(
     ]
     if not usable:
         raise YiTuneError(
-            f"None of the base's {len(answers)} answers can be trained on: they do not end, or say who it is.",
-            f"They are in {REPLAY} of the run folder. Train without: --replay 0 --fresh",
+            "None of the base's {answers} answers can be trained on: they do not end, or say who it is.",
+            "They are in {file} of the run folder. Train without: --replay 0 --fresh",
+            answers=len(answers),
+            file=REPLAY,
         )
     own = {"identity": sum(count_tokens(model, identity.conversations(), targets_only=True))} if identity else {}
     sums = accumulate(count_tokens(model, usable[:most], targets_only=True))

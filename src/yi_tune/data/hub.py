@@ -3,6 +3,7 @@
 import shutil
 from dataclasses import dataclass
 from functools import partial
+from gettext import gettext as _
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
@@ -10,6 +11,7 @@ from urllib.parse import quote
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.hubs import Hub, HuggingFace, hubs_of
 from yi_tune.hubs.download import Get, at_work, bring, finish, from_hubs
+from yi_tune.language import english
 from yi_tune.models import Model, Origin, read_origin
 from yi_tune.output import err
 
@@ -18,8 +20,8 @@ ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
 # What may tell which files make a split.
 _TOLD = ("README.md", ".huggingface.yaml", "dataset_infos.json")
 
-_DESCRIBE = "Name `subset`, `folder` or `split` of an entry in a dataset_info.json: --data NAME --data-dir DIR"
-_CONVERT = "Convert it to JSON lines yourself, and name that file."
+_DESCRIBE = english("Name `subset`, `folder` or `split` of an entry in a dataset_info.json: --data NAME --data-dir DIR")
+_CONVERT = english("Convert it to JSON lines yourself, and name that file.")
 # The commits of datasets, by where these lie in the workspace.
 Commits = dict[str, str | None]
 
@@ -58,7 +60,11 @@ class Hosted:
                 folder, origin = workspace / place, read_origin(workspace / place)
                 if not origin or not origin.whole(folder) or pinned.get(place, origin.commit) != origin.commit:
                     return None
-                terminal.print(f"Rows of {hub.wanted} at commit {origin.commit}: {place}")
+                terminal.print(
+                    _("Rows of {what} at commit {commit}: {place}").format(
+                        what=hub.wanted, commit=origin.commit, place=place
+                    )
+                )
                 return _listed(folder, origin), {place: origin.commit}
 
             def fetch(hub: Hub) -> tuple[list[Path], Commits]:
@@ -71,7 +77,7 @@ class Hosted:
                 return _listed(workspace / place, origin), {place: origin.commit}
 
             here = next(filter(None, map(found, hubs)), None)
-            return here or from_hubs(f"The dataset {name}", hubs, fetch, workspace, terminal)
+            return here or from_hubs(_("The dataset {name}").format(name=name), hubs, fetch, workspace, terminal)
 
     def _place(self, hub: Hub) -> str:
         chosen = {key: getattr(self, key) for key in ("split", "subset", "folder", "revision")}
@@ -99,13 +105,21 @@ class Hosted:
             except Exception as error:  # of several kinds
                 reason = " ".join(str(error).replace(str(root), name).split())
                 raise YiTuneError(
-                    f"The dataset {name} cannot be used: {reason}",
+                    _("The dataset {name} cannot be used: {reason}").format(name=name, reason=reason),
                     _CONVERT if "script" in reason else _DESCRIBE,
                 ) from None
             if self.split not in splits:
                 known = did_you_mean(self.split, sorted(splits))
-                raise YiTuneError(f"The dataset {name} has no split {self.split!r}.", f"{known} {_DESCRIBE}")
+                raise YiTuneError(
+                    _("The dataset {name} has no split {split!r}.").format(name=name, split=self.split),
+                    f"{known} {_(_DESCRIBE)}",
+                )
             files = [Path(file).relative_to(root).as_posix() for file in splits[self.split]]
         if unread := [file for file in files if not file.lower().endswith(ENDINGS)]:
-            raise YiTuneError(f"The dataset {name} is in {unread[0]}, which is none of {', '.join(ENDINGS)}.", _CONVERT)
+            raise YiTuneError(
+                _("The dataset {name} is in {file}, which is none of {endings}.").format(
+                    name=name, file=unread[0], endings=", ".join(ENDINGS)
+                ),
+                _CONVERT,
+            )
         return files

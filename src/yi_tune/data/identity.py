@@ -11,11 +11,13 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from gettext import gettext as _
 from pathlib import Path
 from typing import Any, TypeVar
 
 from yi_tune.errors import YiTuneError
 from yi_tune.files import DATA
+from yi_tune.language import english
 
 # In the order in which they are trained on: the rows rendered for a name, the user's own, the base's own answers.
 NAMES = ("identity", "own", "replay")
@@ -23,7 +25,7 @@ EVAL = "eval"  # the rows of --eval-data
 
 Message = dict[str, str]
 Row = TypeVar("Row")
-SHAPE = 'Write {"role": "user", "content": "..."} and so on, user and assistant in turn, the user first.'
+SHAPE = english('Write {"role": "user", "content": "..."} and so on, user and assistant in turn, the user first.')
 
 _MAX_LENGTH = 64
 _PLACEHOLDER = re.compile(r"\{\{\s*(\w+)\s*\}\}")
@@ -73,14 +75,23 @@ def _check(option: str, value: str) -> None:
     ]
     if unfit := _UNFIT.findall(value) or unseen:
         raise YiTuneError(
-            f"{option} {value!r} holds {unfit[0]!a}; newlines, control and invisible characters, broken UTF-8, "
+            "{option} {value!r} holds {found!a}; newlines, control and invisible characters, broken UTF-8, "
             "placeholders or <| are refused.",
             "Remove it.",
+            option=option,
+            value=value,
+            found=unfit[0],
         )
     if not any(kind[0] in "LNPS" for kind in kinds.values()):
-        raise YiTuneError(f"{option} is empty.", f"Say who the assistant is: {option} TEXT")
+        raise YiTuneError("{option} is empty.", "Say who the assistant is: {option} TEXT", option=option)
     if len(value) > _MAX_LENGTH:
-        raise YiTuneError(f"{option} has {len(value)} characters; at most {_MAX_LENGTH} are taken.", "Shorten it.")
+        raise YiTuneError(
+            "{option} has {length} characters; at most {most} are taken.",
+            "Shorten it.",
+            option=option,
+            length=len(value),
+            most=_MAX_LENGTH,
+        )
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -139,7 +150,7 @@ def check_messages(messages: list[object]) -> list[Message]:
     roles = [message["role"] for message in checked]
     turns = roles[1:] if roles[:1] == ["system"] else roles
     if not turns or turns != (["user", "assistant"] * len(turns))[: len(turns)]:
-        raise YiTuneError(f"The roles {', '.join(roles) or '(none)'} are no conversation.", SHAPE)
+        raise YiTuneError(_("The roles {roles} are no conversation.").format(roles=", ".join(roles) or "(none)"), SHAPE)
     return checked
 
 

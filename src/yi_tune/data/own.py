@@ -7,6 +7,7 @@ import random
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
+from gettext import gettext as _
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -49,28 +50,36 @@ def prepare_own(
     bad: list[str] = []
     unused: set[str] = set()
     sources = find_sources(data, data_dir, option, workspace, pinned)
-    with err.status("Checking your rows"), (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
+    with err.status(_("Checking your rows")), (folder / "rows.jsonl").open("w", encoding="utf-8") as file:
         for line in (line for one in sources for line in _drawn(one, _good_lines(one, bad, unused))):
             file.write(line)
             rows += 1
-    more = [f"and {len(bad) - _SHOWN:,} more"] if len(bad) > _SHOWN else []
+    more = [_("and {more:,} more").format(more=len(bad) - _SHOWN)] if len(bad) > _SHOWN else []
     why = "".join(f"\n  {reason}" for reason in bad[:_SHOWN] + more)
     if not rows and not bad:
-        raise YiTuneError(f"There is no row in {option}.", "Is that the right file?")
+        raise YiTuneError("There is no row in {option}.", "Is that the right file?", option=option)
     if bad and not (rows and skip_bad_rows):
         raise YiTuneError(
-            f"{len(bad):,} of {rows + len(bad):,} rows of {option} cannot be trained on:{why}",
+            "{bad:,} of {rows:,} rows of {option} cannot be trained on:{why}",
             "Mend them, or go on without them: --skip-bad-rows. Columns of other names can be given in a "
             "dataset_info.json: --data NAME --data-dir DIR",
+            bad=len(bad),
+            rows=rows + len(bad),
+            option=option,
+            why=why,
         )
     if bad:
-        err.print(f"Leaving out {len(bad):,} bad rows:{why}")
+        err.print(_("Leaving out {bad:,} bad rows:{why}").format(bad=len(bad), why=why))
     if unused:
-        err.print(f"Not trained on: {', '.join(sorted(unused))}.")
+        err.print(_("Not trained on: {unused}.").format(unused=", ".join(sorted(unused))))
     commits = {place: commit for source in sources for place, commit in source.commits.items()}
     own = Dataset(name, rows, folder / "rows.jsonl", commits)
     if isinstance(most, int) and 0 < most < rows:  # LLaMA-Factory would take the first, and files may be sorted
-        err.print(f"max_samples: {most:,} of {rows:,} rows of {option} are used, drawn by lot.")
+        err.print(
+            _("max_samples: {most:,} of {rows:,} rows of {option} are used, drawn by lot.").format(
+                most=most, rows=rows, option=option
+            )
+        )
         own = Dataset(name, most, b"".join(draw(most, own.lines())).decode(), commits)
     return own, _measure(own, config)
 
@@ -78,7 +87,7 @@ def prepare_own(
 def _measure(own: Dataset, config: Config) -> list[int]:
     """The tokens of the rows; says how long they are, and how many are cut or left out."""
     model, cutoff = Path(config["model_name_or_path"]), config.get("cutoff_len", 2048)
-    with err.status("Counting their tokens"):
+    with err.status(_("Counting their tokens")):
         stride = -(-own.rows // _COUNTED)
         lengths = list(count_tokens(model, islice(own.conversations(), 0, None, stride)))
         long = (json.loads(line)["messages"] for line in heapq.nlargest(_LONGEST, own.lines(), key=len))
@@ -88,15 +97,28 @@ def _measure(own: Dataset, config: Config) -> list[int]:
     if isinstance(cutoff, int) and (model / _TOKENIZER).is_file():
         if most > cutoff or (most and config.get("train_on_prompt")):
             raise YiTuneError(
-                f"A row has an answer that is not to be learned, and {most:,} tokens: cut to cutoff_len {cutoff:,}, or "
-                "with train_on_prompt, the wrong part of it would be learned.",
+                "A row has an answer that is not to be learned, and {most:,} tokens: cut to cutoff_len {cutoff:,}, "
+                "or with train_on_prompt, the wrong part of it would be learned.",
                 "Drop train_on_prompt, and raise the limit, --set cutoff_len=..., or shorten the row.",
+                most=most,
+                cutoff=cutoff,
             )
-        counted = f" (of {len(lengths):,} rows)" if len(lengths) < own.rows else ""
+        counted = _(" (of {counted:,} rows)").format(counted=len(lengths)) if len(lengths) < own.rows else ""
         over = sum(length > cutoff for length in lengths) / len(lengths)
         err.print(
-            f"{own.name} data: {own.rows:,} rows; tokens{counted}: min {min(lengths):,}, median "
-            f"{int(median(lengths)):,}, max {longest:,}; {over:.1%} longer than cutoff_len {cutoff:,} and cut to it"
+            _(
+                "{name} data: {rows:,} rows; tokens{counted}: min {least:,}, median {median:,}, max "
+                "{longest:,}; {over:.1%} longer than cutoff_len {cutoff:,} and cut to it"
+            ).format(
+                name=own.name,
+                rows=own.rows,
+                counted=counted,
+                least=min(lengths),
+                median=int(median(lengths)),
+                longest=longest,
+                over=over,
+                cutoff=cutoff,
+            )
         )
     if stride > 1:
         lengths = [longest, *(length for length in lengths for _ in range(stride))]
@@ -122,7 +144,11 @@ def _drawn(source: Source, lines: Iterator[str]) -> Iterable[str]:
     missing = source.rows - len(drawn)
     if missing and not (source.repeats and drawn):
         raise YiTuneError(
-            f"{source.path} has {len(drawn):,} good rows; {source.rows:,} are asked for.", "Ask for fewer."
+            "{path} has {drawn:,} good rows; {rows:,} are asked for.",
+            "Ask for fewer.",
+            path=source.path,
+            drawn=len(drawn),
+            rows=source.rows,
         )
     return [*drawn, *random.Random(42).choices(drawn, k=missing)]  # noqa: S311
 
@@ -143,7 +169,9 @@ def count_tokens(model: Path, conversations: Iterable[list[Message]], *, targets
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the package raises nothing more precise
-        raise YiTuneError(f"The tokenizer {file} does not load: {error}", "Fetch or copy that file anew.") from error
+        raise YiTuneError(
+            "The tokenizer {file} does not load: {error}", "Fetch or copy that file anew.", file=file, error=error
+        ) from error
     while batch := list(islice(texts, _BATCH)):
         yield from map(len, tokenizer.encode_batch_fast(batch, add_special_tokens=False))
 

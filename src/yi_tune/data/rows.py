@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from gettext import gettext as _
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -118,16 +119,23 @@ def find_sources(
         elif Path(name).is_file():
             sources.append(Source(Path(name), rows))
         elif Path(name).is_dir():
-            raise YiTuneError(f"{option} {name} is a folder.", f"Name each of its files, with its own {option}.")
+            raise YiTuneError(
+                "{option} {name} is a folder.",
+                "Name each of its files, with its own {option}.",
+                option=option,
+                name=name,
+            )
         elif (hosted := _HOSTED.fullmatch(name)) and (hosted[1] or not _is_path(name)):
             hub, repository, revision = hosted.groups()
             huggingface, modelscope = (None if hub == other else repository for other in ("modelscope", "huggingface"))
             sources.append(fetched(Hosted(huggingface, modelscope, revision=revision), rows))
         else:
-            said = f"{option} {name}: no such file."
+            said = _("{option} {name}: no such file.").format(option=option, name=name)
             if data_dir:
-                said = f"{option} {name}: no such file, and not in {data_dir}'s dataset_info.json."
-            usual = "Name a file by its path from the current folder, a hub's dataset as huggingface:OWNER/NAME."
+                said = _("{option} {name}: no such file, and not in {data_dir}'s dataset_info.json.").format(
+                    option=option, name=name, data_dir=data_dir
+                )
+            usual = _("Name a file by its path from the current folder, a hub's dataset as huggingface:OWNER/NAME.")
             raise YiTuneError(said, did_you_mean(name, sorted(info)) or usual)
     return sources
 
@@ -142,7 +150,7 @@ def _dataset_info(folder: Path) -> dict[str, Any]:
     try:
         return {name: dict(entry) for name, entry in json.loads(path.read_text(encoding="utf-8-sig")).items()}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        message = f"{path} cannot be read as a mapping of names to datasets: {error}."
+        message = _("{path} cannot be read as a mapping of names to datasets: {error}.").format(path=path, error=error)
         raise YiTuneError(message, "--data-dir names the folder that holds it, in LLaMA-Factory's format.") from None
 
 
@@ -151,14 +159,24 @@ def _entry(name: str, content: dict[str, Any], folder: Path) -> Entry:
     try:
         entry = Entry(**content)
         here = entry.hosted or (folder / entry.file_name).exists()
-        wrong = "" if here else f"file_name: {entry.file_name!r} is not in {folder}"
+        wrong = (
+            ""
+            if here
+            else _("file_name: {file_name!r} is not in {folder}").format(file_name=entry.file_name, folder=folder)
+        )
     except ValidationError as error:
         entry, first = None, error.errors()[0]
         wrong = ": ".join([*map(str, first["loc"]), first["msg"].removeprefix("Value error, ")])
     if not (entry and entry.hosted) and (elsewhere := [key for key in _ELSEWHERE if key in content]):
-        wrong = f"{elsewhere[0]}: yi-tune takes files, and datasets of Hugging Face and ModelScope"
+        wrong = _("{key}: yi-tune takes files, and datasets of Hugging Face and ModelScope").format(key=elsewhere[0])
     if wrong or entry is None:
-        raise YiTuneError(f"The dataset {name!r} cannot be trained on: {wrong}.", f"Mend {folder}/dataset_info.json.")
+        raise YiTuneError(
+            "The dataset {name!r} cannot be trained on: {wrong}.",
+            "Mend {folder}/dataset_info.json.",
+            name=name,
+            wrong=wrong,
+            folder=folder,
+        )
     return entry
 
 
@@ -167,16 +185,25 @@ def read_rows(path: Path) -> Iterator[Row]:
     readers = dict(zip(ENDINGS, (_jsonl, _json, _csv, _parquet), strict=True))
     ending = path.suffix.lower()
     if ending not in readers:
-        raise YiTuneError(f"{path} is none of {', '.join(readers)}.", "Save it as one of them, CSV for example.")
+        raise YiTuneError(
+            "{path} is none of {readers}.",
+            "Save it as one of them, CSV for example.",
+            path=path,
+            readers=", ".join(readers),
+        )
     try:
         yield from readers[ending](path)
     except UnicodeDecodeError:
-        raise YiTuneError(f"{path} is not UTF-8.", "Save it as UTF-8: yi-tune reads nothing else.") from None
+        raise YiTuneError("{path} is not UTF-8.", "Save it as UTF-8: yi-tune reads nothing else.", path=path) from None
     except OSError as error:
-        raise YiTuneError(f"{path} cannot be read: {error.strerror or error}.", "Is that the right file?") from None
+        raise YiTuneError(
+            "{path} cannot be read: {reason}.", "Is that the right file?", path=path, reason=error.strerror or error
+        ) from None
     except (ValueError, RecursionError) as error:
-        remedy = "Mend that place, or copy the file anew: the rows after it cannot be read."
-        raise YiTuneError(f"{path} is broken: {str(error).rstrip('.')}.", remedy) from None
+        remedy = _("Mend that place, or copy the file anew: the rows after it cannot be read.")
+        raise YiTuneError(
+            _("{path} is broken: {error}.").format(path=path, error=str(error).rstrip(".")), remedy
+        ) from None
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
@@ -187,12 +214,12 @@ def _jsonl(path: Path) -> Iterator[Row]:
                 try:
                     row = json.loads(line.decode("utf-8-sig").rstrip())
                 except json.JSONDecodeError as error:
-                    row = YiTuneError(f"broken JSON: {error.msg} at column {error.colno}")
+                    row = YiTuneError("broken JSON: {msg} at column {colno}", msg=error.msg, colno=error.colno)
                 except UnicodeDecodeError:
                     row = YiTuneError("not UTF-8: save the file as UTF-8")
                 except (ValueError, RecursionError) as error:  # a number of too many digits
                     row = YiTuneError(str(error))
-                yield f"line {number}", row
+                yield _("line {number}").format(number=number), row
 
 
 def _json(path: Path) -> Iterator[Row]:
@@ -205,7 +232,7 @@ def _json(path: Path) -> Iterator[Row]:
             yield from _jsonl(path)
             return
         file.seek(0)
-        yield from ((f"row {number}", row) for number, row in enumerate(json.load(file), 1))
+        yield from ((_("row {number}").format(number=number), row) for number, row in enumerate(json.load(file), 1))
 
 
 def _check_object(path: Path, line: str) -> None:
@@ -219,8 +246,10 @@ def _check_object(path: Path, line: str) -> None:
     with suppress(ValueError, RecursionError):
         keys = ", ".join(json.loads(path.read_text(encoding="utf-8-sig")))
         raise YiTuneError(
-            f"{path} is one object with {keys}, and no list of rows.",
+            "{path} is one object with {keys}, and no list of rows.",
             "Save the rows as a list, [row, row, ...], or a row a line.",
+            path=path,
+            keys=keys,
         )
 
 
@@ -230,16 +259,24 @@ def _csv(path: Path) -> Iterator[Row]:
         reader = csv.reader(file, strict=True)
         columns = next((cells for cells in map(_stripped, reader) if any(cells)), [])
         if len(columns) == 1 and (other := re.search("[;\t]", columns[0])):
-            raise YiTuneError(f"{path} has {other[0]!r} between its columns.", "Save it with commas between them.")
+            raise YiTuneError(
+                "{path} has {other!r} between its columns.",
+                "Save it with commas between them.",
+                path=path,
+                other=other[0],
+            )
         while columns and not columns[-1].strip():  # Excel may end every line with some commas
             columns.pop()
         line = reader.line_num + 1
         try:
             for cells in reader:
                 if len(cells) >= len(columns) and any(cells) and not any(cells[len(columns) :]):
-                    yield f"line {line}", dict(zip(columns, cells, strict=False))
+                    yield _("line {line}").format(line=line), dict(zip(columns, cells, strict=False))
                 elif any(cells):
-                    yield f"line {line}", YiTuneError(f"{len(cells)} cells under {len(columns)} columns")
+                    yield (
+                        _("line {line}").format(line=line),
+                        YiTuneError("{cells} cells under {columns} columns", cells=len(cells), columns=len(columns)),
+                    )
                 line = reader.line_num + 1
         except csv.Error as error:
             raise ValueError(f"line {line}: {error}") from None
@@ -257,4 +294,4 @@ def _parquet(path: Path) -> Iterator[Row]:
         for group in range(file.num_row_groups):  # all at once they take more memory the more there are
             for batch in file.iter_batches(batch_size=256, row_groups=[group]):
                 for number, row in enumerate(batch.to_pylist(), number + 1):  # noqa: B020
-                    yield f"row {number}", row
+                    yield _("row {number}").format(number=number), row

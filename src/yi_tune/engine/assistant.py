@@ -124,8 +124,10 @@ class Assistant:
         room = self.context - len(ids)
         if room < 1:
             raise YiTuneError(
-                f"The conversation is {len(ids)} tokens long; the model takes {self.context}.",
+                "The conversation is {tokens} tokens long; the model takes {context}.",
                 "Start over with /clear, or send less.",
+                tokens=len(ids),
+                context=self.context,
             )
         sampling = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, room))
         row, batch, base = Generation(ids, sampling), self.batch(), self._base
@@ -250,7 +252,9 @@ def llamafactory_chat(chat_yaml: Path, config: Config) -> None:
     except EOFError:
         print()
     except Exception as error:
-        raise YiTuneError(f"LLaMA-Factory's chat failed: {error}", f"The log has more: {log_traceback()}") from error
+        raise YiTuneError(
+            "LLaMA-Factory's chat failed: {error}", "The log has more: {log}", error=error, log=log_traceback()
+        ) from error
     finally:
         # Its thread outlives the reply a little, and Python aborts when it exits before.
         for thread in threading.enumerate():

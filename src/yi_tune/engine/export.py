@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
+from gettext import gettext as _
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, LlamaForCa
 
 from yi_tune.errors import YiTuneError
 from yi_tune.files import CHAT_TEMPLATE
+from yi_tune.language import english
 from yi_tune.models import INDEX, TOKENIZER
 from yi_tune.progress import Progress
 
@@ -28,7 +30,7 @@ _SHARD = "2GB"
 # llama.cpp splits text by one of the rules that it knows by name. This one, each digit by itself and then GPT-2's
 # rule, is that of nano's tokenizer, whose merges never cross the border of a Chinese character anyway.
 _PRE = "smollm"
-_OTHER_WAY = "Export it with --format hf, and convert that folder with llama.cpp's convert_hf_to_gguf.py."
+_OTHER_WAY = english("Export it with --format hf, and convert that folder with llama.cpp's convert_hf_to_gguf.py.")
 
 
 class MergedWeights:
@@ -78,7 +80,7 @@ def export(base: Path, adapter: Path | None, target: Path, quant: str | None, na
     """Write the model in the folder `base`, with the adapter in its weights, and its tokenizer into the folder
     `target` for transformers, or with a `quant` as the GGUF file `target`. Raises YiTuneError when that cannot be.
     """
-    progress.stage("Merging the adapter into the 16-bit base")
+    progress.stage(_("Merging the adapter into the 16-bit base"))
     weights = MergedWeights(base, adapter)
     tokenizer: Any = AutoTokenizer.from_pretrained(base)
     tokenizer.chat_template = CHAT_TEMPLATE.read_text(encoding="utf-8")
@@ -157,7 +159,7 @@ def _write_gguf(weights: MergedWeights, tokenizer: Any, base: Path, file: Path, 
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for name, _, kind, heads in tensors:
+    for name, _tensor, kind, heads in tensors:
         array = weights[name].float().numpy()
         if heads:
             # llama.cpp's rotary embedding turns neighbouring rows of a head, transformers' a row of the first half

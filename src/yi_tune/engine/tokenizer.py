@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from gettext import gettext as _
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from sentencepiece import SentencePieceProcessor
 from transformers import AutoTokenizer, LlamaTokenizer
 
+from yi_tune.language import english
 from yi_tune.models import FileOrigin, Origin, sha256
 
 CONFIG = "tokenizer_config.json"
@@ -20,7 +22,7 @@ _CONVERSATION = (
     "<|im_start|>user\n你是谁？ 1+1=2<|im_end|>\n"
     "<|im_start|>assistant\n我是Yi，由零一万物开发。\n\n I am Yi.<|im_end|>\n"
 )
-_WRONG = "transformers gives this tokenizer other ids than the model was trained on."
+_WRONG = english("transformers gives this tokenizer other ids than the model was trained on.")
 # The class makes transformers build the tokenizer from the SentencePiece model, not from an old tokenizer.json.
 _CORRECTION = {"add_prefix_space": False, "tokenizer_class": "LlamaTokenizer"}
 
@@ -34,7 +36,8 @@ def correct_tokenizer(folder: Path, origin: Origin, console: Console) -> Origin:
     content = json.loads(config.read_text(encoding="utf-8")) | change
     config.replace(folder / ORIGINAL)
     config.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    console.print(f"Tokenizer corrected. {why} The hub's is kept as {ORIGINAL}.")
+    said = _("Tokenizer corrected. {config}: {change}. As published, {wrong} The hub's is kept as {original}.")
+    console.print(said.format(config=CONFIG, change=json.dumps(change), wrong=_(_WRONG), original=ORIGINAL))
     own = FileOrigin(config.stat().st_size, sha256(config))
     return replace(origin, files=origin.files | {ORIGINAL: origin.files[CONFIG], CONFIG: own}, corrected=why)
 
@@ -42,7 +45,11 @@ def correct_tokenizer(folder: Path, origin: Origin, console: Console) -> Origin:
 def warn_of_tokenizer(folder: Path, console: Console) -> None:
     """For a folder of the user's own, in which nothing is changed: say if its tokenizer ought to be corrected."""
     if change := correction(folder, console):
-        console.print(f"Warning: {_WRONG} Put into {folder / CONFIG}: {json.dumps(change)}")
+        console.print(
+            _("Warning: {wrong} Put into {file}: {change}").format(
+                wrong=_(_WRONG), file=folder / CONFIG, change=json.dumps(change)
+            )
+        )
 
 
 def correction(folder: Path, console: Console) -> dict[str, Any]:
@@ -58,7 +65,7 @@ def correction(folder: Path, console: Console) -> dict[str, Any]:
         return {}
     if _loaded_ids(LlamaTokenizer, folder, add_prefix_space=False) == trained:
         return _CORRECTION
-    console.print(f"Warning: {_WRONG} yi-tune knows no correction.")
+    console.print(_("Warning: {wrong} yi-tune knows no correction.").format(wrong=_(_WRONG)))
     return {}
 
 

@@ -5,6 +5,7 @@ import re
 import sys
 from contextlib import redirect_stdout
 from dataclasses import replace
+from gettext import gettext as _
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from yi_tune.errors import YiTuneError
 from yi_tune.hubs.proxies import check_proxies, proxy_to
+from yi_tune.language import english
 from yi_tune.models import NEEDED, FileOrigin, Model, Origin
 
 # Seconds that a hub has for its first answer.
@@ -38,15 +40,17 @@ class _Repository:
 
     def __init__(self, repository: str, revision: str | None, kind: str = "model") -> None:
         self.origin, self.kind = Origin(self.name, repository, revision, None), kind
-        named = repository if kind == "model" else f"{kind} {repository}"
-        self.wanted = named if revision is None else f"{named} at revision {revision!r}"
+        named = repository if kind == "model" else _("dataset {repository}").format(repository=repository)
+        self.wanted = (
+            named if revision is None else _("{named} at revision {revision!r}").format(named=named, revision=revision)
+        )
 
 
 class HuggingFace(_Repository):
     """A repository on Hugging Face, or on the mirror that HF_ENDPOINT names."""
 
     name, title, variable = "huggingface", "Hugging Face", "HF_ENDPOINT"
-    login = "Log in with a token: HF_TOKEN=..., or once: hf auth login"
+    login = english("Log in with a token: HF_TOKEN=..., or once: hf auth login")
 
     @property
     def endpoint(self) -> str:
@@ -113,7 +117,7 @@ class ModelScope(_Repository):
     """A repository on ModelScope, or on the site that MODELSCOPE_ENDPOINT or MODELSCOPE_DOMAIN names."""
 
     name, title, variable = "modelscope", "ModelScope", "MODELSCOPE_ENDPOINT"
-    login = "Log in with a token: MODELSCOPE_API_TOKEN=..., or once: modelscope login"
+    login = english("Log in with a token: MODELSCOPE_API_TOKEN=..., or once: modelscope login")
 
     @property
     def endpoint(self) -> str:
@@ -189,8 +193,12 @@ Hub = HuggingFace | ModelScope
 def check_way(hub: Hub) -> None:
     """Raise YiTuneError, before anything is asked, for an address of the hub, or a proxy, that cannot be."""
     if not re.fullmatch(r"https?://(\S+@)?(\[[\da-fA-F:]+\]|[^:/@\s]+)(:\d+)?(/\S*)?", hub.endpoint):
-        reason = f"{hub.variable} names no address of a site: {hub.endpoint!r}."
-        raise YiTuneError(reason, f"Write it with https:// before the host: {hub.variable}=https://HOST")
+        reason = _("{variable} names no address of a site: {address!r}.").format(
+            variable=hub.variable, address=hub.endpoint
+        )
+        raise YiTuneError(
+            reason, _("Write it with https:// before the host: {variable}=https://HOST").format(variable=hub.variable)
+        )
     check_proxies()
 
 
@@ -198,24 +206,32 @@ def explain(hub: Hub, error: Exception, what: str) -> HubError:
     """What a failure of a hub's client means for the user who wants `what`."""
     # An HTTP status is in the error itself, as ModelScope's client has it, or in its response.
     status = getattr(getattr(error, "response", error), "status_code", None)
-    site, mirror, said = hub.endpoint, f"{hub.variable}=https://your.mirror", f"{type(error).__name__}: {error}"
-    reason = f"{site} gives no whole answer ({said})."
-    remedy = f"Check the network, or name a mirror: {mirror}"
-    if variable := proxy_to(site):
-        reason = f"{site} gives no whole answer by way of the proxy that {variable} names ({said})."
-        remedy = f"Check the network and that proxy (or unset {variable}), or name a mirror: {mirror}"
-    unreached = (reason, remedy)
+    words, login = " ".join(str(error).split())[:300], _(hub.login)
+    unreached = (_("{site} gives no whole answer ({said})."), _("Check the network, or name a mirror: {mirror}"))
+    if variable := proxy_to(hub.endpoint):
+        unreached = (
+            _("{site} gives no whole answer by way of the proxy that {variable} names ({said})."),
+            _("Check the network and that proxy (or unset {variable}), or name a mirror: {mirror}"),
+        )
     told = {
         None: unreached,
         407: unreached,  # the proxy's own: it wants a login
-        401: (f"it wants a login for {what}, or does not know this token, or has no such {hub.kind}.", hub.login),
-        403: (f"{what} is gated, or private: this account has no access.", f"Ask for it on its page. {hub.login}"),
-        404: (f"there is no {what}.", "Look for the exact id and revision on the hub's page."),
-        429: ("it says too many requests (HTTP 429).", f"Wait some minutes, or log in. {hub.login}"),
+        401: (_("it wants a login for {what}, or does not know this token, or has no such {kind}."), login),
+        403: (_("{what} is gated, or private: this account has no access."), _("Ask for it on its page. {login}")),
+        404: (_("there is no {what}."), _("Look for the exact id and revision on the hub's page.")),
+        429: (_("it says too many requests (HTTP 429)."), _("Wait some minutes, or log in. {login}")),
     }
-    words = " ".join(str(error).split())[:300]
-    failed = (f"it fails (HTTP {status}) when asked for {what}: {words}", "Try again later.")
-    return HubError(*told.get(status, failed))
+    failed = (_("it fails (HTTP {status}) when asked for {what}: {words}"), _("Try again later."))
+    message, hint = told.get(status, failed)
+    said, mirror = f"{type(error).__name__}: {error}", f"{hub.variable}=https://your.mirror"
+    values = {"site": hub.endpoint, "said": said, "mirror": mirror, "variable": variable, "status": status}
+    values |= {
+        "what": what,
+        "kind": _("dataset") if hub.kind == "dataset" else _("model"),
+        "login": login,
+        "words": words,
+    }
+    return HubError(message.format(**values), hint.format(**values))
 
 
 def hubs_of(model: Model, revision: str | None, kind: str = "model") -> list[Hub]:
@@ -236,15 +252,23 @@ def to_push(name: str, repository: str) -> Hub:
 
     hub = HuggingFace(repository, None) if name == HuggingFace.name else ModelScope(repository, None)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repository, re.ASCII):
-        raise YiTuneError(f"--push {repository!r} is no repository.", "Write it as OWNER/NAME.")
+        raise YiTuneError("--push {repository!r} is no repository.", "Write it as OWNER/NAME.", repository=repository)
     if isinstance(hub, HuggingFace):
         try:
             validate_repo_id(repository)
         except HFValidationError as error:
-            raise YiTuneError(f"--push {repository!r} is no name for {hub.title}: {error}", "Choose another.") from None
+            raise YiTuneError(
+                "--push {repository!r} is no name for {hub}: {error}",
+                "Choose another.",
+                repository=repository,
+                hub=hub.title,
+                error=error,
+            ) from None
     check_way(hub)
     if hub.token() is None:
-        raise YiTuneError(f"{hub.title} takes uploads only with a token, and there is none.", hub.login)
+        raise YiTuneError(
+            _("{hub} takes uploads only with a token, and there is none.").format(hub=hub.title), hub.login
+        )
     return hub
 
 
@@ -254,16 +278,21 @@ def make(hub: Hub, *, public: bool) -> str:
         return hub.make(public=public)
     except Exception as error:
         reason = explain(hub, error, hub.wanted)
-        raise YiTuneError(f"{hub.title} makes no {hub.wanted}: {reason.message}", reason.hint) from error
+        raise YiTuneError(
+            _("{hub} makes no {what}: {message}").format(hub=hub.title, what=hub.wanted, message=reason.message),
+            reason.hint,
+        ) from error
 
 
 def push(hub: Hub, folder: Path, console: Console) -> None:
     """Upload `folder` to the repository. Raises YiTuneError when that fails."""
-    console.print(f"Uploading to {hub.wanted} on {hub.title} ...")
+    console.print(_("Uploading to {what} on {hub} ...").format(what=hub.wanted, hub=hub.title))
     try:
         with redirect_stdout(sys.stderr):  # ModelScope's client prints a table
             hub.upload(folder)
     except Exception as error:
         reason = explain(hub, error, hub.wanted)
-        hint = f"{reason.hint}\nThe export is in {folder}. The same command again uploads what is missing."
-        raise YiTuneError(f"The upload failed: {reason.message}", hint) from error
+        hint = _("{hint}\nThe export is in {folder}. The same command again uploads what is missing.").format(
+            hint=reason.hint, folder=folder
+        )
+        raise YiTuneError(_("The upload failed: {message}").format(message=reason.message), hint) from error

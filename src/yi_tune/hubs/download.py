@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from gettext import gettext as _
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,8 +54,10 @@ def download(
         origin = read_origin(local.path)
         if local.path.exists() and not local.owns(origin):
             raise YiTuneError(
-                f"{local.path} exists, and is no download of {local.model.name}.",
-                f"Use it as it is, with --model {local.path}, or move it away.",
+                "{path} exists, and is no download of {model}.",
+                "Use it as it is, with --model {path}, or move it away.",
+                path=local.path,
+                model=local.model.name,
             )
         revision = revision or (origin.revision if origin else None)
         if origin and local.downloaded and revision in (origin.revision, origin.commit):
@@ -71,13 +74,13 @@ def download(
             return needed_files(names, local.model.name)
 
         def first(get: Get) -> None:  # before the weights are fetched
-            check_architecture(get("config.json").parent, local.model.name, "Choose another model.")
+            check_architecture(get("config.json").parent, local.model.name, _("Choose another model."))
 
         def check(part: Path) -> None:
             try:
                 check_model(LocalModel(Model(local.model.name, local.model.folder), part))
             except YiTuneError as error:
-                raise HubError(f"what it has there is no whole model. {error.message}") from error
+                raise HubError("what it has there is no whole model. {said}", said=error.message) from error
 
         wanted = [hub for hub in hubs if source in ("auto", hub.name)]
         return from_hubs(local.model.name, wanted, fetch, local.path.parent, terminal)
@@ -119,17 +122,19 @@ def _link(local: LocalModel, revision: str | None, console: Console) -> bool:
         # Hugging Face's cache names the content of a large file by its sha256; ModelScope's says nothing.
         blob = (copy / name).resolve().name
         files[name] = FileOrigin((copy / name).stat().st_size, blob if re.fullmatch(r"[0-9a-f]{64}", blob) else None)
-    console.print(f"Found in {origin.source}; it is used where it lies.")
+    console.print(_("Found in {source}; it is used where it lies.").format(source=origin.source))
     _finish(local, replace(origin, files=files), console)
     return True
 
 
 def _is_right(folder: Path, origin: Origin, console: Console) -> bool:
     """Hash what is here. What is wrong is deleted; where a cache has no checksums, the hub's list is to tell."""
-    console.print(f"Checking {len(origin.files)} files, {decimal(size_of(folder))} ...")
+    console.print(
+        _("Checking {count} files, {size} ...").format(count=len(origin.files), size=decimal(size_of(folder)))
+    )
     wrong = [name for name, file in origin.files.items() if not right(folder / name, file)]
     for name in wrong:
-        console.print(f"Damaged, to be fetched again: {name}")
+        console.print(_("Damaged, to be fetched again: {name}").format(name=name))
         (folder / name).unlink()
     return not wrong and all(file.sha256 for file in origin.files.values())
 
@@ -138,9 +143,9 @@ def _is_right(folder: Path, origin: Origin, console: Console) -> bool:
 def at_work(folder: Path, console: Console) -> Iterator[Console]:
     """One process at a time works on what comes into a folder; the others wait, and then find it there."""
     lock = folder.with_name(f".{folder.name}.lock")
-    busy = f"Another process is fetching {folder.name}."
+    busy = _("Another process is fetching {name}.").format(name=folder.name)
     if is_held(lock):
-        console.print(f"{busy} Waiting for it.")
+        console.print(_("{busy} Waiting for it.").format(busy=busy))
     with hold(lock, YiTuneError(busy), patience=-1), engine_output_to(log_folder() / "download.log") as terminal:
         yield terminal
 
@@ -162,12 +167,15 @@ def from_hubs(name: str, hubs: list[Hub], fetch: Callable[[Hub], T], folder: Pat
         except HubError as error:
             failures[hub.title] = error
             if hub is not hubs[-1]:
-                console.print(f"{hub.title} did not give it: {error.message}")
+                console.print(_("{hub} did not give it: {message}").format(hub=hub.title, message=error.message))
         except OSError as error:
             raise (disk_full(error, folder) or error) from error.__cause__
     reasons = " ".join(f"{title}: {error.message}" for title, error in failures.items())
     hints = [error.hint for error in failures.values() if error.hint]
-    raise YiTuneError(f"{name} could not be downloaded. {reasons}", "\n".join(dict.fromkeys(hints)))
+    raise YiTuneError(
+        _("{name} could not be downloaded. {reasons}").format(name=name, reasons=reasons),
+        "\n".join(dict.fromkeys(hints)),
+    )
 
 
 def bring(
@@ -182,7 +190,7 @@ def bring(
     record. `choose` is given the names of all files, and says which are wanted; `first` looks at some when there is
     room for all, and `check` at all. Each may raise YiTuneError.
     """
-    console.print(f"Asking {hub.title} for {hub.wanted} ...")
+    console.print(_("Asking {hub} for {what} ...").format(hub=hub.title, what=hub.wanted))
     try:
         listing = hub.listing()
     except Exception as error:
@@ -202,7 +210,11 @@ def bring(
     files = {name: listing.files[name] for name in choose(list(listing.files), get)} | got
     total = sum(file.size for file in files.values())
     check_room(part.parent, total - size_of(part))
-    console.print(f"Downloading {len(files)} files, {decimal(total)}, to {folder}")
+    console.print(
+        _("Downloading {count} files, {total}, to {folder}").format(
+            count=len(files), total=decimal(total), folder=folder
+        )
+    )
     first(get)
     fetched = fetcher.fetch_all(files)
     for path in part.rglob("*"):
@@ -216,7 +228,7 @@ def _finish(local: LocalModel, origin: Origin, console: Console) -> None:
     """Correct the tokenizer in `.part`, and finish it: there it is a model."""
     part = _part(local.path)
     if (part / "tokenizer.model").is_file():
-        console.print("Looking at the tokenizer ...")
+        console.print(_("Looking at the tokenizer ..."))
         from yi_tune.engine.tokenizer import correct_tokenizer
 
         origin = correct_tokenizer(part, origin, console)

@@ -5,6 +5,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from gettext import gettext as _
 from pathlib import Path
 
 from rich import progress as bars
@@ -47,7 +48,11 @@ class Fetcher:
                     fetched[jobs[job]] = job.result()
                     if not self._console.is_terminal:
                         size = size_of(self._folder)
-                        self._console.print(f"{jobs[job]} is here: {decimal(size)} of {decimal(total)}")
+                        self._console.print(
+                            _("{file} is here: {size} of {total}").format(
+                                file=jobs[job], size=decimal(size), total=decimal(total)
+                            )
+                        )
         except BaseException:
             self._stop.set()
             pool.shutdown(cancel_futures=True)
@@ -64,7 +69,7 @@ class Fetcher:
         if digest := right(path, file):
             return FileOrigin(file.size, digest)
         path.unlink(missing_ok=True)
-        wrong = f"{name} came with another size or checksum than the hub lists"
+        wrong = _("{name} came with another size or checksum than the hub lists").format(name=name)
         for _attempt in range(2):
             self._receive(name, file.size, part)
             if digest := right(part, file):
@@ -72,7 +77,7 @@ class Fetcher:
                 return FileOrigin(file.size, digest)
             part.unlink()
             self._console.print(f"{self._hub.title}: {wrong}.")
-        raise HubError(f"{wrong}, twice.")
+        raise HubError("{wrong}, twice.", wrong=wrong)
 
     def _receive(self, name: str, size: int, part: Path) -> None:
         """Bring `part` to `size` bytes, or to where the hub's file ends."""
@@ -87,7 +92,9 @@ class Fetcher:
                 failed = 1 if part.stat().st_size > start else failed + 1
                 status = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 500
                 if failed > len(_PAUSES) or (status < 500 and status not in (408, 429)):
-                    raise explain(self._hub, error, f"{name} in {self._hub.wanted}") from error
+                    raise explain(
+                        self._hub, error, _("{name} in {what}").format(name=name, what=self._hub.wanted)
+                    ) from error
             self._stop.wait(_PAUSES[failed - 1])
 
     def _stream(self, name: str, part: Path, start: int) -> None:

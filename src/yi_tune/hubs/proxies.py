@@ -2,6 +2,7 @@
 
 import os
 import re
+from gettext import gettext as _
 from urllib.parse import urlsplit
 from urllib.request import proxy_bypass
 
@@ -29,14 +30,17 @@ def check_proxies() -> None:
         except Exception as error:  # of its own for an address, ValueError for a scheme, ImportError for SOCKS
             raise YiTuneError(
                 # Without the name and the password that may stand before it.
-                f"{name} names a proxy that cannot be used, {proxy.rpartition('@')[2]}: {error}",
-                f"Write it as http://HOST:PORT or socks5://HOST:PORT, or do without: unset {name}",
+                "{name} names a proxy that cannot be used, {proxy}: {error}",
+                "Write it as http://HOST:PORT or socks5://HOST:PORT, or do without: unset {name}",
+                name=name,
+                proxy=proxy.rpartition("@")[2],
+                error=error,
             ) from None
     try:
         httpx.Client(verify=False).close()  # noqa: S501
     except httpx.InvalidURL as error:  # the proxies are right, so it is what goes without them
-        hint = "Write host names and addresses there, with commas between them."
-        raise YiTuneError(f"NO_PROXY or no_proxy cannot be read: {error}", hint) from None
+        hint = _("Write host names and addresses there, with commas between them.")
+        raise YiTuneError(_("NO_PROXY or no_proxy cannot be read: {error}").format(error=error), hint) from None
 
 
 def proxy_to(address: str) -> str:

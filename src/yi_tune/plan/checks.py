@@ -7,6 +7,7 @@ import typing
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields
+from gettext import gettext as _
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,6 +16,7 @@ from annotated_types import Ge, Gt, Le
 from yi_tune.config import Config
 from yi_tune.data.identity import NAMES
 from yi_tune.errors import did_you_mean
+from yi_tune.language import english
 from yi_tune.models import LINEAR, NORMS
 from yi_tune.output import engine_output_to, log_folder
 
@@ -26,19 +28,19 @@ _LIMITS = {
     Le(1): ("warmup_ratio",),
 }
 _ONLY = {"stage": "sft", "do_train": True, "template": "yi", "finetuning_type": "lora"}
-_VOCABULARY = "an adapter goes with the base's own tokens."
-_AS_IT_IS = "chat, check and an export take the model as it is published."
+_VOCABULARY = english("an adapter goes with the base's own tokens.")
+_AS_IT_IS = english("chat, check and an export take the model as it is published.")
 _NEVER = {
-    "create_new_adapter": "a run has one adapter.",
-    "save_only_model": "an interrupted run could not go on.",
-    "do_predict": "yi-tune check asks the tuned model.",
-    "predict_with_generate": "yi-tune check asks the tuned model.",
-    "streaming": "the rows are on this machine.",
-    "deepspeed": "--shard zero2 or --shard zero3 writes it.",
-    **dict.fromkeys(("fsdp", "fsdp_config"), "--shard fsdp writes it."),
+    "create_new_adapter": english("a run has one adapter."),
+    "save_only_model": english("an interrupted run could not go on."),
+    "do_predict": english("yi-tune check asks the tuned model."),
+    "predict_with_generate": english("yi-tune check asks the tuned model."),
+    "streaming": english("the rows are on this machine."),
+    "deepspeed": english("--shard zero2 or --shard zero3 writes it."),
+    **dict.fromkeys(("fsdp", "fsdp_config"), english("--shard fsdp writes it.")),
     # chat, check, serve and an export would ask in another format than that of training.
-    "default_system": "only training would have it. Write it into your rows, and chat with --system.",
-    "tool_format": "yi-tune trains on no tools.",
+    "default_system": english("only training would have it. Write it into your rows, and chat with --system."),
+    "tool_format": english("yi-tune trains on no tools."),
     **dict.fromkeys(("add_tokens", "add_special_tokens", "new_special_tokens_config", "resize_vocab"), _VOCABULARY),
     **dict.fromkeys(("split_special_tokens", "rope_scaling", "mixture_of_depths"), _AS_IT_IS),
 }
@@ -63,7 +65,7 @@ def problems(config: Config) -> list[str]:
                 get_train_args({**config, "overwrite_output_dir": True})
             except Exception as error:
                 traceback.print_exc()
-                found = [f"LLaMA-Factory: {error}"]
+                found = [_("LLaMA-Factory: {error}").format(error=error)]
     return found
 
 
@@ -83,14 +85,14 @@ def _unfit(config: Config) -> Iterator[str]:
     arguments: dict[str, Any] = {key: (hint, None) for key, hint in hints.items()}
     model = create_model("Arguments", __config__=settings, **arguments)
     left_open = [key for key, value in config.items() if "${" in str(value)]
-    yield from (f"{key}: nothing fills {config[key]}." for key in left_open)
+    yield from (_("{key}: nothing fills {value}.").format(key=key, value=config[key]) for key in left_open)
     try:
         model.model_validate_json(json.dumps(config, default=str))
     except ValidationError as error:
         # A value that may be of several types is told of once.
         for key, found in {str(found["loc"][0]): found for found in reversed(error.errors())}.items():
             if found["type"] == "extra_forbidden":
-                yield f"{key}: no such key. {did_you_mean(key, sorted(hints))}"
+                yield _("{key}: no such key. {known}").format(key=key, known=did_you_mean(key, sorted(hints)))
             elif key not in left_open:
                 yield f"{key}: {found['msg'].replace('Input', repr(found['input']))}."
 
@@ -101,47 +103,55 @@ def _refused(config: Config) -> Iterator[str]:
     def on(key: str) -> bool:
         return bool(config.get(key)) and config.get(key) != "no"
 
-    yield from (f"{key}: yi-tune trains with {value} only." for key, value in _ONLY.items() if config.get(key) != value)
-    yield from (f"{key}: {why}" for key, why in _NEVER.items() if on(key))
-    yield from (f"{key} needs a GPU." for key in _ON_GPU if on(key) and on("use_cpu"))
+    yield from (
+        _("{key}: yi-tune trains with {value} only.").format(key=key, value=value)
+        for key, value in _ONLY.items()
+        if config.get(key) != value
+    )
+    yield from (f"{key}: {_(why)}" for key, why in _NEVER.items() if on(key))
+    yield from (_("{key} needs a GPU.").format(key=key) for key in _ON_GPU if on(key) and on("use_cpu"))
     if not is_trainable(config.get("dataset")):
-        yield "dataset: yi-tune lists the rows of --name and --data itself. Drop that line, or write: dataset: identity"
+        yield _(
+            "dataset: yi-tune lists the rows of --name and --data itself. Drop that line, or write: dataset: identity"
+        )
     if on("packing") and not on("neat_packing"):
-        yield "packing: rows would see each other; neat_packing keeps them apart."
+        yield _("packing: rows would see each other; neat_packing keeps them apart.")
     if on("neat_packing") and not on("tokenized_path"):
-        yield "neat_packing: only own data (--data) is packed, not identity rows."
+        yield _("neat_packing: only own data (--data) is packed, not identity rows.")
     if on("neat_packing") and isinstance(cutoff := config.get("cutoff_len", 2048), int) and cutoff % 8:
-        yield "neat_packing: LLaMA-Factory pads a pack to a multiple of 8, and needs such a cutoff_len."
+        yield _("neat_packing: LLaMA-Factory pads a pack to a multiple of 8, and needs such a cutoff_len.")
     if isinstance(most := config.get("max_samples"), int) and most < 1:
-        yield "max_samples: 1 or more, or null for all rows."
+        yield _("max_samples: 1 or more, or null for all rows.")
     with suppress(ValueError, AttributeError):
         if (shares := config.get("interleave_probs")) and abs(sum(map(float, shares.split(","))) - 1) > 1e-6:
-            yield "interleave_probs: they have to sum to 1."
+            yield _("interleave_probs: they have to sum to 1.")
     if (bits := config.get("quantization_bit")) and on("use_dora"):
-        yield "use_dora with quantization_bit: bitsandbytes refuses DoRA."
+        yield _("use_dora with quantization_bit: bitsandbytes refuses DoRA.")
     if isinstance(bits, int) and bits not in (4, 8):
-        yield "quantization_bit: bitsandbytes takes 4 or 8."
+        yield _("quantization_bit: bitsandbytes takes 4 or 8.")
     if config.get("quantization_method", "bnb") != "bnb":
-        yield "quantization_method: chat would load the base by bitsandbytes, bnb."
+        yield _("quantization_method: chat would load the base by bitsandbytes, bnb.")
     whole = (*LINEAR, "lm_head", "embed_tokens")
     for key, known in (("lora_target", ("all", *whole)), ("additional_target", (*whole, *NORMS))):
         for name in map(str.strip, str(config.get(key) or whole[0]).split(",")):
             if name.rpartition(".")[2] not in known:
-                yield f"{key}: a layer has no {name!r}."
+                yield _("{key}: a layer has no {name!r}.").format(key=key, name=name)
     if on("early_stopping_steps") and not (on("load_best_model_at_end") and on("metric_for_best_model")):
-        yield "early_stopping_steps needs load_best_model_at_end and metric_for_best_model."
+        yield _("early_stopping_steps needs load_best_model_at_end and metric_for_best_model.")
     for key in config:
         if key.endswith(_SECRET):
-            yield f"{key}: a run folder keeps its config, and is no place for a secret."
+            yield _("{key}: a run folder keeps its config, and is no place for a secret.").format(key=key)
     for name, package in _OPTIMISERS.items():
         if str(config.get("optim", "")).startswith(name) and not find_spec(package):
-            yield f"optim: {config['optim']} needs the package {package}, which is not installed."
+            yield _("optim: {optim} needs the package {package}, which is not installed.").format(
+                optim=config["optim"], package=package
+            )
     asked = config.get("report_to") or []
     for name in [*(asked if isinstance(asked, list) else [asked]), *(["swanlab"] if on("use_swanlab") else [])]:
         if name not in (*_TRACKERS, "none"):
-            yield f"report_to: {name!r} is not one of {', '.join(_TRACKERS)}."
+            yield _("report_to: {name!r} is not one of {trackers}.").format(name=name, trackers=", ".join(_TRACKERS))
         elif name != "none" and not find_spec(name):
-            yield f"report_to: {name} is not installed: pip install {name}"
+            yield _("report_to: {name} is not installed: pip install {name}").format(name=name)
 
 
 def is_trainable(names: Any) -> bool:
@@ -154,21 +164,31 @@ def unfit_validation(config: Config, rows: dict[str, int]) -> Iterator[str]:
     if evaluated := config.get("eval_dataset"):  # on the whole of it
         names = [name.strip() for name in str(evaluated).split(",")]
         unknown = [name for name in names if name not in rows]
-        yield from (f"eval_dataset: there is no {name!r}. Name a file: --eval-data FILE" for name in unknown)
+        yield from (
+            _("eval_dataset: there is no {name!r}. Name a file: --eval-data FILE").format(name=name) for name in unknown
+        )
         if config.get("eval_strategy", "no") in (None, "no"):
-            yield "eval_strategy: nothing would be evaluated. --set eval_strategy=epoch"
+            yield _("eval_strategy: nothing would be evaluated. --set eval_strategy=epoch")
         if config.get("early_stopping_steps") and sum(rows.get(name, 0) for name in names) < _MIN_ROWS:
-            yield f"early_stopping_steps: the loss on fewer than {_MIN_ROWS} rows rises and falls by chance."
+            yield _("early_stopping_steps: the loss on fewer than {least} rows rises and falls by chance.").format(
+                least=_MIN_ROWS
+            )
         return
     trained = sum(rows.values())
     share = config.get("val_size") or 0
     # As datasets' train_test_split counts, which LLaMA-Factory calls.
     held_back = int(share) if share > 1 else math.ceil(share * trained)
-    said = f"val_size={share:g} holds back {held_back} of {trained} rows"
+    said = _("val_size={share:g} holds back {held_back} of {trained} rows").format(
+        share=share, held_back=held_back, trained=trained
+    )
     if held_back >= trained:
-        yield f"{said}: none is left to train on. Hold none back: --set val_size=0 --set eval_strategy=no"
+        yield _("{said}: none is left to train on. Hold none back: --set val_size=0 --set eval_strategy=no").format(
+            said=said
+        )
     elif config.get("early_stopping_steps") and held_back < _MIN_ROWS:
-        yield f"{said}. The loss on fewer than {_MIN_ROWS} rows rises and falls by chance: --set val_size={_MIN_ROWS}"
+        yield _("{said}. The loss on fewer than {least} rows rises and falls by chance: --set val_size={least}").format(
+            said=said, least=_MIN_ROWS
+        )
 
 
 def trackers(names: list[str], run: str) -> Config:

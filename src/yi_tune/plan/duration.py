@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from yi_tune.config import Config
+from yi_tune.language import english
 from yi_tune.models import Shape
 
 
@@ -25,21 +26,21 @@ class Rate:
 
 # By words in torch's name of the GPU.
 RATES = {
-    "H100|H200|GH200": Rate(44_000, 3_350, "a guess, twice an A100's speed"),
+    "H100|H200|GH200": Rate(44_000, 3_350, english("a guess, twice an A100's speed")),
     # LLaMA-Factory's wiki, Performance-comparison, 2024-04-15; within 1 %.
-    "A100": Rate(22_000, 1_555, "figures of LLaMA-Factory's wiki for an A100"),
+    "A100": Rate(22_000, 1_555, english("figures of LLaMA-Factory's wiki for an A100")),
     # torchtune's README, 2024: Llama-3.1-8B, 2 x 2048 tokens, compiled, 2,413 tokens/s.
-    "RTX 4090": Rate(19_000, 1_008, "a figure of torchtune's README for an RTX 4090"),
+    "RTX 4090": Rate(19_000, 1_008, english("a figure of torchtune's README for an RTX 4090")),
     # 24 multiprocessors, where the 4090 has 128.
-    "RTX 4060": Rate(3_500, 272, "the speed of an RTX 4090, scaled by the number of cores"),
+    "RTX 4060": Rate(3_500, 272, english("the speed of an RTX 4090, scaled by the number of cores")),
     # peft 5d602fdb, method_comparison/MetaMathQA: Llama-3.2-3B, bf16.
-    "L40S|A6000": Rate(15_000, 800, "a figure of peft's benchmark for an L40S"),
+    "L40S|A6000": Rate(15_000, 800, english("a figure of peft's benchmark for an L40S")),
     # litgpt 00af8b0d, config_hub/finetune/README.md; how long its rows are is assumed.
-    "RTX 3090|A10|A10G|L4": Rate(5_000, 600, "a figure of litgpt's for an A10G"),
+    "RTX 3090|A10|A10G|L4": Rate(5_000, 600, english("a figure of litgpt's for an A10G")),
     # Unsloth's README, a1da50b5ce, Hugging Face's side of it; how long its rows are is assumed.
-    "T4": Rate(1_500, 320, "a figure of Unsloth's README for a T4"),
+    "T4": Rate(1_500, 320, english("a figure of Unsloth's README for a T4")),
 }
-_UNKNOWN = Rate(5_000, 600, "an A10G's speed, since none is known for this GPU")
+_UNKNOWN = Rate(5_000, 600, english("an A10G's speed, since none is known for this GPU"))
 # To make 16 bits of 10^9 quantised parameters on an A100 of 40 GB, with checkpointing: from the same wiki. So lit-gpt's
 # tutorials/resource-tables.md, 2023-10-20, has it too: nf4 less 16 bits.
 _DEQUANTISED = 0.02 * RATES["A100"].bandwidth

@@ -6,6 +6,7 @@ published for their GPUs (bench/published.py).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from gettext import gettext as _
 from itertools import product
 from typing import Any
 
@@ -17,6 +18,7 @@ from yi_tune.data.identity import Message
 from yi_tune.data.own import count_tokens
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
+from yi_tune.language import english
 from yi_tune.models import LocalModel, Shape
 from yi_tune.output import spell
 from yi_tune.plan.duration import cost, rate_of
@@ -91,16 +93,16 @@ def estimate(shape: Shape, config: Config, length: int, device: str) -> dict[str
     activations = kept + cast + tokens * 4 * h + max(0, backward - logits)
     answers = _ANSWERS * (_ANSWER_TOKENS * shape.layers * 4 * shape.key + 10 * shape.vocab)
     return {
-        "CUDA" if device == "cuda" else "Python and libraries": _BASELINE[device],
-        "weights": int(linear * (_SINGLE if single else _BITS.get(bits, 16.0)) / 8),
-        "model file": 2 * linear if device == "cpu" and bits in _BITS else 0,
-        "embeddings and head": 2 * rest,
-        "adapter": trained,
-        "gradients": trained,
-        "optimiser": states,
-        "activations": activations,
-        "logits": logits,
-        "answers": max(0, answers - activations - logits),
+        "CUDA" if device == "cuda" else english("Python and libraries"): _BASELINE[device],
+        english("weights"): int(linear * (_SINGLE if single else _BITS.get(bits, 16.0)) / 8),
+        english("model file"): 2 * linear if device == "cpu" and bits in _BITS else 0,
+        english("embeddings and head"): 2 * rest,
+        english("adapter"): trained,
+        english("gradients"): trained,
+        english("optimiser"): states,
+        english("activations"): activations,
+        english("logits"): logits,
+        english("answers"): max(0, answers - activations - logits),
     }
 
 
@@ -147,36 +149,46 @@ class Fit:
     @property
     def settings(self) -> dict[str, tuple[Any, str]]:
         """The keys of a config that say it: values, and why."""
-        why = f"chosen for {self._free}" if self.shape else "the model's shape is not known"
+        why = _("chosen for {free}").format(free=self._free) if self.shape else _("the model's shape is not known")
         if self.hardware.total > 1:
-            why = f"{why}, on each of {self._several}"
+            why = _("{why}, on each of {several}").format(why=why, several=self._several)
         sizes = {MICRO: self.micro_batch, ACCUMULATION: self.accumulation, EVAL: self.micro_batch}
         return {key: (value, why) for key, value in {**sizes, NO_CHECKPOINTING: not self.checkpointing}.items()}
 
     @property
     def _free(self) -> str:
         free = decimal(self.hardware.free)
-        free = f"{free} of GPU memory free" if self.hardware.gpu else f"{free} of RAM free"
-        return f"{free} for each" if self.hardware.total > 1 else free
+        free = (_("{free} of GPU memory free") if self.hardware.gpu else _("{free} of RAM free")).format(free=free)
+        return _("{free} for each").format(free=free) if self.hardware.total > 1 else free
 
     @property
     def _several(self) -> str:
-        of = f" of {self.hardware.nodes} machines" if self.hardware.nodes > 1 else ""
-        return f"{self.hardware.total} {'GPUs' if self.hardware.gpu else 'processes'}{of}"
+        count, nodes = self.hardware.total, self.hardware.nodes
+        several = (_("{count} GPUs") if self.hardware.gpu else _("{count} processes")).format(count=count)
+        return _("{several} of {nodes} machines").format(several=several, nodes=nodes) if nodes > 1 else several
 
     @property
     def summary(self) -> str:
         """How several GPUs share a step, in a line; the memory that one takes and what it has free, in another."""
         shared = ""
         if self.hardware.total > 1:
-            division = f"{self.micro_batch} x {self.accumulation} on each of {self._several}"
-            shared = f"The {self.rows} rows of a step: {division}, each with the whole model.\n"
+            division = _("{micro_batch} x {accumulation} on each of {several}").format(
+                micro_batch=self.micro_batch, accumulation=self.accumulation, several=self._several
+            )
+            shared = _("The {rows} rows of a step: {division}, each with the whole model.\n").format(
+                rows=self.rows, division=division
+            )
             if self.sharding:
-                shared = f"The {self.rows} rows of a step: {division}. {DIVIDED[self.sharding]}\n"
+                shared = _("The {rows} rows of a step: {division}. {divided}\n").format(
+                    rows=self.rows, division=division, divided=_(DIVIDED[self.sharding])
+                )
         if self.parts is None:
-            return f"{shared}Memory: not estimated, the model's shape is not known; {self._free}."
-        parts = ", ".join(f"{name} {decimal(size)}" for name, size in self.parts.items() if size >= 1_000_000)
-        return f"{shared}Memory: {decimal(sum(self.parts.values()))} estimated ({parts}); {self._free}."
+            return shared + _("Memory: not estimated, the model's shape is not known; {free}.").format(free=self._free)
+        parts = ", ".join(f"{_(name)} {decimal(size)}" for name, size in self.parts.items() if size >= 1_000_000)
+        memory = decimal(sum(self.parts.values()))
+        return shared + _("Memory: {memory} estimated ({parts}); {free}.").format(
+            memory=memory, parts=parts, free=self._free
+        )
 
     @property
     def seconds(self) -> float | None:
@@ -190,16 +202,19 @@ class Fit:
         """How long training takes, in a line; another when more GPUs gain nothing."""
         several = self.hardware.total > 1
         if several and not self.hardware.gpu:
-            return "Time: not estimated. Processes share the CPU's cores: they are no faster than one."
+            return _("Time: not estimated. Processes share the CPU's cores: they are no faster than one.")
         if self.seconds is None:
-            return "Time: not estimated; the progress tells it after the first steps."
-        source = f"estimated from {rate_of(self.hardware.device).source}."
+            return _("Time: not estimated; the progress tells it after the first steps.")
+        source = _("estimated from {source}.").format(source=_(rate_of(self.hardware.device).source))
         if not several:
-            return f"Time: about {spell(self.seconds)} of training, {source}"
-        told = f"Time: about {spell(self.seconds)} of training, {spell(self.alone)} on one GPU, {source}"
+            return _("Time: about {seconds} of training, {source}").format(seconds=spell(self.seconds), source=source)
+        told = _("Time: about {seconds} of training, {alone} on one GPU, {source}").format(
+            seconds=spell(self.seconds), alone=spell(self.alone), source=source
+        )
         if self.alone - self.seconds > _STARTING:
             return told
-        return f"{told}\n{self._several} gain nothing here: to start them costs more. Better leave out --gpus."
+        nothing = _("{several} gain nothing here: to start them costs more. Better leave out --gpus.")
+        return f"{told}\n{nothing.format(several=self._several)}"
 
 
 # Seconds that more than one GPU cost before and after the steps: the workers' imports, and the tuned model, which is
@@ -232,7 +247,7 @@ def choose_fit(
             if sharding:
                 parts = divided(parts, sharding, shape, whole, gpus)
             elif gpus > 1:  # the gradients once more, in the buckets in which they are sent
-                parts["buckets"] = parts["gradients"]
+                parts[english("buckets")] = parts["gradients"]
             takes = cost(shape, whole, lengths, hardware.gpu, (size, follows, checkpointing), gpus)
             fit = replace(fit, parts=parts, cost=takes)
         fits.append(fit)
@@ -246,12 +261,17 @@ def refuse(fit: Fit, name: str) -> YiTuneError:
     """Why a run that does not fit is not trained, and what may help."""
     parts = fit.parts or {}
     return YiTuneError(
-        f"{name} does not fit: training needs about {decimal(needed(parts))} at the least, and "
-        f"{fit.hardware.device} has {decimal(fit.hardware.free)} free.",
-        f"Free as much, or take less, where it is not so yet: no answers of the base, --replay 0; a "
-        f"shorter cutoff, --set cutoff_len=... (the longest row has {fit.length} tokens); 4 bits, --config qlora; a "
-        "smaller model of those that yi-tune models lists, down to --model nano. "
-        f"To try all the same: --set {MICRO}={fit.micro_batch}",
+        "{name} does not fit: training needs about {needed} at the least, and {device} has {free} free.",
+        "Free as much, or take less, where it is not so yet: no answers of the base, --replay 0; a shorter cutoff, "
+        "--set cutoff_len=... (the longest row has {length} tokens); 4 bits, --config qlora; a smaller model of "
+        "those that yi-tune models lists, down to --model nano. To try all the same: --set {rows_key}={micro_batch}",
+        name=name,
+        needed=decimal(needed(parts)),
+        device=fit.hardware.device,
+        free=decimal(fit.hardware.free),
+        length=fit.length,
+        rows_key=MICRO,
+        micro_batch=fit.micro_batch,
     )
 
 

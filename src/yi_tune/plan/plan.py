@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from gettext import gettext as _
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -142,7 +143,9 @@ def plan(
         replay = local.model.replay
         if replay and on_cpu and local.needs_gpu:
             err.print(
-                f"No replay: on the CPU the base takes too long to answer. --replay {replay} asks it all the same."
+                _(
+                    "No replay: on the CPU the base takes too long to answer. --replay {replay} asks it all the same."
+                ).format(replay=replay)
             )
             replay = 0
     if nodes and replay:
@@ -155,7 +158,11 @@ def plan(
     conversations = render(identity) if identity else []
     most = wanted.get("max_samples")
     if isinstance(most, int) and 0 < most < len(conversations):  # LLaMA-Factory would take the first: all Chinese
-        err.print(f"max_samples: {most} of the {len(conversations)} identity rows are trained on, drawn by lot.")
+        err.print(
+            _("max_samples: {most} of the {conversations} identity rows are trained on, drawn by lot.").format(
+                most=most, conversations=len(conversations)
+            )
+        )
         conversations = draw(most, conversations)
     datasets = [dataset_of("identity", conversations)] if conversations else []
     hardware = replace(detect(cpu_only=on_cpu, gpus=gpus), nodes=nodes.count if nodes else 1)
@@ -163,8 +170,9 @@ def plan(
     try:
         if local.needs_gpu and hardware.gpu is None and not on_cpu:
             raise YiTuneError(
-                f"{local.model.name} needs a CUDA GPU to train, and torch sees none.",
+                "{model} needs a CUDA GPU to train, and torch sees none.",
                 "yi-tune doctor looks for the reason. Without one: --device cpu, which takes hours, or --model nano.",
+                model=local.model.name,
             )
         check_model(local)
     except YiTuneError as error:
@@ -189,17 +197,24 @@ def plan(
         evaluated, eval_lengths = prepare(eval_data, name=EVAL)
         datasets.append(evaluated)
         own_lengths = [*own_lengths, max(eval_lengths)]
-    with err.status("Counting tokens"):
+    with err.status(_("Counting tokens")):
         lengths = row_lengths(local, wanted, conversations, prompts, own_lengths)
     if left_open(wanted, "num_train_epochs"):
         wanted["num_train_epochs"] = local.model.num_train_epochs
     fit = choose_fit(local.shape, wanted | (start.shape if start else {}), lengths, hardware, shard)
     if hardware.total > 1 and fit.rows != EFFECTIVE_BATCH and not {MICRO, ACCUMULATION} <= flags.keys():
         raise YiTuneError(
-            f"{hardware.total} x {fit.micro_batch} x {fit.accumulation} makes {fit.rows} rows a step, not "
-            f"{EFFECTIVE_BATCH}: that would be another training than with one GPU.",
-            f"Take --gpus 2, 4 or 8, and let yi-tune divide the rows. Or decide what each GPU has: --set {MICRO}=... "
-            f"--set {ACCUMULATION}=...",
+            "{gpus} x {micro_batch} x {accumulation} makes {rows} rows a step, not {usual}: that would be another "
+            "training than with one GPU.",
+            "Take --gpus 2, 4 or 8, and let yi-tune divide the rows. Or decide what each GPU has: --set "
+            "{rows_key}=... --set {steps_key}=...",
+            gpus=hardware.total,
+            micro_batch=fit.micro_batch,
+            accumulation=fit.accumulation,
+            rows=fit.rows,
+            usual=EFFECTIVE_BATCH,
+            rows_key=MICRO,
+            steps_key=ACCUMULATION,
         )
     options = {
         "--report-to": trackers(report_to or [], f"{target.folder.parent.name}/{target.name}"),
@@ -210,13 +225,13 @@ def plan(
     }
     planned = TrainPlan(local, identity, tuple(datasets), target, fit, replay, start, nodes)
     planned = merge(planned, template, reasons(path), options)
-    with err.status("Looking at the config"):
+    with err.status(_("Looking at the config")):
         rows = {dataset.name: dataset.rows for dataset in datasets}
         found = [*unfit(shard, planned.config, hardware), *problems(planned.config)]
         wrong = found or list(unfit_validation(planned.config, rows))
     if wrong:
-        mend = "Mend the options." if path in shipped().values() else f"Mend --set or {path}."
-        raise YiTuneError("This config cannot be trained:\n  " + "\n  ".join(wrong), mend)
+        mend = _("Mend the options.") if path in shipped().values() else _("Mend --set or {path}.").format(path=path)
+        raise YiTuneError(_("This config cannot be trained:\n  ") + "\n  ".join(wrong), mend)
     if shard:
         settings = {key: (value, "flag", "--shard") for key, value in keys(shard, planned.config).items()}
         planned = replace(planned, settings={**planned.settings, **settings})
@@ -224,7 +239,11 @@ def plan(
     if named not in (None, model) and not left_open(template, "model_name_or_path"):
         replaced.append("model_name_or_path")
     if replaced:
-        err.print(f"Not used of {path}: {', '.join(replaced)}. The options decide that.")
+        err.print(
+            _("Not used of {path}: {replaced}. The options decide that.").format(
+                path=path, replaced=", ".join(replaced)
+            )
+        )
     if not fit.fits:
         _refuse(refuse(fit, local.model.name), dry_run or MICRO in flags)
     err.print(fit.summary)
@@ -236,7 +255,7 @@ def _refuse(error: YiTuneError, insisted: bool) -> None:
     """Raise the error, or tell it to a user who insists."""
     if not insisted:
         raise error
-    err.print(f"Note: {error.message} {error.hint}")
+    err.print(_("Note: {message} {hint}").format(message=error.message, hint=error.hint))
 
 
 def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options: Mapping[str, Config]) -> TrainPlan:
@@ -251,29 +270,38 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
     owned += [key for key in elsewhere if template.get(key)]
     if owned:
         raise YiTuneError(
-            f"yi-tune itself decides {', '.join(owned)}: drop that from --set and the config.",
+            "yi-tune itself decides {owned}: drop that from --set and the config.",
             "Use --model, --from-run, --run, --workspace, --name or --data; the same command again resumes a run.",
+            owned=", ".join(owned),
         )
     asked, shape = {**template, **flags}, start.shape if start else {}
     clashes = [f"{key}={value}" for key, value in shape.items() if asked.get(key, value) != value]
     if start and clashes:
         raise YiTuneError(
-            f"The adapter of the run {start.run!r} has {', '.join(clashes)}, and keeps its shape.",
+            "The adapter of the run {run!r} has {clashes}, and keeps its shape.",
             "Drop --from-run, or the other value from --set and the config.",
+            run=start.run,
+            clashes=", ".join(clashes),
         )
     model, hardware, datasets = planned.local.model, planned.fit.hardware, planned.datasets
     trained = [dataset for dataset in datasets if dataset.name != EVAL]
     rows = sum(dataset.rows for dataset in trained)
-    origins = ", ".join(f"{dataset.rows} rows of {dataset.name}" for dataset in datasets)
-    own = f"{model.name}'s own"
+    origins = ", ".join(
+        _("{rows} rows of {dataset}").format(rows=dataset.rows, dataset=dataset.name) for dataset in datasets
+    )
+    own = _("{model}'s own").format(model=model.name)
     fills: dict[str, Setting] = {
-        "model_name_or_path": (str(planned.local.path), "model", f"where {model.name} lies"),
+        "model_name_or_path": (str(planned.local.path), "model", _("where {model} lies").format(model=model.name)),
         "dataset_dir": (str(run.data), "data", origins),
-        "output_dir": (str(run.folder), "run", "the run folder"),
-        "preprocessing_num_workers": (max(1, min(os.cpu_count() or 1, rows // 1000)), "data", f"{rows} rows"),
+        "output_dir": (str(run.folder), "run", _("the run folder")),
+        "preprocessing_num_workers": (
+            max(1, min(os.cpu_count() or 1, rows // 1000)),
+            "data",
+            _("{rows} rows").format(rows=rows),
+        ),
         "learning_rate": (model.learning_rate, "model", own),
         "num_train_epochs": (model.num_train_epochs, "model", own),
-        "use_cpu": (hardware.gpu is None, "hardware", f"training is on {hardware.device}"),
+        "use_cpu": (hardware.gpu is None, "hardware", _("training is on {device}").format(device=hardware.device)),
     }
     machine = planned.fit.settings | hardware.settings
     fills |= {key: (value, "hardware", why) for key, (value, why) in machine.items()}
@@ -284,17 +312,21 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
     settings |= {key: fills[key] for key in ("model_name_or_path", "dataset_dir", "output_dir")}
     names = ",".join([*(dataset.name for dataset in trained), *(["replay"] if planned.replay else [])])
     if template.get("dataset") != names and ("dataset" not in template or is_trainable(template["dataset"])):
-        settings["dataset"] = (names, "data", "all the rows there are")
+        settings["dataset"] = (names, "data", _("all the rows there are"))
     settings |= {"ray_num_workers": (hardware.count, "run", "USE_RAY")} if uses_ray() else {}
     if planned.nodes:
-        settings["save_on_each_node"] = (True, "run", "each machine goes on from its own checkpoints")
+        settings["save_on_each_node"] = (True, "run", _("each machine goes on from its own checkpoints"))
     if start:
-        settings["adapter_name_or_path"] = (str(start.folder), "run", f"the adapter of the run {start.run}")
-        why = f"the adapter of the run {start.run} has it"
+        settings["adapter_name_or_path"] = (
+            str(start.folder),
+            "run",
+            _("the adapter of the run {run}").format(run=start.run),
+        )
+        why = _("the adapter of the run {run} has it").format(run=start.run)
         settings |= {key: (value, "run", why) for key, value in shape.items() if value is not None}
     for option, values in options.items():
         settings |= {key: (value, "flag", option) for key, value in values.items()}
     if any(dataset.name == "own" for dataset in trained):
-        why = "LLaMA-Factory keeps the rows in tokens there, for a resumed run"
+        why = _("LLaMA-Factory keeps the rows in tokens there, for a resumed run")
         settings["tokenized_path"] = (str(run.data / "tokenized"), "data", why)
     return replace(planned, settings=settings)

@@ -4,19 +4,21 @@ All that LLaMA-Factory and torchrun are told of it is here. Nothing of it was me
 """
 
 from collections.abc import Iterator
+from gettext import gettext as _
 from importlib.util import find_spec
 from typing import Any, Literal
 
 from yi_tune.config import Config
 from yi_tune.hardware import Hardware
+from yi_tune.language import english
 from yi_tune.models import Shape
 
 Sharding = Literal["fsdp", "zero2", "zero3"]
 # What is divided, for messages.
 DIVIDED = {
-    "fsdp": "FSDP divides the weights, the gradients and the optimiser among all.",
-    "zero2": "ZeRO-2 divides the gradients and the optimiser among all; each has all weights.",
-    "zero3": "ZeRO-3 divides the weights, the gradients and the optimiser among all.",
+    "fsdp": english("FSDP divides the weights, the gradients and the optimiser among all."),
+    "zero2": english("ZeRO-2 divides the gradients and the optimiser among all; each has all weights."),
+    "zero3": english("ZeRO-3 divides the weights, the gradients and the optimiser among all."),
 }
 # Elements that ZeRO-3 may have gathered at a time: DeepSpeed's default of stage3_max_live_parameters.
 _LIVE = 1_000_000_000
@@ -56,26 +58,30 @@ def unfit(sharding: Sharding | None, config: Config, hardware: Hardware) -> Iter
     if not sharding:
         return
     if hardware.count == 1:
-        yield "--shard divides a model among GPUs: add --gpus N or --gpus all, for more than one, or leave it out."
+        yield _("--shard divides a model among GPUs: add --gpus N or --gpus all, for more than one, or leave it out.")
     if hardware.nodes > 1:
-        yield "--shard goes with one machine: the others would lack a part of each checkpoint. Leave out --nodes."
+        yield _("--shard goes with one machine: the others would lack a part of each checkpoint. Leave out --nodes.")
     if sharding != "fsdp":
         if not find_spec("deepspeed"):
-            yield f"--shard {sharding} needs DeepSpeed, which is not installed: pip install 'yi-tune[deepspeed]'"
+            yield _(
+                "--shard {sharding} needs DeepSpeed, which is not installed: pip install 'yi-tune[deepspeed]'"
+            ).format(sharding=sharding)
         if sharding == "zero3" and quantised:
-            yield "--shard zero3 is for 16 bits: --config lora. Divide quantised weights by --shard fsdp."
+            yield _("--shard zero3 is for 16 bits: --config lora. Divide quantised weights by --shard fsdp.")
         return
     if not hardware.gpu:
-        yield "--shard fsdp needs GPUs: on a CPU nothing would be divided. --shard zero2 works there."
+        yield _("--shard fsdp needs GPUs: on a CPU nothing would be divided. --shard zero2 works there.")
     if quantised not in (None, 4):
-        yield "quantization_bit: FSDP divides weights of 4 or 16 bits."
+        yield _("quantization_bit: FSDP divides weights of 4 or 16 bits.")
     if "8bit" in optimiser or "paged" in optimiser:
-        yield f"optim: FSDP cannot divide the states of {optimiser}. Leave it out, for AdamW."
+        yield _("optim: FSDP cannot divide the states of {optimiser}. Leave it out, for AdamW.").format(
+            optimiser=optimiser
+        )
     if not (config.get("bf16") or config.get("pure_bf16")):
-        yield "bf16: FSDP wants all weights of a layer in one type, and they come in bf16."
+        yield _("bf16: FSDP wants all weights of a layer in one type, and they come in bf16.")
     for key in ("upcast_layernorm", "additional_target"):
         if config.get(key):
-            yield f"{key}: FSDP wants all weights of a layer in one type."
+            yield _("{key}: FSDP wants all weights of a layer in one type.").format(key=key)
 
 
 def divided(parts: dict[str, int], sharding: Sharding, shape: Shape, config: Config, gpus: int) -> dict[str, int]:
@@ -96,9 +102,9 @@ def divided(parts: dict[str, int], sharding: Sharding, shape: Shape, config: Con
         names += ["weights", "embeddings and head", "adapter"]
     each = parts | {name: -(-parts[name] // gpus) for name in names}
     if sharding == "fsdp":
-        each["gathered"] = rest + 2 * weights // shape.layers
+        each[english("gathered")] = rest + 2 * weights // shape.layers
         if config.get("quantization_bit"):
-            each["loading"] = max(0, parts.get("CUDA", 0) + weights + rest - sum(each.values()))
+            each[english("loading")] = max(0, parts.get("CUDA", 0) + weights + rest - sum(each.values()))
     else:
         each["buckets"] = each["adapter"] if sharding == "zero2" else parts["adapter"]
         each |= {"gathered": min(weights + rest, 2 * _LIVE)} if sharding == "zero3" else {}

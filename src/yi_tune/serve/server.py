@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 from collections.abc import Callable, Sequence
+from gettext import gettext as _
 
 import uvicorn
 from fastapi import FastAPI
@@ -51,7 +52,7 @@ def choose_key(host: str, given: str | None) -> str | None:
         if is_loopback(host):
             return None
         given = secrets.token_urlsafe(32)
-        err.print(f"API key, shown this once: {given}")
+        err.print(_("API key, shown this once: {given}").format(given=given))
     if not re.fullmatch("[!-~]([ -~]*[!-~])?", given):
         raise YiTuneError(
             "The API key is empty, or has characters that a header cannot carry.",
@@ -67,8 +68,11 @@ def listen(host: str, port: int) -> socket.socket:
         listening = socket.create_server((host, port), family=family)
     except OSError as error:
         raise YiTuneError(
-            f"{host}:{port} cannot be listened on: {(error.strerror or '').partition(' (')[0]}.",
+            "{host}:{port} cannot be listened on: {reason}.",
             "Take another one: --port 0 finds a free one, --host 127.0.0.1 is this machine, 0.0.0.0 all its addresses.",
+            host=host,
+            port=port,
+            reason=(error.strerror or "").partition(" (")[0],
         ) from None
     # Without it, on which asyncio does not see here, the kernel holds small writes back for up to 40 ms.
     listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

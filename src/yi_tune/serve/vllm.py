@@ -7,6 +7,7 @@ Its options were looked up in vLLM's source (vllm/entrypoints/openai/cli_args.py
 import json
 import os
 import shlex
+from gettext import gettext as _
 from pathlib import Path
 from typing import NoReturn
 
@@ -30,7 +31,9 @@ def command(source: Run | Path, host: str, port: int, origins: tuple[str, ...]) 
         folder = source.absolute()
         record = read_record(folder)
         if record["gguf"]:
-            raise YiTuneError(f"{folder} is GGUF, and vLLM takes safetensors.", "Make them: yi-tune export --format hf")
+            raise YiTuneError(
+                "{folder} is GGUF, and vLLM takes safetensors.", "Make them: yi-tune export --format hf", folder=folder
+            )
         model = [str(folder), "--served-model-name", record["run"]]
     # By itself it lets the pages of every origin in, and shows its documentation to those without a key.
     doors = ["--allowed-origins", json.dumps(list(origins)), "--disable-fastapi-docs"]
@@ -45,8 +48,10 @@ def _with_adapter(run: Run) -> list[str]:
     config, (tuned, base), folder = loading.run_config(run), names_of(run), run.folder / "vllm"
     if bits := config.get("quantization_bit"):
         err.print(
-            f"Note: vLLM has the base in 16 bits, chat in {bits}: some answers differ. "
-            f"Where memory holds 16, take the line quantization_bit out of {run.chat_yaml}."
+            _(
+                "Note: vLLM has the base in 16 bits, chat in {bits}: some answers differ. Where memory "
+                "holds 16, take the line quantization_bit out of {chat_yaml}."
+            ).format(bits=bits, chat_yaml=run.chat_yaml)
         )
     folder.mkdir(exist_ok=True)
     ends = {"eos_token_id": _STOP_IDS, "pad_token_id": 0}
