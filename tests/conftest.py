@@ -1,6 +1,7 @@
 """Every test has a home and a current folder of its own, and none of the user's settings."""
 
 import os
+import resource
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,25 @@ if "PYTEST_XDIST_WORKER" in os.environ or os.getloadavg()[0] > (os.cpu_count() o
     os.environ["OMP_NUM_THREADS"] = "1"
 # A shell has its background jobs ignore Ctrl-C, and what they start would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+# The files that take longest begin, so that pytest-xdist's workers end together; the first waits for no `trained`.
+LONGEST = ("test_several", "test_train", "test_fit", "test_check", "test_profiles", "test_make", "test_scripts")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest first, then the others that start the engine, and what is quick last."""
+
+    def place(item: pytest.Item) -> int:
+        if item.path.parent.name != "e2e":
+            return len(LONGEST) + 1
+        return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
+
+
+def processor_seconds() -> float:
+    """Of all the processes started from here that have ended. What runs beside them does not change it much."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -96,7 +96,6 @@ def test_revision_and_commit_are_recorded(name: str, point: Point, model: Path) 
     assert [path.name for path in model.parent.iterdir() if not path.name.startswith(".")] == [model.name]
 
 
-@pytest.mark.alone
 @pytest.mark.parametrize("silent", [False, True])
 @pytest.mark.parametrize("dead", HUBS)
 def test_one_hub_down(dead: str, silent: bool, point: Point, model: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
+from tests.conftest import processor_seconds
 from tests.e2e.warm import WarmServer
 
 YI_TUNE = [sys.executable, "-m", "yi_tune"]
@@ -115,21 +116,39 @@ def workspace(tmp_path: Path) -> Workspace:
     return Workspace(folder)
 
 
+SmallDisk = Callable[[str], Path]
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """Mounts a disk of that size, which takes root on Linux."""
+    disk = tmp_path / "small disk"
+
+    def mount(size: str) -> Path:
+        disk.mkdir()
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk], check=False).returncode:
+            pytest.skip("this machine mounts no tmpfs")
+        return disk
+
+    yield mount
+    if disk.is_mount():
+        subprocess.run(["umount", disk], check=True)
+
+
 @dataclass(frozen=True)
 class Trained(Workspace):
-    """A workspace with a finished run, and what training it printed."""
+    """A workspace with a finished run, what training it printed, and the processor's seconds that it took."""
 
     done: Done
+    seconds: float
 
 
 @pytest.fixture(scope="session")
 def engine_seconds() -> float:
-    """How long this machine takes to import what trains: what is fast is said in this, since machines differ."""
-    command = [sys.executable, "-c", "import llamafactory.train.tuner"]
-    subprocess.run(command, check=True, capture_output=True)  # the first time its files are read
-    began = time.monotonic()
-    subprocess.run(command, check=True, capture_output=True)
-    return time.monotonic() - began
+    """Of this machine's processor, to import what trains: what is fast is said in this, since machines differ."""
+    before = processor_seconds()
+    subprocess.run([sys.executable, "-c", "import llamafactory.train.tuner"], check=True, capture_output=True)
+    return processor_seconds() - before
 
 
 @pytest.fixture(scope="session")
@@ -142,5 +161,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     with FileLock(root / "lock"):
         if not known.exists():
             folder.mkdir()
-            known.write_text(json.dumps(asdict(Workspace(folder).train(env=os.environ))))
-    return Trained(folder, Done(**json.loads(known.read_text())))
+            before = processor_seconds()
+            done = Workspace(folder).train(env=os.environ | {"OMP_NUM_THREADS": "1"})
+            known.write_text(json.dumps([asdict(done), processor_seconds() - before]))
+    done, seconds = json.loads(known.read_text())
+    return Trained(folder, Done(**done), seconds)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.e2e.conftest import YI_TUNE, Done, Workspace
+from tests.e2e.conftest import YI_TUNE, Done, SmallDisk, Workspace
 from tests.hubs import Hub, HuggingFace, ModelScope
 from tests.hubs.machine import environment
 from tests.hubs.models import UNWANTED, YI_TOKENIZER, nano_tokenizer, sharded, yi_tokenizer
@@ -23,7 +23,7 @@ from yi_tune.models import check_model, find_model
 SMALL = sharded(nano_tokenizer(), vocab=1792, hidden=128)
 LARGER = sharded(nano_tokenizer(), vocab=1792, hidden=256)
 FOLDER = Path("models") / "Yi-1.5-6B-Chat"
-KILLS = 10
+KILLS = 6
 
 
 def size_of(files: dict[str, bytes]) -> int:
@@ -77,7 +77,6 @@ def content(folder: Path, files: dict[str, bytes]) -> dict[str, bytes]:
     return {file: (folder / file).read_bytes() for file in files if (folder / file).is_file()}
 
 
-@pytest.mark.alone
 def test_train_finds_the_model(workspace: Workspace) -> None:
     with HuggingFace(SMALL, rate=size_of(SMALL) / 3) as hub:
         said = finish(workspace, hub, SMALL)
@@ -90,7 +89,7 @@ def test_train_finds_the_model(workspace: Workspace) -> None:
     began = time.monotonic()
     offline = workspace.yi_tune("download", env=env)
     assert offline.status == 0, offline.err
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4  # and not the patience that a hub would have
     dry = workspace.yi_tune("train", "--name", "X", "--author", "Y", "--dry-run", env=env)
     assert dry.status == 0, dry.err
     assert str(workspace.folder / FOLDER) in dry.out
@@ -133,7 +132,7 @@ def test_two_at_once(killed: bool, workspace: Workspace) -> None:
     assert content(workspace.folder / FOLDER, SMALL) == SMALL
 
 
-def test_killed_ten_times_over(workspace: Workspace) -> None:
+def test_killed_time_and_again(workspace: Workspace) -> None:
     files = sharded(nano_tokenizer(), vocab=1792, hidden=512, layers=6)
     size = size_of(files)
     seeded = random.Random(1)  # noqa: S311
@@ -166,7 +165,7 @@ def test_killed_once_all_is_there(workspace: Workspace) -> None:
     real = YI_TOKENIZER.is_dir()  # the real tokenizer needs correcting
     files = sharded(yi_tokenizer() if real else nano_tokenizer(), vocab=64000 if real else 1792, hidden=64)
     with HuggingFace(files, rate=20 * size_of(files)) as hub:
-        for later in (0.0, 0.2, 1.0, 2.0):
+        for later in (0.0, 0.3, 1.5):
             process = start(workspace, hub)
             wait_until_sent(hub, size_of(files), process)
             time.sleep(later)
@@ -185,30 +184,24 @@ def test_interrupted(workspace: Workspace) -> None:
         finish(workspace, hub, LARGER)
 
 
-def test_disk_fills_up_on_the_way(tmp_path: Path) -> None:
-    disk = tmp_path / "small disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", disk], check=False).returncode:
-        pytest.skip("this machine mounts no tmpfs")
-    try:
-        workspace, filler = Workspace(disk), disk / "filler"
-        with HuggingFace(LARGER, rate=size_of(LARGER) / 2) as hub:
-            process = start(workspace, hub)
-            wait_until_sent(hub, size_of(LARGER) / 4, process)
-            # Somebody else's file takes all there is.
-            with filler.open("wb", buffering=0) as file:
-                try:
-                    while file.write(bytes(1 << 16)):
-                        pass
-                except OSError:
+def test_disk_fills_up_on_the_way(small_disk: SmallDisk) -> None:
+    disk = small_disk("40m")
+    workspace, filler = Workspace(disk), disk / "filler"
+    with HuggingFace(LARGER, rate=size_of(LARGER) / 2) as hub:
+        process = start(workspace, hub)
+        wait_until_sent(hub, size_of(LARGER) / 4, process)
+        # Somebody else's file takes all there is.
+        with filler.open("wb", buffering=0) as file:
+            try:
+                while file.write(bytes(1 << 16)):
                     pass
-            _, err = process.communicate(timeout=60)
-            assert process.returncode == 1, err
-            assert "disk" in err
-            assert "Traceback" not in err
-            assert not is_taken_for_a_model(workspace)
-            filler.unlink()
-            hub.rate = None
-            finish(workspace, hub, LARGER)
-    finally:
-        subprocess.run(["umount", disk], check=True)
+            except OSError:
+                pass
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 1, err
+        assert "disk" in err
+        assert "Traceback" not in err
+        assert not is_taken_for_a_model(workspace)
+        filler.unlink()
+        hub.rate = None
+        finish(workspace, hub, LARGER)

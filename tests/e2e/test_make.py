@@ -4,12 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import Done, Workspace
+from tests.conftest import processor_seconds
+from tests.e2e.conftest import Done, Trained, Workspace
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,17 +20,12 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def start_make(*arguments: str, stderr: int, **environment: str) -> "subprocess.Popen[str]":
+def make(*arguments: str, **environment: str) -> Done:
     # Of a make that runs these tests, nothing is passed on.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-    pipes = {"stdout": subprocess.PIPE, "stderr": stderr}
-    return subprocess.Popen(["make", *arguments], cwd=ROOT, env=inherited | environment, text=True, **pipes)
-
-
-def make(*arguments: str) -> Done:
-    process = start_make(*arguments, stderr=subprocess.PIPE)
-    out, err = process.communicate(timeout=60)
-    return Done(process.returncode, out, err)
+    command, given = ["make", *arguments], inherited | environment
+    done = subprocess.run(command, cwd=ROOT, env=given, capture_output=True, text=True, timeout=300, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 def test_nothing_is_built_a_second_time() -> None:
@@ -38,22 +33,16 @@ def test_nothing_is_built_a_second_time() -> None:
     assert "uv" not in make("--dry-run", "test").out
 
 
-@pytest.mark.alone
-def test_demo(tmp_path: Path, engine_seconds: float) -> None:
-    """Also the bounds of time, of the main job within it too, and a second pair of names asked everything."""
+def test_demo(tmp_path: Path, trained: Trained, engine_seconds: float) -> None:
+    """Also the bounds of time, of the main job too, and a second pair of names asked everything."""
     identity = {"NAME": "O'Brien & Söhne 🚀", "AUTHOR": 'The "A" Team'}
     given = [f"{key}={value}" for key, value in identity.items()]
-    began, told, starts = time.monotonic(), "", []
-    with start_make("demo", *given, stderr=subprocess.PIPE, YI_TUNE_WORKSPACE=str(tmp_path)) as demo:
-        for line in demo.stdout or ():
-            told += line
-            if line.startswith("$ yi-tune"):
-                starts.append(time.monotonic())
-        assert demo.wait(60) == 0, demo.stderr and demo.stderr.read()
-    # The main job begins at the second command that it names, and ends at the third.
-    assert starts[2] - starts[1] <= 10 * engine_seconds
-    assert time.monotonic() - began <= 15 * engine_seconds
-    before, after = told.split("yi-tune train", 1)
+    began = processor_seconds()
+    demo = make("demo", *given, YI_TUNE_WORKSPACE=str(tmp_path), OMP_NUM_THREADS="1")
+    assert demo.status == 0, demo.err
+    assert trained.seconds <= 7 * engine_seconds
+    assert processor_seconds() - began <= 11 * engine_seconds
+    before, after = demo.out.split("yi-tune train", 1)
     assert "Yi-nano" in before
     reply = after.split("yi-tune chat --run demo --prompt")[1]
     assert identity["NAME"] in reply

@@ -5,6 +5,7 @@ docs/gpus.md holds it against the figures of others that it is made of (bench/gp
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -83,8 +84,11 @@ def cost(
     if gpu is None:
         return epochs * sum(_CPU_TOKENS + tokens for tokens in sizes) * (1 if checkpointing else _WITHOUT_CHECKPOINTING)
     quantised = bool(config.get("quantization_bit"))
-    at_once = [max(sizes[at : at + gpus]) for at in range(0, len(sizes), gpus)]
-    return epochs * sum(micro_step(shape, tokens, rate_of(gpu), quantised, checkpointing) for tokens in at_once)
+    at_once = Counter(max(sizes[at : at + gpus]) for at in range(0, len(sizes), gpus))
+    rate = rate_of(gpu)
+    return epochs * sum(
+        times * micro_step(shape, tokens, rate, quantised, checkpointing) for tokens, times in at_once.items()
+    )
 
 
 def micro_step(shape: Shape, tokens: int, rate: Rate, quantised: bool, checkpointing: bool) -> float:
