@@ -19,8 +19,8 @@ from yi_tune.sampling import Generation
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant
 
-# Fewer than docs/replay.md shows to be enough for nano, in less time.
-REPLAY = ("--replay", "128", "--set", "num_train_epochs=2")
+# As many as docs/replay.md shows to be enough for nano.
+REPLAY = ("--replay", "192")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_replay(workspace: Workspace, checked: dict[str, Any], base_replies: lis
     assert done.status == 0, done.err
     assert "Asking the base model" not in done.err
     said = re.search(
-        r"Training on (\d+) of the base's 128 answers: ([\d,]+) target tokens beside the identity's ([\d,]+)", done.err
+        r"Training on (\d+) of the base's 192 answers: ([\d,]+) target tokens beside the identity's ([\d,]+)", done.err
     )
     assert said, done.err
     rows, replay, identity = (int(number.replace(",", "")) for number in said.groups())
@@ -102,7 +102,7 @@ def test_replay(workspace: Workspace, checked: dict[str, Any], base_replies: lis
     assert (workspace.run / "replay.jsonl").read_bytes() == kept
     (dataset,) = workspace.run.glob("data/replay-*.jsonl")
     answers = [json.loads(line)["messages"][-1]["content"] for line in dataset.read_text(encoding="utf-8").splitlines()]
-    assert len(answers) == rows >= 64
+    assert len(answers) == rows >= 96
     assert not any(map(introduces_base, answers))
     # What it is for, by the numbers of `check`.
     from yi_tune.engine.divergence import mean_kl
