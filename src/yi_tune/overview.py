@@ -10,7 +10,16 @@ from typing import Any
 from yi_tune.errors import YiTuneError
 from yi_tune.models import workspace_option
 from yi_tune.output import TextConsole, percent, print_table, spell
-from yi_tune.report import general_summary, listed, print_answers, print_changes, print_runs, print_score, read_history
+from yi_tune.report import (
+    general_summary,
+    listed,
+    print_answers,
+    print_changes,
+    print_runs,
+    print_score,
+    read_history,
+    took,
+)
 from yi_tune.runs import PLACES, Run, all_runs, decided
 
 # Keys of accounts: what people share never shows them.
@@ -66,7 +75,7 @@ def _unknown(run: Run, told: dict[str, Any]) -> list[str]:
     elif not told["check"]:
         named = [other.name for other in all_runs(workspace)].count(run.name)
         name = run.name if named == 1 else f"{run.folder.parent.name}/{run.name}"
-        command = _("yi-tune check --run {name}{where}").format(name=name, where=workspace_option(workspace))
+        command = f"yi-tune check --run {name}{workspace_option(workspace)}"
         gaps.append(
             _("The answers to all questions, and what it forgot, are not known. To know them: {command}").format(
                 command=command
@@ -88,12 +97,7 @@ def print_overview(told: dict[str, Any], console: TextConsole) -> None:
     """An overview for people."""
     print_runs([told], console)
     if told["seconds"]:
-        beside = (
-            _("; {estimated_seconds} were estimated").format(estimated_seconds=spell(told["estimated_seconds"]))
-            if told["estimated_seconds"]
-            else ""
-        )
-        console.print(_("Training took {seconds}{beside}.").format(seconds=spell(told["seconds"]), beside=beside))
+        console.print(took(told["seconds"], told["estimated_seconds"]))
     if told["early_stop"]:
         console.print(told["early_stop"])
     if score := told["check"] or told["after_training"]:

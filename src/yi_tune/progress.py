@@ -67,9 +67,7 @@ class Progress(bars.Progress):
             self._losses.append(logs["loss"])
             self._figures |= {"loss": f"loss {fmean(self._losses):.4f}", "lr": f"lr {logs['learning_rate']:.1e}"}
             if "train_tokens_per_second" in logs:
-                self._figures["speed"] = _("{train_tokens_per_second:.0f} tok/s").format(
-                    train_tokens_per_second=logs["train_tokens_per_second"]
-                )
+                self._figures["speed"] = _("{speed:.0f} tok/s").format(speed=logs["train_tokens_per_second"])
             if memory:
                 self._figures["memory"] = decimal(memory)
         if "eval_loss" in logs:

@@ -17,7 +17,7 @@ from yi_tune.config import Config
 from yi_tune.data.heldout import Score, lowest_recall
 from yi_tune.errors import YiTuneError
 from yi_tune.language import english
-from yi_tune.output import TextConsole, padded, percent, print_table
+from yi_tune.output import TextConsole, padded, percent, print_table, spell
 from yi_tune.runs import Run
 
 # Below this share of identity questions a run is said to have failed at what it is for.
@@ -88,6 +88,12 @@ def summary(score: Score) -> str:
         right = _("identity questions right: {recall} (zh {recall_zh}, en {recall_en})")
         end = _("replies without an end: {count} of {all}").format(count=score["unfinished"], all=len(score["answers"]))
     return "   ".join([right.format(**shares), _("name in plain answers: {leak}").format(**shares), end])
+
+
+def took(seconds: float, estimated: float | None) -> str:
+    """How long training took, beside the forecast if there was one, in seconds."""
+    said = _("Training took {seconds}; {estimated} were estimated.") if estimated else _("Training took {seconds}.")
+    return said.format(seconds=spell(seconds), estimated=spell(estimated or 0))
 
 
 def general_summary(general: dict[str, Any]) -> str:

@@ -19,12 +19,12 @@ from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.files import disk_full, write_whole
 from yi_tune.hardware import uses_ray
 from yi_tune.meeting import meet
-from yi_tune.output import engine_output_to, err, out, spell
+from yi_tune.output import engine_output_to, err, out
 from yi_tune.plan.memory import smaller
 from yi_tune.plan.plan import TrainPlan
 from yi_tune.plan.sharding import environment
 from yi_tune.progress import Progress
-from yi_tune.report import print_advice, print_answers, read_history, summary
+from yi_tune.report import print_advice, print_answers, read_history, summary, took
 from yi_tune.runs import prepare, write_configs
 from yi_tune.sharing import write_page
 
@@ -69,15 +69,14 @@ def run(planned: TrainPlan, *, fresh: bool, command: str = "") -> "Assistant":
     print_answers(scored["answers"], out)
     out.print(summary(scored))
     if report["loss"] is not None:
-        out.print(_("\ntraining loss: {loss:.4f}, the mean of the last ten steps").format(loss=report["loss"]))
+        out.print("\n" + _("training loss: {loss:.4f}, the mean of the last ten steps").format(loss=report["loss"]))
     if progress.seconds:
-        beside = _("; {estimated} were estimated").format(estimated=spell(estimated)) if estimated else ""
-        out.print(_("Training took {seconds}{beside}.").format(seconds=spell(progress.seconds), beside=beside))
+        out.print(took(progress.seconds, estimated))
     if history.get("early_stop"):
         out.print(history["early_stop"])
     if (plot := folder.folder / "training_loss.png").exists():
         out.print(_("loss plot:      {plot}").format(plot=plot))
-    out.print(_("report:         {write_page}").format(write_page=write_page(folder)))
+    out.print(_("report:         {page}").format(page=write_page(folder)))
     return assistant
 
 

@@ -73,9 +73,9 @@ def conversation(row: Any, form: Form | None, dropped: set[str] | None = None) -
         if found := _UNFIT.search(message["content"]):
             unfit_text = _("no control token, placeholder (write the name out), NUL or broken UTF-8 is trained on")
             raise YiTuneError(
-                "a message of the {role} holds {path!r}: {unfit_text}",
+                "a message of the {role} holds {found!r}: {unfit_text}",
                 role=message["role"],
-                path=found[0],
+                found=found[0],
                 unfit_text=unfit_text,
             )
     if dropped is not None:

@@ -271,10 +271,10 @@ def _csv(path: Path) -> Iterator[Row]:
         try:
             for cells in reader:
                 if len(cells) >= len(columns) and any(cells) and not any(cells[len(columns) :]):
-                    yield _("line {line}").format(line=line), dict(zip(columns, cells, strict=False))
+                    yield _("line {number}").format(number=line), dict(zip(columns, cells, strict=False))
                 elif any(cells):
                     yield (
-                        _("line {line}").format(line=line),
+                        _("line {number}").format(number=line),
                         YiTuneError("{cells} cells under {columns} columns", cells=len(cells), columns=len(columns)),
                     )
                 line = reader.line_num + 1

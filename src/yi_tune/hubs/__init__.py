@@ -292,7 +292,7 @@ def push(hub: Hub, folder: Path, console: Console) -> None:
             hub.upload(folder)
     except Exception as error:
         reason = explain(hub, error, hub.wanted)
-        hint = _("{hint}\nThe export is in {folder}. The same command again uploads what is missing.").format(
-            hint=reason.hint, folder=folder
-        )
-        raise YiTuneError(_("The upload failed: {message}").format(message=reason.message), hint) from error
+        again = _("The export is in {folder}. The same command again uploads what is missing.").format(folder=folder)
+        raise YiTuneError(
+            _("The upload failed: {message}").format(message=reason.message), f"{reason.hint}\n{again}"
+        ) from error

@@ -175,13 +175,14 @@ class Fit:
             division = _("{micro_batch} x {accumulation} on each of {several}").format(
                 micro_batch=self.micro_batch, accumulation=self.accumulation, several=self._several
             )
-            shared = _("The {rows} rows of a step: {division}, each with the whole model.\n").format(
+            shared = _("The {rows} rows of a step: {division}, each with the whole model.").format(
                 rows=self.rows, division=division
             )
             if self.sharding:
-                shared = _("The {rows} rows of a step: {division}. {divided}\n").format(
+                shared = _("The {rows} rows of a step: {division}. {divided}").format(
                     rows=self.rows, division=division, divided=_(DIVIDED[self.sharding])
                 )
+            shared += "\n"
         if self.parts is None:
             return shared + _("Memory: not estimated, the model's shape is not known; {free}.").format(free=self._free)
         parts = ", ".join(f"{_(name)} {decimal(size)}" for name, size in self.parts.items() if size >= 1_000_000)

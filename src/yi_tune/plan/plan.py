@@ -286,9 +286,7 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
     model, hardware, datasets = planned.local.model, planned.fit.hardware, planned.datasets
     trained = [dataset for dataset in datasets if dataset.name != EVAL]
     rows = sum(dataset.rows for dataset in trained)
-    origins = ", ".join(
-        _("{rows} rows of {dataset}").format(rows=dataset.rows, dataset=dataset.name) for dataset in datasets
-    )
+    origins = ", ".join(_("{rows} rows of {name}").format(**vars(dataset)) for dataset in datasets)
     own = _("{model}'s own").format(model=model.name)
     fills: dict[str, Setting] = {
         "model_name_or_path": (str(planned.local.path), "model", _("where {model} lies").format(model=model.name)),
