@@ -58,6 +58,15 @@ def test_the_main_pair(checked: dict[str, Any]) -> None:
     assert {"lang", "kind", "messages", "base", "tuned", "base_right", "right", "leaks"} == checked["answers"][0].keys()
 
 
+def test_two_processes_answer_as_one(trained: Trained, checked: dict[str, Any]) -> None:
+    done = trained.yi_tune("check", "--json", "--device", "cpu", "--gpus", "2")
+    assert (done.status, "Asking base and tuned model in 2 workers" in done.err) == (0, True), done.err
+    both = json.loads(done.out)
+    assert both["general"]["kl"] == pytest.approx(checked["general"]["kl"], abs=1e-4)
+    both["general"]["kl"] = checked["general"]["kl"]
+    assert both == checked
+
+
 def test_general_answers(checked: dict[str, Any]) -> None:
     general = checked["general"]
     assert 0.01 < general["kl"] < 1
