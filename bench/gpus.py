@@ -16,7 +16,8 @@ from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel, Shape
 from yi_tune.output import spell
 from yi_tune.plan.duration import micro_step, rate_of
-from yi_tune.plan.memory import answering, choose_fit, row_lengths
+from yi_tune.plan.fit import choose_fit, row_lengths
+from yi_tune.plan.memory import answering
 
 PAGE = DOCS / "gpus.md"
 GB, MIB = 10**9, 2**20

@@ -12,7 +12,8 @@ from yi_tune.config import find_config, read_config
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, Shape
 from yi_tune.output import spell
-from yi_tune.plan.memory import ACCUMULATION, EFFECTIVE_BATCH, MICRO, Fit, choose_fit
+from yi_tune.plan.fit import EFFECTIVE_BATCH, Fit, choose_fit
+from yi_tune.plan.memory import ACCUMULATION, MICRO
 from yi_tune.plan.sharding import divided
 
 PAGE = DOCS / "scale.md"

@@ -7,8 +7,8 @@ from yi_tune.config import Config, find_config, read_config, reasons
 from yi_tune.data.identity import Dataset, Identity
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel, Model
-from yi_tune.plan.memory import Fit
-from yi_tune.plan.plan import TrainPlan, merge
+from yi_tune.plan.fit import Fit
+from yi_tune.plan.settings import TrainPlan, merge
 from yi_tune.runs import Run
 
 CPU = Hardware(None, bf16=True, free=20_000_000_000)

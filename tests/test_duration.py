@@ -13,7 +13,7 @@ from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, Shape, find_model
 from yi_tune.output import spell
 from yi_tune.plan.duration import RATES, cost, micro_step, padded, rate_of
-from yi_tune.plan.memory import Fit, choose_fit, row_lengths
+from yi_tune.plan.fit import Fit, choose_fit, row_lengths
 from yi_tune.progress import Progress
 
 QLORA = read_config(find_config("qlora"))

@@ -10,8 +10,9 @@ from tests.hubs import ALWAYS, HUBS, LOGIN, Fault, Hub
 from tests.hubs.models import UNWANTED, nano_tokenizer, sharded
 from yi_tune.errors import YiTuneError
 from yi_tune.hubs.download import download
-from yi_tune.models import LocalModel, check_model, find_model
+from yi_tune.models import LocalModel, find_model
 from yi_tune.output import err
+from yi_tune.weights import check_model
 
 MODEL = sharded(nano_tokenizer(), vocab=1792, hidden=128)
 SHARD = "model-00002-of-00005.safetensors"

@@ -14,7 +14,8 @@ from tests.hubs.huggingface import COMMIT
 from yi_tune.data.identity import Dataset
 from yi_tune.data.own import prepare_own
 from yi_tune.errors import YiTuneError
-from yi_tune.plan.plan import TrainPlan, plan
+from yi_tune.plan.plan import plan
+from yi_tune.plan.settings import TrainPlan
 
 BOTH = pytest.mark.parametrize("name", HUBS)
 ID = "lilei/rows"

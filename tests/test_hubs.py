@@ -16,8 +16,9 @@ from tests.hubs.models import UNWANTED, nano_tokenizer, sharded
 from yi_tune import hubs
 from yi_tune.errors import YiTuneError
 from yi_tune.hubs.download import download, use_cached
-from yi_tune.models import CATALOGUE, Origin, check_model, find_model, read_origin
+from yi_tune.models import CATALOGUE, Origin, find_model, read_origin
 from yi_tune.output import err
+from yi_tune.weights import check_model
 
 MODEL = sharded(nano_tokenizer(), vocab=1792, hidden=128)
 SHARDS = [name for name in MODEL if name.endswith(".safetensors")]

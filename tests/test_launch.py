@@ -20,7 +20,7 @@ from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.launch import WorkerLostError, ask, train
 from yi_tune.meeting import Nodes
-from yi_tune.plan.memory import Fit
+from yi_tune.plan.fit import Fit
 from yi_tune.progress import Progress
 from yi_tune.runs import Run
 

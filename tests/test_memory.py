@@ -10,20 +10,8 @@ from yi_tune.data.general import LONGEST, Prompt
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, LocalModel, Model, Shape, find_model
-from yi_tune.plan.memory import (
-    ACCUMULATION,
-    EFFECTIVE_BATCH,
-    EVAL,
-    MICRO,
-    NO_CHECKPOINTING,
-    answering,
-    choose_fit,
-    estimate,
-    needed,
-    refuse,
-    row_lengths,
-    smaller,
-)
+from yi_tune.plan.fit import EFFECTIVE_BATCH, choose_fit, refuse, row_lengths, smaller
+from yi_tune.plan.memory import ACCUMULATION, EVAL, MICRO, NO_CHECKPOINTING, answering, estimate, needed
 
 GB = 1_000_000_000
 FOUR_BIT = {"quantization_bit": 4, MICRO: 8, NO_CHECKPOINTING: True}

@@ -22,10 +22,10 @@ from yi_tune.models import (
     Model,
     Origin,
     Shape,
-    check_model,
     find_model,
     read_origin,
 )
+from yi_tune.weights import check_model
 
 
 def test_catalogue() -> None:

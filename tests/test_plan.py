@@ -15,9 +15,10 @@ from yi_tune.files import DATA
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE, Model
 from yi_tune.plan.checks import trackers, unfit_validation
-from yi_tune.plan.memory import Fit, choose_fit
-from yi_tune.plan.plan import EARLY_STOP, TrainPlan
+from yi_tune.plan.fit import Fit, choose_fit
+from yi_tune.plan.plan import EARLY_STOP
 from yi_tune.plan.plan import plan as decide
+from yi_tune.plan.settings import TrainPlan
 from yi_tune.runs import Run, Start
 
 OLD_CPU = Hardware(None, bf16=False, free=20_000_000_000)

@@ -17,8 +17,8 @@ from yi_tune import train as training
 from yi_tune.config import read_config
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
-from yi_tune.plan.memory import Fit
-from yi_tune.plan.plan import TrainPlan
+from yi_tune.plan.fit import Fit
+from yi_tune.plan.settings import TrainPlan
 from yi_tune.progress import Progress
 from yi_tune.runs import write_configs
 from yi_tune.train import train_within_memory

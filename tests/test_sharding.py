@@ -13,7 +13,8 @@ from yi_tune.config import Config, dump_config, parse_config
 from yi_tune.hardware import Hardware
 from yi_tune.models import CATALOGUE
 from yi_tune.plan import sharding
-from yi_tune.plan.memory import Fit, choose_fit, estimate, needed
+from yi_tune.plan.fit import Fit, choose_fit
+from yi_tune.plan.memory import estimate, needed
 from yi_tune.plan.sharding import Sharding, divided, environment, keys, unfit
 from yi_tune.runs import differences
 

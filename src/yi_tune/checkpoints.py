@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
-from yi_tune.models import read_header
+from yi_tune.weights import read_header
 
 # Where the Trainer's state has the number of processes that wrote a checkpoint: a name that no callback has.
 RANKS = "ranks"

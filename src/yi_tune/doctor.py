@@ -18,9 +18,10 @@ from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware, detect, read_gpus, reinstall
 from yi_tune.hubs import PATIENCE, check_way, hubs_of
 from yi_tune.hubs.download import cached
-from yi_tune.models import LocalModel, check_model, find_model
+from yi_tune.models import LocalModel, find_model
 from yi_tune.output import err
-from yi_tune.plan.memory import EFFECTIVE_BATCH, choose_fit, refuse
+from yi_tune.plan.fit import EFFECTIVE_BATCH, choose_fit, refuse
+from yi_tune.weights import check_model
 
 _RUN = 1_000_000_000  # bytes of a run: adapter, checkpoints with the optimiser's state, logs
 

@@ -18,7 +18,7 @@ from typing import Any
 from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware, uses_ray
-from yi_tune.plan.plan import TrainPlan
+from yi_tune.plan.settings import TrainPlan
 from yi_tune.plan.sharding import environment
 from yi_tune.progress import Progress
 from yi_tune.runs import ASKED, OUTCOME

@@ -16,11 +16,12 @@ from yi_tune.data.identity import Identity
 from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.hardware import Hardware, detect
 from yi_tune.hubs.download import use_cached
-from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, check_model, find_model
+from yi_tune.models import DEFAULT_MODEL, LocalModel, Model, find_model
 from yi_tune.output import err
 from yi_tune.plan.memory import answering
 from yi_tune.progress import engine_at_work
 from yi_tune.runs import Run, all_runs, find_run
+from yi_tune.weights import check_model
 
 if TYPE_CHECKING:
     from yi_tune.engine.assistant import Assistant

@@ -13,7 +13,8 @@ from typing import Any
 from yi_tune import files
 from yi_tune.config import Config, dump_config
 from yi_tune.errors import YiTuneError
-from yi_tune.models import LocalModel, check_path, read_header, sha256, workspace_option
+from yi_tune.models import LocalModel, check_path, sha256, workspace_option
+from yi_tune.weights import read_header
 
 # Old runs did not record these.
 _OLD = dict[str, Any](

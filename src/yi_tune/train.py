@@ -20,8 +20,8 @@ from yi_tune.files import disk_full, write_whole
 from yi_tune.hardware import uses_ray
 from yi_tune.meeting import meet
 from yi_tune.output import engine_output_to, err, out
-from yi_tune.plan.memory import smaller
-from yi_tune.plan.plan import TrainPlan
+from yi_tune.plan.fit import smaller
+from yi_tune.plan.settings import TrainPlan
 from yi_tune.plan.sharding import environment
 from yi_tune.progress import Progress
 from yi_tune.report import print_advice, print_answers, read_history, summary, took

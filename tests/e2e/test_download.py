@@ -18,7 +18,8 @@ from tests.hubs import Hub, HuggingFace, ModelScope
 from tests.hubs.machine import environment
 from tests.hubs.models import UNWANTED, YI_TOKENIZER, nano_tokenizer, sharded, yi_tokenizer
 from yi_tune.errors import YiTuneError
-from yi_tune.models import check_model, find_model
+from yi_tune.models import find_model
+from yi_tune.weights import check_model
 
 SMALL = sharded(nano_tokenizer(), vocab=1792, hidden=128)
 LARGER = sharded(nano_tokenizer(), vocab=1792, hidden=256)

@@ -21,18 +21,9 @@ from yi_tune.errors import YiTuneError
 from yi_tune.files import check_room, disk_full, hold, is_held, put_in_place
 from yi_tune.hubs import Hub, HubError, check_way, explain, hubs_of
 from yi_tune.hubs.fetch import Fetcher, right, size_of
-from yi_tune.models import (
-    FileOrigin,
-    LocalModel,
-    Model,
-    Origin,
-    check_architecture,
-    check_model,
-    check_path,
-    needed_files,
-    read_origin,
-)
+from yi_tune.models import FileOrigin, LocalModel, Model, Origin, check_path, read_origin
 from yi_tune.output import engine_output_to, log_folder
+from yi_tune.weights import check_architecture, check_model, needed_files
 
 T = TypeVar("T")
 # Fetches a file of a repository, and says where it lies.

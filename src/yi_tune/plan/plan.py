@@ -1,30 +1,27 @@
 """A training run, decided before anything heavy starts; every value of its config knows where it came from."""
 
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from functools import partial
 from gettext import gettext as _
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from yi_tune import __version__
 from yi_tune.config import Config, find_config, left_open, parse_overrides, read_config, reasons, shipped
 from yi_tune.data.general import replay_prompts
-from yi_tune.data.identity import EVAL, Dataset, Identity, dataset_of, draw, render
+from yi_tune.data.identity import EVAL, Identity, dataset_of, draw, render
 from yi_tune.data.own import prepare_own
 from yi_tune.errors import YiTuneError
-from yi_tune.hardware import detect, uses_ray
+from yi_tune.hardware import detect
 from yi_tune.hubs.download import use_cached
 from yi_tune.meeting import Nodes
-from yi_tune.models import DEFAULT_MODEL, LocalModel, check_model, find_model
+from yi_tune.models import DEFAULT_MODEL, find_model
 from yi_tune.output import err
-from yi_tune.plan.checks import is_trainable, problems, trackers, unfit_validation
-from yi_tune.plan.memory import ACCUMULATION, EFFECTIVE_BATCH, MICRO, Fit, answering, choose_fit, refuse, row_lengths
+from yi_tune.plan.checks import problems, trackers, unfit_validation
+from yi_tune.plan.fit import EFFECTIVE_BATCH, choose_fit, refuse, row_lengths
+from yi_tune.plan.memory import ACCUMULATION, MICRO
+from yi_tune.plan.settings import TrainPlan, merge
 from yi_tune.plan.sharding import Sharding, keys, unfit
-from yi_tune.runs import Run, Start, find_start, train_run
+from yi_tune.runs import find_start, train_run
+from yi_tune.weights import check_model
 
 # `--early-stop`: twenty evaluations a run, each with a checkpoint, and the end after three that were no better than the
 # best. Kept are the best checkpoint, the newest, and one more in case that one is cut short.
@@ -39,67 +36,7 @@ EARLY_STOP: Config = {
     "save_steps": 0.05,
     "save_total_limit": 3,
 }
-# The value of a key of the config, its source (template, model, hardware, data, run or flag), and the reason.
-Setting = tuple[Any, str, str]
-_PACKAGES = ("llamafactory", "torch", "transformers", "peft", "bitsandbytes")
-# The keys that yi-tune itself decides.
-_OWNED = (
-    *("model_name_or_path", "adapter_name_or_path", "output_dir", "dataset", "dataset_dir", "tokenized_path"),
-    *("resume_from_checkpoint", "ray_num_workers"),
-)
 _PATHS = ("output_dir", "dataset_dir", "tokenized_path")
-
-
-@dataclass(frozen=True)
-class TrainPlan:
-    """All of a run: the model, the identity, the data, the folder, and the config for LLaMA-Factory by its keys."""
-
-    local: LocalModel
-    identity: Identity | None
-    datasets: tuple[Dataset, ...]
-    run: Run
-    # How its steps are divided for the memory that is free, unless the config says so itself.
-    fit: Fit
-    # How many general prompts the base answers first; its answers become a dataset of their own.
-    replay: int = 0
-    start: Start | None = None
-    nodes: Nodes | None = None
-    settings: Mapping[str, Setting] = field(default_factory=dict)
-
-    @property
-    def config(self) -> Config:
-        """The effective config, as LLaMA-Factory takes it."""
-        return {key: value for key, (value, _, _) in self.settings.items()}
-
-    @property
-    def chat_config(self) -> Config:
-        """The config that loads what this plan trains: base and tuned model from one copy of the base."""
-        paths = {"model_name_or_path": str(self.local.path), "adapter_name_or_path": str(self.run.folder)}
-        config = read_config(find_config("chat")) | paths | {"template": self.config["template"]}
-        # What only several GPUs hold in 16 bits, one has in 4.
-        bits = self.config.get("quantization_bit") or (4 if self.fit.sharding else None)
-        return config | answering(self.fit.shape, self.fit.hardware, bits)
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """The content of run.json."""
-        return {
-            "model": self.local.model.name,
-            "model_path": str(self.local.path),
-            "weights": self.local.weights_digest,
-            "from_run": {"run": self.start.run, "adapter": self.start.adapter} if self.start else None,
-            "identity": vars(self.identity) if self.identity else {},
-            # The name of a file tells its content.
-            "data": {dataset.name: dataset.file_name for dataset in self.datasets},
-            "commits": {place: commit for dataset in self.datasets for place, commit in dataset.commits.items()},
-            "replay": self.replay,
-            "gpus": self.fit.hardware.total,
-            "sharding": self.fit.sharding,
-            "config": self.config,
-            "reasons": {key: [source, why] for key, (_, source, why) in self.settings.items()},
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {"yi-tune": __version__, **{package: version(package) for package in _PACKAGES}},
-        }
 
 
 def plan(
@@ -256,75 +193,3 @@ def _refuse(error: YiTuneError, insisted: bool) -> None:
     if not insisted:
         raise error
     err.print(_("Note: {message} {hint}").format(message=error.message, hint=error.hint))
-
-
-def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options: Mapping[str, Config]) -> TrainPlan:
-    """The plan with its config: of template, model, machine and options, the later ones winning.
-
-    `reasons` are those of the template, and `options` has the keys that each option of yi-tune decides. Raises
-    YiTuneError when `--set` is to change a key that yi-tune decides, or the shape of the adapter to start from.
-    """
-    flags, start, run = options.get("--set", {}), planned.start, planned.run
-    owned = [key for key in flags if key in _OWNED]
-    elsewhere = ("resume_from_checkpoint",) if start else ("resume_from_checkpoint", "adapter_name_or_path")
-    owned += [key for key in elsewhere if template.get(key)]
-    if owned:
-        raise YiTuneError(
-            "yi-tune itself decides {owned}: drop that from --set and the config.",
-            "Use --model, --from-run, --run, --workspace, --name or --data; the same command again resumes a run.",
-            owned=", ".join(owned),
-        )
-    asked, shape = {**template, **flags}, start.shape if start else {}
-    clashes = [f"{key}={value}" for key, value in shape.items() if asked.get(key, value) != value]
-    if start and clashes:
-        raise YiTuneError(
-            "The adapter of the run {run!r} has {clashes}, and keeps its shape.",
-            "Drop --from-run, or the other value from --set and the config.",
-            run=start.run,
-            clashes=", ".join(clashes),
-        )
-    model, hardware, datasets = planned.local.model, planned.fit.hardware, planned.datasets
-    trained = [dataset for dataset in datasets if dataset.name != EVAL]
-    rows = sum(dataset.rows for dataset in trained)
-    origins = ", ".join(_("{rows} rows of {name}").format(**vars(dataset)) for dataset in datasets)
-    own = _("{model}'s own").format(model=model.name)
-    fills: dict[str, Setting] = {
-        "model_name_or_path": (str(planned.local.path), "model", _("where {model} lies").format(model=model.name)),
-        "dataset_dir": (str(run.data), "data", origins),
-        "output_dir": (str(run.folder), "run", _("the run folder")),
-        "preprocessing_num_workers": (
-            max(1, min(os.cpu_count() or 1, rows // 1000)),
-            "data",
-            _("{rows} rows").format(rows=rows),
-        ),
-        "learning_rate": (model.learning_rate, "model", own),
-        "num_train_epochs": (model.num_train_epochs, "model", own),
-        "use_cpu": (hardware.gpu is None, "hardware", _("training is on {device}").format(device=hardware.device)),
-    }
-    machine = planned.fit.settings | hardware.settings
-    fills |= {key: (value, "hardware", why) for key, (value, why) in machine.items()}
-    settings = {key: (value, "template", reasons.get(key, "")) for key, value in template.items()}
-    settings |= {key: fills[key] for key in fills if left_open(template, key)}
-    # A config written for LLaMA-Factory itself names its own paths; yi-tune's replace them.
-    settings.pop("tokenized_path", None)
-    settings |= {key: fills[key] for key in ("model_name_or_path", "dataset_dir", "output_dir")}
-    names = ",".join([*(dataset.name for dataset in trained), *(["replay"] if planned.replay else [])])
-    if template.get("dataset") != names and ("dataset" not in template or is_trainable(template["dataset"])):
-        settings["dataset"] = (names, "data", _("all the rows there are"))
-    settings |= {"ray_num_workers": (hardware.count, "run", "USE_RAY")} if uses_ray() else {}
-    if planned.nodes:
-        settings["save_on_each_node"] = (True, "run", _("each machine goes on from its own checkpoints"))
-    if start:
-        settings["adapter_name_or_path"] = (
-            str(start.folder),
-            "run",
-            _("the adapter of the run {run}").format(run=start.run),
-        )
-        why = _("the adapter of the run {run} has it").format(run=start.run)
-        settings |= {key: (value, "run", why) for key, value in shape.items() if value is not None}
-    for option, values in options.items():
-        settings |= {key: (value, "flag", option) for key, value in values.items()}
-    if any(dataset.name == "own" for dataset in trained):
-        why = _("LLaMA-Factory keeps the rows in tokens there, for a resumed run")
-        settings["tokenized_path"] = (str(run.data / "tokenized"), "data", why)
-    return replace(planned, settings=settings)
