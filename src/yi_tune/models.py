@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shlex
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -218,6 +219,17 @@ def find_model(name: str, workspace: Path) -> LocalModel:
     raise YiTuneError(
         "Unknown model {name!r}.", "{known} Or give a folder.", name=name, known=did_you_mean(name, list(CATALOGUE))
     )
+
+
+def known_models(workspace: Path) -> list[LocalModel]:
+    """The catalogue, and what was downloaded beside it by a hub id."""
+    records = (read_origin(file.parent) for file in sorted((workspace / "models").glob("*/download.json")))
+    known: dict[Path, LocalModel] = {}
+    for name in (*CATALOGUE, *(str(record.repository) for record in records if record)):
+        with suppress(YiTuneError):  # a record that somebody has changed
+            local = find_model(name, workspace)
+            known[local.path] = local
+    return list(known.values())
 
 
 def workspace_option(workspace: Path) -> str:

@@ -4,8 +4,9 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from yi_tune.chat.editor import interactive
 from yi_tune.chat.rendering import Pieces, Screen
-from yi_tune.chat.session import Session, interactive
+from yi_tune.chat.session import Session
 from yi_tune.data.identity import Message
 from yi_tune.output import TextConsole as Console
 from yi_tune.sampling import ReplyStats, Sampling

@@ -15,7 +15,8 @@ from prompt_toolkit.output import DummyOutput
 
 from tests.chat.fake import FakeAssistant, new_session, user
 from yi_tune.chat import editor
-from yi_tune.chat.session import COMMANDS, interactive
+from yi_tune.chat.editor import interactive
+from yi_tune.chat.session import COMMANDS
 from yi_tune.output import log_folder
 
 ENTER, ALT_ENTER, CTRL_C, CTRL_D = "\r", "\x1b\r", "\x03", "\x04"

@@ -5,6 +5,7 @@ import termios
 import tty
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from gettext import gettext as _
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion, PathCompleter, WordCompleter
@@ -15,8 +16,9 @@ from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
 from prompt_toolkit.output import Output
 from prompt_toolkit.output.defaults import create_output
 
-from yi_tune.chat.session import COMMANDS, PARAMETERS, Session, interactive, summary
-from yi_tune.output import log_folder
+from yi_tune.chat.session import COMMANDS, PARAMETERS, Session, summary
+from yi_tune.errors import YiTuneError
+from yi_tune.output import log_folder, log_traceback
 
 _COMMANDS = WordCompleter(list(COMMANDS), sentence=True, meta_dict={name: summary(name) for name in COMMANDS})
 _FILES = PathCompleter(expanduser=True)
@@ -31,6 +33,34 @@ def converse(session: Session) -> None:
             stack.callback(termios.tcsetattr, sys.stdin, termios.TCSANOW, termios.tcgetattr(sys.stdin))
             tty.setcbreak(sys.stdin, termios.TCSANOW)
         interactive(session, reader())
+
+
+def interactive(session: Session, ask: Callable[[str], str]) -> None:
+    """Chat until /exit or end of file, whatever a command or an answer dies of; `ask` reads as `input` does."""
+    note = session.screen.note
+    note(_("Type a message, or /help."))
+    while True:
+        stopped = _("Ctrl-D or /exit leaves.")
+        try:
+            typed = ask("base> " if session.base else "> ").strip()
+            stopped = _("[stopped]")
+            if typed:
+                session.obey(typed)
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            note(stopped)
+        except YiTuneError as error:
+            note(f"{error.message} {error.hint}".strip(), "red")
+        except OSError as error:
+            note(str(error), "red")
+        except Exception as error:
+            note(
+                _("That failed: {kind}: {error}\nThe whole of it is in {log}").format(
+                    kind=type(error).__name__, error=error, log=log_traceback()
+                ),
+                "red",
+            )
 
 
 def reader(output: Output | None = None, keys: Input | None = None) -> Callable[[str], str]:

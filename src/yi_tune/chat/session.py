@@ -14,7 +14,7 @@ from yi_tune.data.identity import Message, check_messages, read_jsonl, to_jsonl
 from yi_tune.errors import YiTuneError, did_you_mean
 from yi_tune.files import write_whole
 from yi_tune.language import english
-from yi_tune.output import log_traceback, print_table
+from yi_tune.output import print_table
 from yi_tune.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -266,7 +266,7 @@ COMMANDS: dict[str, tuple[str, str, Callable[[Session, str], str | None]]] = {
     "/stats": ("", english("tokens and times of the last reply"), Session._stats),
     "/clear": ("", english("start over; the system prompt stays"), Session._clear),
     "/help": ("", english("this list"), Session._help),
-    "/exit": ("", "leave", Session._exit),
+    "/exit": ("", english("leave"), Session._exit),
 }
 
 
@@ -276,31 +276,3 @@ def summary(command: str) -> str:
 
 
 KEYS = english("Ctrl-C stops an answer, Ctrl-D leaves, Alt-Enter breaks the line, Tab completes, Up recalls")
-
-
-def interactive(session: Session, ask: Callable[[str], str]) -> None:
-    """Chat until /exit or end of file, whatever a command or an answer dies of; `ask` reads as `input` does."""
-    note = session.screen.note
-    note(_("Type a message, or /help."))
-    while True:
-        stopped = _("Ctrl-D or /exit leaves.")
-        try:
-            typed = ask("base> " if session.base else "> ").strip()
-            stopped = _("[stopped]")
-            if typed:
-                session.obey(typed)
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            note(stopped)
-        except YiTuneError as error:
-            note(f"{error.message} {error.hint}".strip(), "red")
-        except OSError as error:
-            note(str(error), "red")
-        except Exception as error:
-            note(
-                _("That failed: {kind}: {error}\nThe whole of it is in {log}").format(
-                    kind=type(error).__name__, error=error, log=log_traceback()
-                ),
-                "red",
-            )

@@ -12,7 +12,7 @@ _FIELD = re.compile(r"^    (\w+): [^=\n]+= (?!field\([^)]*init=False)", re.MULTI
 
 def models(context: typer.Context) -> list[str]:
     """The catalogue, and what was downloaded beside it."""
-    from yi_tune.cli.models import known_models
+    from yi_tune.models import known_models
 
     return [local.model.name for local in known_models(_workspace(context))]
 

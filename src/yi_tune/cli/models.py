@@ -2,7 +2,6 @@
 
 import json
 import os
-from contextlib import suppress
 from gettext import gettext as _
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,22 +10,10 @@ import typer
 
 from yi_tune.cli import complete
 from yi_tune.cli.runs import WorkspaceOption
-from yi_tune.errors import YiTuneError
-from yi_tune.models import CATALOGUE, DEFAULT_MODEL, LocalModel, Origin, find_model, read_origin
+from yi_tune.models import DEFAULT_MODEL, Origin, find_model, known_models, read_origin
 
 # The keys of a model in `models --json`, beside its name; None where they are not known.
 _FIGURES = ("parameters", "weight_bytes", "qlora_bytes_estimated", "path", "source", "commit")
-
-
-def known_models(workspace: Path) -> list[LocalModel]:
-    """The catalogue, and what was downloaded beside it by a hub id."""
-    records = (read_origin(file.parent) for file in sorted((workspace / "models").glob("*/download.json")))
-    known: dict[Path, LocalModel] = {}
-    for name in (*CATALOGUE, *(str(record.repository) for record in records if record)):
-        with suppress(YiTuneError):  # a record that somebody has changed
-            local = find_model(name, workspace)
-            known[local.path] = local
-    return list(known.values())
 
 
 def download(

@@ -7,8 +7,8 @@ from typing import Any
 
 def start(workspace: Path) -> None:
     """Print what is here, and the command to type next. nvidia-smi tells the GPU: torch would take seconds."""
-    from yi_tune.cli.models import known_models
     from yi_tune.hardware import read_gpus
+    from yi_tune.models import known_models
     from yi_tune.output import out, percent, print_table
     from yi_tune.report import list_runs
     from yi_tune.runs import all_runs

@@ -155,7 +155,7 @@ def train(
     if asked:
         told, epochs = _("Plan: {model} becomes {name} by {author}."), planned.config.get("num_train_epochs", 3)
         err.print(told.format(model=planned.local.model.name, name=name, author=author))
-        rows = _(" and ").join(_("{rows} rows of {name}").format(**vars(dataset)) for dataset in planned.datasets)
+        rows = _(" and ").join(_("{rows} rows of {name}").format(**vars(dataset)) for dataset in planned.trained)
         told = _("It sees {rows}, {epochs:g} times. Run: {folder}")
         err.print(told.format(rows=rows, epochs=epochs, folder=planned.run.folder))
         if not agreed(_("Start?")):

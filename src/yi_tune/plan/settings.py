@@ -47,6 +47,11 @@ class TrainPlan:
     settings: Mapping[str, Setting] = field(default_factory=dict)
 
     @property
+    def trained(self) -> list[Dataset]:
+        """The datasets that are trained on; the replay's is made later."""
+        return [dataset for dataset in self.datasets if dataset.name != EVAL]
+
+    @property
     def config(self) -> Config:
         """The effective config, as LLaMA-Factory takes it."""
         return {key: value for key, (value, _, _) in self.settings.items()}
@@ -108,7 +113,7 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
             clashes=", ".join(clashes),
         )
     model, hardware, datasets = planned.local.model, planned.fit.hardware, planned.datasets
-    trained = [dataset for dataset in datasets if dataset.name != EVAL]
+    trained = planned.trained
     rows = sum(dataset.rows for dataset in trained)
     origins = ", ".join(_("{rows} rows of {name}").format(**vars(dataset)) for dataset in datasets)
     own = _("{model}'s own").format(model=model.name)
