@@ -2,8 +2,8 @@
 
 import * as conversation from "./conversation.js";
 import { connect, connected, explain, hasKey, models, useKey } from "./server.js";
-import { keep, kept } from "./storage.js";
 import { say, translate } from "./texts.js";
+import { toggleTheme } from "./theme.js";
 import * as view from "./view.js";
 
 const find = (id) => document.getElementById(id);
@@ -90,11 +90,6 @@ function showSettings(shown) {
   find("open-settings").ariaExpanded = String(shown);
 }
 
-function setTheme(theme) {
-  document.documentElement.dataset.theme = theme;
-  keep("localStorage", "theme", theme);
-}
-
 message.addEventListener("input", () => view.fit(message));
 view.onEnter(message, send);
 document.addEventListener("keydown", (event) => {
@@ -111,11 +106,7 @@ find("new").addEventListener("click", () => {
 });
 find("open-settings").addEventListener("click", () => showSettings(settings.hidden));
 settings.addEventListener("submit", (event) => event.preventDefault());
-find("theme").addEventListener("click", () => {
-  const { theme } = document.documentElement.dataset;
-  const dark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
-  setTheme(dark ? "light" : "dark");
-});
+find("theme").addEventListener("click", toggleTheme);
 for (const question of document.querySelectorAll(".question")) {
   question.addEventListener("click", () => ask(question.textContent));
 }
@@ -131,5 +122,4 @@ addEventListener("pagehide", () => conversation.isRunning() && conversation.save
 
 conversation.drawWith({ ...view, drawTurn: (turn) => view.drawTurn(turn, actions), drawState, askKey });
 translate();
-if (kept("localStorage", "theme")) setTheme(kept("localStorage", "theme"));
 begin();

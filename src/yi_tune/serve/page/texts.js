@@ -1,7 +1,8 @@
 /* The page's texts: English where they are used, and in Chinese in zh_CN.json, which `make messages` writes. */
 
 const chinese = navigator.language.toLowerCase().startsWith("zh");
-const catalogue = chinese ? await (await fetch("zh_CN.json")).json() : {};
+// Where the file does not come, the page speaks English.
+const catalogue = chinese ? await fetch("zh_CN.json").then((file) => file.json(), () => ({})) : {};
 
 /** A text of the page's in the language of the browser, with values in place of its {names}. */
 export const say = (english, values = {}) =>
