@@ -106,8 +106,8 @@ def _memory(local: LocalModel, hardware: Hardware) -> Check:
     if not fit.fits:
         error = refuse(fit, local.model.name)
         return _check("memory", error.message, error.hint)
-    micro_batch = _("Micro-batch {rows} x {steps}.").format(rows=fit.micro_batch, steps=fit.accumulation)
-    return _check("memory", f"{fit.summary} {micro_batch}")
+    found = _("{summary} Micro-batch {rows} x {steps}.")
+    return _check("memory", found.format(summary=fit.summary, rows=fit.micro_batch, steps=fit.accumulation))
 
 
 def _disk(local: LocalModel, workspace: Path, here: Check) -> Check:

@@ -140,6 +140,8 @@ def print_comparison(compared: dict[str, Any], console: TextConsole) -> None:
     """Two runs side by side, for people."""
 
     def cell(key: str, value: Any) -> str:
+        if key == "state":
+            return _(value)
         if key == "seconds" and value:
             return spell(value)
         if key in ("loss", "eval_loss", "kl") and value is not None:

@@ -32,8 +32,8 @@ def print_changes(settings: Mapping[str, tuple[Any, str, str]], console: TextCon
     """The settings of a plan that are not simply the tutorial's: values, where each is from, and why."""
     for key, (value, source, why) in {_("key"): (_("value"), _("from"), _("why")), **settings}.items():
         if source != "template" or why:
-            cells = f"{padded(key, 32)} {padded(str(value), 24)} {padded(source, 9)}"
-            console.print(f"{cells} {_(why) if why else ''}".rstrip())
+            source, why = (_(text) if text else "" for text in (source, why))
+            console.print(f"{padded(key, 32)} {padded(str(value), 24)} {padded(source, 9)} {why}".rstrip())
 
 
 def print_answers(answers: Iterable[dict[str, Any]], console: TextConsole) -> None:

@@ -91,10 +91,10 @@ class Fit:
             shared += "\n"
         if self.parts is None:
             return shared + _("Memory: not estimated, the model's shape is not known; {free}.").format(free=self._free)
-        parts = ", ".join(f"{_(name)} {decimal(size)}" for name, size in self.parts.items() if size >= 1_000_000)
+        large = [f"{_(name)} {decimal(size)}" for name, size in self.parts.items() if size >= 1_000_000]
         memory = decimal(sum(self.parts.values()))
         return shared + _("Memory: {memory} estimated ({parts}); {free}.").format(
-            memory=memory, parts=parts, free=self._free
+            memory=memory, parts=_(", ").join(large), free=self._free
         )
 
     @property

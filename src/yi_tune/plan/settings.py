@@ -13,6 +13,7 @@ from yi_tune.config import Config, find_config, left_open, read_config
 from yi_tune.data.identity import EVAL, Dataset, Identity
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import uses_ray
+from yi_tune.language import english
 from yi_tune.meeting import Nodes
 from yi_tune.models import LocalModel
 from yi_tune.plan.checks import is_trainable
@@ -115,11 +116,11 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
     model, hardware, datasets = planned.local.model, planned.fit.hardware, planned.datasets
     trained = planned.trained
     rows = sum(dataset.rows for dataset in trained)
-    origins = ", ".join(_("{rows} rows of {name}").format(**vars(dataset)) for dataset in datasets)
+    origins = _(", ").join(_("{rows} rows of {name}").format(**vars(dataset)) for dataset in datasets)
     own = _("{model}'s own").format(model=model.name)
     fills: dict[str, Setting] = {
         "model_name_or_path": (str(planned.local.path), "model", _("where {model} lies").format(model=model.name)),
-        "dataset_dir": (str(run.data), "data", origins),
+        "dataset_dir": (str(run.data), english("data"), origins),
         "output_dir": (str(run.folder), "run", _("the run folder")),
         "preprocessing_num_workers": (
             max(1, min(os.cpu_count() or 1, rows // 1000)),
@@ -131,8 +132,8 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
         "use_cpu": (hardware.gpu is None, "hardware", _("training is on {device}").format(device=hardware.device)),
     }
     machine = planned.fit.settings | hardware.settings
-    fills |= {key: (value, "hardware", why) for key, (value, why) in machine.items()}
-    settings = {key: (value, "template", reasons.get(key, "")) for key, value in template.items()}
+    fills |= {key: (value, english("hardware"), why) for key, (value, why) in machine.items()}
+    settings = {key: (value, english("template"), reasons.get(key, "")) for key, value in template.items()}
     settings |= {key: fills[key] for key in fills if left_open(template, key)}
     # A config written for LLaMA-Factory itself names its own paths; yi-tune's replace them.
     settings.pop("tokenized_path", None)
@@ -152,7 +153,7 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
         why = _("the adapter of the run {run} has it").format(run=start.run)
         settings |= {key: (value, "run", why) for key, value in shape.items() if value is not None}
     for option, values in options.items():
-        settings |= {key: (value, "flag", option) for key, value in values.items()}
+        settings |= {key: (value, english("flag"), option) for key, value in values.items()}
     if any(dataset.name == "own" for dataset in trained):
         why = _("LLaMA-Factory keeps the rows in tokens there, for a resumed run")
         settings["tokenized_path"] = (str(run.data / "tokenized"), "data", why)
