@@ -85,11 +85,11 @@ def test_commands_and_their_output(text: str, trained: Trained) -> None:
         done = run(command, language, trained)
         assert done.status == 0, f"{command}: {done.err}"
         printed = {comparable(line) for line in (done.out + done.err).splitlines()}
-        # Rows of a table hold the model's answers, which another processor may round to other words. And it may have
-        # no bf16 of its own.
+        # A table is as wide as the terminal, and its rows hold the model's answers, which another processor rounds to
+        # other words. And it may have no bf16 of its own.
         machine = ("bf16 ", "fp16 ", "flash_attn ")
         for line in lines:
-            if line.strip() not in ("", "...") and "│" not in line and not line.startswith(machine):
+            if line.strip() not in ("", "...") and not re.match("[┏┡│├└]", line) and not line.startswith(machine):
                 assert comparable(line) in printed, f"{command} did not print: {line}"
 
 
