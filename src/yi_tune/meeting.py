@@ -73,6 +73,9 @@ def _exchange(nodes: Nodes, mine: dict[str, Any]) -> list[dict[str, Any]]:
     stores: SimpleQueue[Any] = SimpleQueue()
     where, first = f"{nodes.host}:{nodes.port}", nodes.rank == 0
     try:
+        socket.getaddrinfo(
+            nodes.host, nodes.port
+        )  # in a moment: torch tries a name that nobody knows until its time is up
         Thread(target=reach, daemon=True).start()
         if isinstance(store := stores.get(timeout=3 * _REACHED), Exception):
             raise store

@@ -142,7 +142,7 @@ def print_comparison(compared: dict[str, Any], console: TextConsole) -> None:
     def cell(key: str, value: Any) -> str:
         if key == "state":
             return _(value)
-        if key == "seconds" and value:
+        if key == "seconds" and value is not None:
             return spell(value)
         if key in ("loss", "eval_loss", "kl") and value is not None:
             return f"{value:.4f}"

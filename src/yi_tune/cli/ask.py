@@ -3,28 +3,23 @@
 from collections.abc import Callable
 
 from prompt_toolkit import prompt
-from prompt_toolkit.document import Document
-from prompt_toolkit.validation import ValidationError, Validator
 
 from yi_tune.errors import YiTuneError
-
-
-class _Checked(Validator):
-    """Keeps the line at the prompt, with the reason under it, as long as `check` raises YiTuneError for it."""
-
-    def __init__(self, check: Callable[[str], object]) -> None:
-        self._check = check
-
-    def validate(self, document: Document) -> None:
-        try:
-            self._check(document.text)
-        except YiTuneError as error:
-            raise ValidationError(len(document.text), f"{error.message} {error.hint}".rstrip()) from None
+from yi_tune.output import err
 
 
 def ask(question: str, check: Callable[[str], object]) -> str:
-    """An answer for which `check` raises no YiTuneError. Ctrl-C raises KeyboardInterrupt, and Ctrl-D EOFError."""
-    return prompt(f"{question} ", validator=_Checked(check), validate_while_typing=False)
+    """An answer for which `check` raises no YiTuneError; for another one its reason is told. Ctrl-C raises
+    KeyboardInterrupt, and Ctrl-D EOFError.
+    """
+    while True:
+        answer = prompt(f"{question} ")
+        try:
+            check(answer)
+        except YiTuneError as error:
+            err.print(f"{error.message} {error.hint}".rstrip(), style="red")
+        else:
+            return answer
 
 
 def agreed(question: str) -> bool:

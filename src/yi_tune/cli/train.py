@@ -111,7 +111,8 @@ def train(
 
     count = count_gpus(gpus, device)
     host, _colon, port = master.rpartition(":")
-    if (nodes > 1) != bool(host and port.isdecimal()) or node_rank >= nodes:
+    reachable = bool(host and port.isdecimal() and 0 < int(port) < 2**16)
+    if (nodes > 1) != reachable or node_rank >= nodes:
         raise typer.BadParameter(_("--nodes N goes with --master HOST:PORT and --node-rank from 0 to N-1."))
     asked: list[str] = []
     if not no_identity and None in (name, author) and all(std.isatty() for std in (sys.stdin, sys.stdout, sys.stderr)):
