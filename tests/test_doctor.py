@@ -131,7 +131,7 @@ def test_hubs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_packages_that_do_not_load(script: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     python = tmp_path / "python"
     (tmp_path / "torch.py").write_text("raise ImportError('undefined symbol')")
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec {sys.executable} -c "{script}"\n')
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={tmp_path} exec "{sys.executable}" -c "{script}"\n')
     python.chmod(0o755)
     monkeypatch.setattr(doctor.sys, "executable", str(python))
     monkeypatch.setattr(doctor, "_packages", PACKAGES)

@@ -25,8 +25,13 @@ from yi_tune.progress import Progress
 from yi_tune.runs import Run
 
 TWO = Hardware("A GPU", bf16=True, free=1, count=2, visible="3,1")
+# A shell starts Python: the first line of a script cannot name an interpreter whose path has a space.
+START = """#!/bin/sh
+'''exec' "{python}" "$0" "$@"
+' '''
+"""
 # What stands for torchrun: a process that works on the run folder.
-FAKE = """#!{python}
+FAKE = """{start}
 import json, os, sys, time
 from pathlib import Path
 run = Path(sys.argv[8])
@@ -55,7 +60,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 def torchrun(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> Iterator[None]:
     """Within this context torchrun does that."""
     torchrun = folder / "python"
-    torchrun.write_text(FAKE.format(python=sys.executable, script=script))
+    torchrun.write_text(FAKE.format(start=START.format(python=sys.executable), script=script))
     torchrun.chmod(0o755)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "executable", str(torchrun))
@@ -167,7 +172,7 @@ def test_workers_are_asked_instead(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 # What stands for Ray, and for the Python that asks it and then starts LLaMA-Factory.
 FAKE_RAY = "import os\ndef init(): pass\ndef nodes(): return eval(os.environ['NODES'])"
-FAKE_PYTHON = """#!{python}
+FAKE_PYTHON = """{start}
 import json, os, sys
 if sys.argv[1] == "-c": os.execv("{python}", ["{python}", *sys.argv[1:]])
 open(sys.argv[3] + "/told", "w").write(json.dumps(sys.argv[1:]))
@@ -189,7 +194,7 @@ def test_ray_has_what_llamafactory_reserves_or_is_refused(
     (tmp_path / "ray.py").write_text(FAKE_RAY)
     found = nodes and [{"Alive": True, "Resources": {"GPU": gpus, "CPU": cpus}} for gpus, cpus in nodes]
     python = tmp_path / "python"
-    python.write_text(FAKE_PYTHON.format(python=sys.executable))
+    python.write_text(FAKE_PYTHON.format(start=START.format(python=sys.executable), python=sys.executable))
     python.chmod(0o755)
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
     for name, value in {"USE_RAY": "1", "NODES": str(found or "nothing"), "PYTHONPATH": path}.items():
