@@ -24,7 +24,7 @@ PAGE = SRC / "serve" / "page"
 _CLICK = ("core", "decorators", "exceptions", "formatting", "parser", "termui", "types")
 CLICK = [Path(click.__file__).with_name(f"{name}.py") for name in _CLICK]
 # YiTuneError and HubError translate what they are given themselves: both their texts are keys of their own.
-_FIRST = {"_": None, "ngettext": (1, 2), "english": None, "YiTuneError": (1,), "HubError": (1,)}
+_FIRST = {"_": None, "ngettext": (1, 2), "english": None, "kept": None, "YiTuneError": (1,), "HubError": (1,)}
 _SECOND = {"YiTuneError": (2,), "HubError": (2,)}
 
 

@@ -183,7 +183,7 @@ open(sys.argv[3] + "/told", "w").write(json.dumps(sys.argv[1:]))
     ("nodes", "told"),
     [
         ([(1, 10), (0, 2), (1, 12)], ""),
-        ([(1, 10), (1, 9)], "1 GPUs and 10 CPUs, 1 GPUs and 9 CPUs. LLaMA-Factory needs 2 GPUs, and reserves 10 CPUs"),
+        ([(1, 10), (1, 9)], "1 GPU + 10 CPU, 1 GPU + 9 CPU. LLaMA-Factory needs 2 GPUs, and reserves 10 CPUs"),
         ([(1, 80)], "needs 2 GPUs"),
         (None, "there is no Ray cluster: NameError: name 'nothing' is not defined"),
     ],

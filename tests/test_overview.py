@@ -1,5 +1,6 @@
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from tests.plans import plan
 from tests.test_cli import Cli, yi_tune  # noqa: F401
 from tests.test_report import IDENTITY, answer, make, score, write_log
 from yi_tune.errors import YiTuneError
+from yi_tune.language import speak
 from yi_tune.output import TextConsole
 from yi_tune.overview import compare, overview, print_comparison, print_overview
 from yi_tune.runs import Run
@@ -53,7 +55,7 @@ def test_all_of_a_run_that_was_checked(tmp_path: Path) -> None:
     assert told["settings"]["lora_rank"] == [16, "flag", "--set"]
     assert told["settings"]["learning_rate"] == [0.0025, "model", "nano's own"]
     assert (told["losses"], told["eval_losses"]) == ([[1, 3.0], [2, 2.0]], [[2, 2.5]])
-    assert (told["check"]["recall"], told["after_training"]["recall"], told["recall"]) == (0.75, 0.5, 0.5)
+    assert (told["check"]["recall"], told["after_training"]["recall"], told["recall"]) == (0.75, 0.5, 0.75)
     text = shown(told)
     for wanted in (
         "identity questions right: 75.0% (zh -, en 75.0%; base 0.0%)",
@@ -71,9 +73,32 @@ def test_all_of_a_run_that_was_checked(tmp_path: Path) -> None:
     assert str(run.folder / "train.log") not in text  # there is none
 
 
+def test_reasons_and_failures_are_told_in_the_language_of_whoever_reads_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANGUAGE", "")  # what it is before comes back afterwards
+    speak("zh")
+    failure = YiTuneError("Training failed: {kind}: {error}", kind="OSError", error=OSError(5, "gone"))
+    assert failure.message.startswith("训练失败")
+    assert str(failure) == "Training failed: OSError: [Errno 5] gone"  # as train.log has it
+    run = begun(tmp_path, "a")
+    run.record_failure(failure)
+    kept = (run.folder / "run.json").read_text(encoding="utf-8") + (run.folder / "failure.json").read_text()
+    assert not re.search(r"[\u4e00-\u9fff]", kept)
+    keys = "learning_rate", "dataset_dir", "bf16", "per_device_train_batch_size"
+    told = overview(run)
+    assert told["why"] == failure.message
+    assert all(re.search(r"[\u4e00-\u9fff]", told["settings"][key][2]) for key in keys)
+    speak("en")
+    told = overview(run)
+    assert told["why"] == str(failure)
+    why = ["nano's own", "398 rows of identity", "the CPU has bf16"]
+    assert [told["settings"][key][2] for key in keys][:3] == why
+
+
 def test_what_is_not_known_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unfinished, failed, never = begun(tmp_path, "a"), begun(tmp_path, "b"), begun(tmp_path, "c")
-    failed.record_failure("The GPU is out of memory.")
+    failed.record_failure(YiTuneError("The GPU is out of memory."))
     finish(never)
     goes_on = "It is not finished, so its score is not known. The command that started it goes on with it."
     assert overview(unfinished)["unknown"] == overview(failed)["unknown"] == [goes_on]

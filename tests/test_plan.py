@@ -13,6 +13,7 @@ from yi_tune.data.identity import Identity, render
 from yi_tune.errors import YiTuneError
 from yi_tune.files import DATA
 from yi_tune.hardware import Hardware
+from yi_tune.language import told
 from yi_tune.models import CATALOGUE, Model
 from yi_tune.plan.checks import trackers, unfit_validation
 from yi_tune.plan.fit import Fit, choose_fit
@@ -29,7 +30,8 @@ MICRO = "per_device_train_batch_size"
 
 
 def provenance(planned: TrainPlan, key: str) -> tuple[Any, str, str]:
-    return planned.settings[key]
+    value, source, why = planned.settings[key]
+    return value, source, told(why)
 
 
 def test_every_value_knows_where_it_came_from() -> None:

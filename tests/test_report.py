@@ -11,6 +11,7 @@ from yi_tune.config import Config
 from yi_tune.data.heldout import Question, Score
 from yi_tune.data.heldout import score as score_of
 from yi_tune.data.identity import Identity
+from yi_tune.errors import YiTuneError
 from yi_tune.output import TextConsole
 from yi_tune.report import (
     LOW_RECALL,
@@ -164,7 +165,7 @@ def listed(workspace: Path) -> dict[str, dict[str, Any]]:
 
 def test_states(tmp_path: Path) -> None:
     make(tmp_path, "interrupted", created=1)
-    make(tmp_path, "failed", created=2).record_failure("The GPU is out of memory.")
+    make(tmp_path, "failed", created=2).record_failure(YiTuneError("The GPU is out of memory."))
     finished = make(tmp_path, "finished", created=3)
     finished.write("report.json", '{"recall": 0.975, "loss": 0.4}')
     running = make(tmp_path, "running", created=4)
@@ -199,7 +200,9 @@ def test_keys_are_stable(tmp_path: Path) -> None:
 def test_printed(tmp_path: Path) -> None:
     write_log(make(tmp_path, "identity").folder)
     ada = IDENTITY | {"name": "[bold]Ada"}
-    make(tmp_path, "b", model="Yi-1.5-6B-Chat", created=2, identity=ada).record_failure("The disk is full.")
+    make(tmp_path, "b", model="Yi-1.5-6B-Chat", created=2, identity=ada).record_failure(
+        YiTuneError("The disk is full.")
+    )
     file = io.StringIO()
     print_runs(list_runs(all_runs(tmp_path)), TextConsole(file=file, width=40))
     header, first, second, why = file.getvalue().splitlines()

@@ -110,7 +110,7 @@ def test_run_with_other_settings_is_refused(unfinished: Run) -> None:
 def test_run_that_has_trained_nothing_is_replaced(run: Run) -> None:
     prepare(run, content(optim="banana"), fresh=False)
     (run.folder / "train.yaml").write_text("optim: banana")
-    run.record_failure("There is no banana.")
+    run.record_failure(YiTuneError("There is no banana."))
     prepare(run, content(optim="adamw_torch"), fresh=False)
     assert run.record["config"]["optim"] == "adamw_torch"
     assert {path.name for path in run.folder.iterdir()} == {"run.json"}
@@ -197,15 +197,15 @@ def test_differences_of_json_and_python() -> None:
 
 def test_failure_is_kept_until_the_run_goes_on(unfinished: Run) -> None:
     assert unfinished.failure == ""
-    unfinished.record_failure("The GPU is out of memory. 显存")
+    unfinished.record_failure(YiTuneError("The GPU is out of memory. 显存"))
     assert unfinished.failure == "The GPU is out of memory. 显存"
     unfinished.page.touch()
     prepare(unfinished, content(), fresh=False)
     assert unfinished.failure == ""
     assert not unfinished.page.exists()  # it tells of the failure
     # Where it cannot be written, that is no failure of its own.
-    (unfinished.folder / "failure.txt").mkdir()
-    unfinished.record_failure("The disk is full.")
+    (unfinished.folder / "failure.json").mkdir()
+    unfinished.record_failure(YiTuneError("The disk is full."))
     assert unfinished.failure == ""
 
 
@@ -221,7 +221,7 @@ def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(unfin
     code = (
         "import os, pathlib, sys; from yi_tune import files; pathlib.Path.replace = lambda *_: os.kill(os.getpid(), 9)"
     )
-    for file in ("run.json", "replay.jsonl", "failure.txt"):
+    for file in ("run.json", "replay.jsonl", "failure.json"):
         path = str(unfinished.folder / file)
         subprocess.run([sys.executable, "-c", f"{code}; files.write_whole(pathlib.Path(sys.argv[1]), 'x')", path])
     assert len(list(unfinished.folder.glob("*.part"))) == 3

@@ -8,6 +8,7 @@ import pytest
 
 from tests.test_overview import GENERAL, begun, check, finish
 from tests.test_report import answer, score
+from yi_tune.errors import YiTuneError
 from yi_tune.runs import Run
 from yi_tune.sharing import keep_check, write_page
 
@@ -45,7 +46,7 @@ def hostile(workspace: Path) -> Run:
     """A run of which every text is made to break out of the page."""
     run = begun(workspace, "a", lora_target=HOSTILE)
     run.write("run.json", json.dumps(run.record | {"identity": run.record["identity"] | {"name": HOSTILE}}))
-    run.record_failure(HOSTILE)
+    run.record_failure(YiTuneError(HOSTILE))
     asked = score(
         1, 0, answer("who", HOSTILE, HOSTILE, HOSTILE), answer("plain", "word " * 400 + "w" * 400, "8 易" * 300)
     )
@@ -76,7 +77,7 @@ def test_page_of_a_run_that_was_checked(tmp_path: Path) -> None:
 
 def test_page_of_a_run_that_failed(tmp_path: Path) -> None:
     run = begun(tmp_path, "a")
-    run.record_failure(f"The file {run.folder}/data is gone.")
+    run.record_failure(YiTuneError(f"The file {run.folder}/data is gone."))
     page = page_of(run)
     assert "The training failed. The file …/saves/nano/a/data is gone." in page.text
     assert "It is not finished" in page.text

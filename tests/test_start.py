@@ -79,7 +79,7 @@ def test_runs_are_here(tmp_path: Path, shown: Callable[..., str], monkeypatch: p
     said = shown(tmp_path)
     assert "first (nano, 小易): finished, 93.8% of the identity questions right" in said
     assert re.search(r"^  yi-tune chat --run first  .*\n  yi-tune check --run first  ", said, re.MULTILINE)
-    second = make_run(tmp_path, "second", NEWER, failure_txt="no luck")
+    second = make_run(tmp_path, "second", NEWER, failure_json='"no luck"')
     assert f"  {COMMAND}  go on with second" in shown(tmp_path)
     content = json.loads((second / "run.json").read_text())
     del content["command"]  # as an older yi-tune left it

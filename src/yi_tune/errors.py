@@ -1,20 +1,22 @@
 """The one exception that a user reads, and two helpers for its text."""
 
 from difflib import get_close_matches
-from gettext import gettext
 from gettext import gettext as _
+
+from yi_tune.language import Text, kept, told
 
 
 class YiTuneError(Exception):
     """An error that the user can mend: `message` says what happened, `hint` what to do about it.
 
-    Both are put into the user's language, with the values in place of their {names} if there are any.
+    Both are put into the user's language, with the values in place of their {names} if there are any. Logs have it in
+    English, and `text` is for a file to keep.
     """
 
-    def __init__(self, message: str, hint: str = "", **values: object) -> None:
-        told = (text and gettext(text) for text in (message, hint))  # of "" gettext makes something else
-        self.message, self.hint = (text.format(**values) if values else text for text in told)
-        super().__init__(self.message)
+    def __init__(self, message: str, hint: Text = "", **values: object) -> None:
+        self.text: Text = kept(message, **values)
+        self.message, self.hint = told(self.text), told(kept(hint, **values) if isinstance(hint, str) else hint)
+        super().__init__(told(self.text, str))
 
 
 def did_you_mean(word: str, known: list[str]) -> str:

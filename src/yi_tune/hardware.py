@@ -16,6 +16,7 @@ import psutil
 from rich.filesize import decimal
 
 from yi_tune.errors import YiTuneError
+from yi_tune.language import Text, kept, told
 from yi_tune.output import err
 
 
@@ -52,7 +53,11 @@ class Hardware:
 
     @property
     def device(self) -> str:
-        return self.gpu or _("the CPU")
+        return told(self.named)
+
+    @property
+    def named(self) -> Text:
+        return self.gpu or kept("the CPU")
 
     @property
     def dtypes(self) -> list[str]:
@@ -60,18 +65,15 @@ class Hardware:
         return [*(["bfloat16"] if self.bf16 else []), *(["float16"] if self.gpu else []), "float32"]
 
     @property
-    def settings(self) -> dict[str, tuple[Any, str]]:
+    def settings(self) -> dict[str, tuple[Any, Text]]:
         """The keys of LLaMA-Factory's config that are the machine's: values, and why.
 
         A CPU without bf16 is faster in float32, and without SDPA, than it emulates bf16 (docs/bench-cpu.md).
         """
         slow = not self.bf16 and self.gpu is None
         values = {"bf16": self.bf16, "fp16": not self.bf16 and not slow, "flash_attn": "disabled" if slow else "auto"}
-        why = (
-            _("{device} has bf16").format(device=self.device)
-            if self.bf16
-            else _("{device} has no bf16").format(device=self.device)
-        )
+        device = self.named
+        why = kept("{device} has bf16", device=device) if self.bf16 else kept("{device} has no bf16", device=device)
         return {key: (value, why) for key, value in values.items()}
 
 

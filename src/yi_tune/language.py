@@ -2,8 +2,12 @@
 
 import gettext
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, TypeAlias
+
+# A text in English, or that with its values, of which some may be such texts: it is `told` to whoever reads it.
+Text: TypeAlias = str | dict[str, Any]
 
 FOLDER = Path(__file__).parent / "locale"
 DOMAIN = "yi_tune"
@@ -39,3 +43,17 @@ def speak(language: str) -> None:
 def english(text: str) -> str:
     """A text that stands where nobody knows the language yet: it is translated where it is shown."""
     return text
+
+
+def kept(text: str, /, **values: object) -> Text:
+    """A text with the values for its {names}, to be told later: files are read in another language than written."""
+    return {"english": text, **values}
+
+
+def told(text: Text, translate: Callable[[str], str] = gettext.gettext) -> str:
+    """A text in the language spoken, or as `translate` has it."""
+    values = {} if isinstance(text, str) else dict(text)
+    message = values.pop("english", text)
+    message = message and translate(message)  # of "" gettext makes something else
+    said = {name: told(part, translate) if isinstance(part, dict) else part for name, part in values.items()}
+    return message.format(**said) if said else message

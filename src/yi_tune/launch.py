@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from gettext import gettext as _
 from pathlib import Path
 from select import select
 from tempfile import TemporaryDirectory
@@ -18,6 +17,7 @@ from typing import Any
 from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware, uses_ray
+from yi_tune.language import Text, kept
 from yi_tune.plan.settings import TrainPlan
 from yi_tune.plan.sharding import environment
 from yi_tune.progress import Progress
@@ -59,7 +59,7 @@ def train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> No
 def _check_ray(planned: TrainPlan) -> None:
     """Raise YiTuneError if the cluster lacks what LLaMA-Factory reserves in it: it would wait for that for ever."""
     wanted = planned.fit.hardware.count
-    remedy = _("Unset USE_RAY: without Ray, --gpus and --nodes take GPUs and machines as they are.")
+    remedy = kept("Unset USE_RAY: without Ray, --gpus and --nodes take GPUs and machines as they are.")
     if planned.nodes or planned.fit.sharding or planned.fit.hardware.gpu is None:
         raise YiTuneError("USE_RAY goes with GPUs only, and without --nodes and --shard.", remedy)
     code = "import json, ray, sys; ray.init(**json.loads(sys.argv[1])); print('\\n' + json.dumps(ray.nodes()))"
@@ -68,20 +68,20 @@ def _check_ray(planned: TrainPlan) -> None:
     try:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=True)  # noqa: S603
     except subprocess.SubprocessError as error:
-        told = error.stderr if isinstance(error, subprocess.CalledProcessError) else _("it did not answer in 120 s")
-        said = told.strip().rpartition("\n")[2]
-        raise YiTuneError(_("USE_RAY is set, and there is no Ray cluster: {said}").format(said=said), remedy) from None
+        said: Text = kept("it did not answer in 120 s")
+        if isinstance(error, subprocess.CalledProcessError):
+            said = error.stderr.strip().rpartition("\n")[2]
+        raise YiTuneError("USE_RAY is set, and there is no Ray cluster: {said}", remedy, said=said) from None
     nodes = [node["Resources"] for node in json.loads(done.stdout.splitlines()[-1]) if node["Alive"]]
     has = [(int(node.get("GPU", 0)), int(node.get("CPU", 0))) for node in nodes]
-    there = [_("{gpus} GPUs and {cpus} CPUs").format(gpus=gpus, cpus=cpus) for gpus, cpus in has]
+    there = [f"{gpus} GPU + {cpus} CPU" for gpus, cpus in has]
     if sum(gpus for gpus, _cpus in has) < wanted or any(cpus < 10 * gpus for gpus, cpus in has):
         raise YiTuneError(
             "Ray's machines have {there}. LLaMA-Factory needs {wanted} GPUs, and reserves 10 CPUs for every GPU of "
             "the cluster.",
-            "Start Ray with --num-cpus of ten times the GPUs of a machine. {remedy}",
+            kept("Start Ray with --num-cpus of ten times the GPUs of a machine. {remedy}", remedy=remedy),
             there=", ".join(there),
             wanted=wanted,
-            remedy=remedy,
         )
 
 

@@ -5,13 +5,13 @@ import socket
 import time
 from dataclasses import dataclass
 from datetime import timedelta
-from gettext import gettext as _
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
 
 from yi_tune.config import Config
 from yi_tune.errors import YiTuneError
+from yi_tune.language import kept
 from yi_tune.runs import DIVISION, differences
 
 # Seconds for the first machine to answer, of which torch lets up to three times as many pass; and for all commands.
@@ -92,7 +92,7 @@ def _exchange(nodes: Nodes, mine: dict[str, Any]) -> list[dict[str, Any]]:
             "--master is the address of the machine with --node-rank 0, and a port that is free there. Can the others "
             "reach it (firewall)? Was the command typed there?",
             where=where,
-            error=str(error) or _("another program seems to listen there"),
+            error=str(error) or kept("another program seems to listen there"),
         ) from None
 
 

@@ -7,6 +7,7 @@ from gettext import gettext as _
 from pathlib import Path
 from typing import Any
 
+from yi_tune import language
 from yi_tune.errors import YiTuneError
 from yi_tune.models import workspace_option
 from yi_tune.output import TextConsole, percent, print_table, spell
@@ -43,6 +44,7 @@ def overview(run: Run) -> dict[str, Any]:
         record = run.record
     report = _read(run.report) or {}
     reasons, config = record.get("reasons", {}), record.get("config", {})
+    sources = {key: (source, language.told(why)) for key, (source, why) in reasons.items()}
     scored = {"identity": record.get("identity", {}), **report} if "kinds" in report else None
     files = ("adapter_model.safetensors", "train.yaml", "chat.yaml", "report.json", "check.json", "report.html")
     paths = [run.folder / file for file in (*files, "training_loss.png", "train.log", "data", "replay.jsonl")]
@@ -52,7 +54,7 @@ def overview(run: Run) -> dict[str, Any]:
         **{key: report.get(key) for key in ("seconds", "estimated_seconds")},
         **{"after_training": scored, "check": _read(run.check)},
         **{key: record.get(key) for key in ("data", "replay", "from_run", "gpus", "versions")},
-        "settings": {key: [config[key], *reasons.get(key, ("", ""))] for key in config if not _SECRET.search(key)},
+        "settings": {key: [config[key], *sources.get(key, ("", ""))] for key in config if not _SECRET.search(key)},
         "files": [str(path) for path in paths if path.exists()],
     }
     return told | {"unknown": _unknown(run, told)}
@@ -132,7 +134,9 @@ def compare(*runs: Run) -> dict[str, Any]:
 
 def _measures(told: dict[str, Any]) -> dict[str, Any]:
     checked = told["check"] or {"recall": None, "general": {}}
-    known = told | {"recall_after_training": told["recall"]} | checked | checked["general"]
+    known = (
+        told | {"recall_after_training": (told["after_training"] or {}).get("recall")} | checked | checked["general"]
+    )
     return {key: known.get(key) for key in _MEASURES}
 
 

@@ -16,7 +16,7 @@ from rich.table import Column, Table
 from yi_tune.config import Config
 from yi_tune.data.heldout import Score, lowest_recall
 from yi_tune.errors import YiTuneError
-from yi_tune.language import english
+from yi_tune.language import Text, english, told
 from yi_tune.output import TextConsole, padded, percent, print_table, spell
 from yi_tune.runs import Run
 
@@ -28,12 +28,11 @@ _SHARES = ("recall", "recall_zh", "recall_en", "base_recall", "leak", "kept")
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 
-def print_changes(settings: Mapping[str, tuple[Any, str, str]], console: TextConsole) -> None:
+def print_changes(settings: Mapping[str, tuple[Any, str, Text]], console: TextConsole) -> None:
     """The settings of a plan that are not simply the tutorial's: values, where each is from, and why."""
     for key, (value, source, why) in {_("key"): (_("value"), _("from"), _("why")), **settings}.items():
         if source != "template" or why:
-            source, why = (_(text) if text else "" for text in (source, why))
-            console.print(f"{padded(key, 32)} {padded(str(value), 24)} {padded(source, 9)} {why}".rstrip())
+            console.print(f"{padded(key, 32)} {padded(str(value), 24)} {padded(told(source), 9)} {told(why)}".rstrip())
 
 
 def print_answers(answers: Iterable[dict[str, Any]], console: TextConsole) -> None:
@@ -153,15 +152,17 @@ def list_runs(runs: Iterable[Run]) -> list[dict[str, Any]]:
 
 def listed(run: Run) -> dict[str, Any]:
     """The row of a run."""
-    record, report, ended, why = {}, {}, None, run.failure
+    report: dict[str, Any] = {}
+    record, ended, why = {}, None, run.failure
     try:
         record = run.record
         state = english("finished") if run.finished else english("failed") if why else english("interrupted")
     except YiTuneError as error:
         state, why = english("broken"), error.message
     if run.finished:
-        with suppress(*_UNREADABLE):
-            report = {**json.loads(run.report.read_text(encoding="utf-8"))}
+        for file in (run.report, run.check):  # the latter asks all questions, the former a few
+            with suppress(*_UNREADABLE):
+                report |= json.loads(file.read_text(encoding="utf-8"))
         ended = datetime.fromtimestamp(run.report.stat().st_mtime, UTC).isoformat(timespec="seconds")
     identity, history = record.get("identity", {}), read_history(run.folder)
     return {

@@ -13,6 +13,7 @@ from typing import Any
 from yi_tune import files
 from yi_tune.config import Config, dump_config
 from yi_tune.errors import YiTuneError
+from yi_tune.language import told
 from yi_tune.models import LocalModel, check_path, sha256, workspace_option
 from yi_tune.weights import read_header
 
@@ -65,13 +66,14 @@ class Run:
     @property
     def failure(self) -> str:
         """The error that ended the last training; empty if none did, or none could be written."""
-        file = self.folder / "failure.txt"
-        return file.read_text(encoding="utf-8", errors="ignore") if file.is_file() else ""
+        with suppress(OSError, ValueError):
+            return told(json.loads((self.folder / "failure.json").read_text(encoding="utf-8")))
+        return ""
 
-    def record_failure(self, message: str) -> None:
+    def record_failure(self, error: YiTuneError) -> None:
         """Keep the error that ended training, until the run goes on; on a full disk it may be lost."""
         with suppress(OSError):
-            self.write("failure.txt", message)
+            self.write("failure.json", json.dumps(error.text, ensure_ascii=False, default=str))
 
     @property
     def record(self) -> dict[str, Any]:
@@ -167,7 +169,7 @@ def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
             )
         if not changed:
             # The error that the run goes on from, and what a process that was killed left half written.
-            for path in (run.folder / "failure.txt", run.page, *run.folder.glob("*.part")):
+            for path in (run.folder / "failure.json", run.page, *run.folder.glob("*.part")):
                 path.unlink(missing_ok=True)
             return
     _delete(content)

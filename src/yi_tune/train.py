@@ -18,6 +18,7 @@ from yi_tune.data.identity import Dataset, read_jsonl, to_jsonl, write_datasets
 from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.files import disk_full, write_whole
 from yi_tune.hardware import uses_ray
+from yi_tune.language import Text, kept, told
 from yi_tune.meeting import meet
 from yi_tune.output import engine_output_to, err, out
 from yi_tune.plan.fit import smaller
@@ -59,7 +60,7 @@ def run(planned: TrainPlan, *, fresh: bool, command: str = "") -> "Assistant":
                 folder.write("report.json", json.dumps(report, ensure_ascii=False, indent=2))
             except Exception as error:
                 failed = _explain(error, planned)
-                folder.record_failure(failed.message)
+                folder.record_failure(failed)
                 with suppress(OSError):
                     write_page(folder)
                 raise failed from error
@@ -152,7 +153,7 @@ def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: P
             name, division = meet(planned.nodes, planned.record, {path.name for path in folder.glob("checkpoint-*")})
             checkpoint = folder / name if name else None
             if not division.items() <= planned.config.items():
-                planned, lost = _divided(planned, division, _("fits the machine with the least memory")), None
+                planned, lost = _divided(planned, division, kept("fits the machine with the least memory")), None
         progress.stage(_("Loading LLaMA-Factory and the model"))
         from yi_tune.engine.trainer import OutOfMemoryError, train
 
@@ -166,7 +167,7 @@ def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: P
             return load_assistant(planned.chat_config)
         except launch.WorkerLostError:
             checkpoint = newest_whole(folder, progress.say)
-            start = _("from {checkpoint}").format(checkpoint=checkpoint.name) if checkpoint else _("from the start")
+            start = _from(checkpoint)
             if lost == start:
                 raise YiTuneError(
                     "One of {gpus} workers was lost twice, each time when it had gone on {start}.",
@@ -176,19 +177,23 @@ def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: P
                     log=planned.run.log,
                 ) from None
             lost = start
-            progress.say(_("A worker was lost. Going on {start}.").format(start=start))
+            progress.say(_("A worker was lost. Going on {start}.").format(start=told(start)))
             continue
         except OutOfMemoryError:
             if not (changes := smaller(planned.config)):
                 raise
-        planned = _divided(planned, changes, _("memory ran out with more"))
+        planned = _divided(planned, changes, kept("memory ran out with more"))
         checkpoint = newest_whole(folder, progress.say)
-        told = ", ".join(f"{key} {value}" for key, value in changes.items())
-        start = _("from {checkpoint}").format(checkpoint=checkpoint.name) if checkpoint else _("from the start")
-        progress.say(_("Out of memory. Going on {start} with {told}.").format(start=start, told=told))
+        changed = ", ".join(f"{key} {value}" for key, value in changes.items())
+        start = told(_from(checkpoint))
+        progress.say(_("Out of memory. Going on {start} with {told}.").format(start=start, told=changed))
 
 
-def _divided(planned: TrainPlan, changes: Config, why: str) -> TrainPlan:
+def _from(checkpoint: Path | None) -> Text:
+    return kept("from {checkpoint}", checkpoint=checkpoint.name) if checkpoint else kept("from the start")
+
+
+def _divided(planned: TrainPlan, changes: Config, why: Text) -> TrainPlan:
     """The plan with these keys changed. The run folder is told."""
     settings = {key: (value, "hardware", why) for key, value in changes.items()}
     planned = replace(planned, settings={**planned.settings, **settings})
@@ -197,8 +202,8 @@ def _divided(planned: TrainPlan, changes: Config, why: str) -> TrainPlan:
 
 
 def _write_configs(planned: TrainPlan) -> None:
-    told = environment(planned.fit.sharding, planned.fit.hardware)
-    write_configs(planned.run, planned.record, planned.chat_config, told)
+    variables = environment(planned.fit.sharding, planned.fit.hardware)
+    write_configs(planned.run, planned.record, planned.chat_config, variables)
 
 
 def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:

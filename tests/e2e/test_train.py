@@ -198,7 +198,7 @@ def test_full_disk(small_disk: SmallDisk, unbroken: Workspace) -> None:
     assert "is full" in full.err
     assert "Traceback" not in full.err
     assert {path.name for path in Workspace(disk).run.glob("checkpoint-*")} == {"checkpoint-5", "checkpoint-10"}
-    # Whether there was room for failure.txt or not.
+    # Whether there was room for failure.json or not.
     assert Workspace(disk).runs()["identity"]["state"] in ("failed", "interrupted")
     subprocess.run(["mount", "-o", "remount,size=50m", disk], check=True)
     again = Workspace(disk).train(*SHORT)

@@ -14,7 +14,7 @@ from yi_tune.data.identity import Message
 from yi_tune.data.own import count_tokens
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
-from yi_tune.language import english
+from yi_tune.language import Text, english, kept, told
 from yi_tune.models import LocalModel, Shape
 from yi_tune.output import spell
 from yi_tune.plan.duration import cost, rate_of
@@ -53,25 +53,25 @@ class Fit:
         return self.micro_batch * self.accumulation * self.hardware.total
 
     @property
-    def settings(self) -> dict[str, tuple[Any, str]]:
+    def settings(self) -> dict[str, tuple[Any, Text]]:
         """The keys of a config that say it: values, and why."""
-        why = _("chosen for {free}").format(free=self._free) if self.shape else _("the model's shape is not known")
+        why = kept("chosen for {free}", free=self._free) if self.shape else kept("the model's shape is not known")
         if self.hardware.total > 1:
-            why = _("{why}, on each of {several}").format(why=why, several=self._several)
+            why = kept("{why}, on each of {several}", why=why, several=self._several)
         sizes = {MICRO: self.micro_batch, ACCUMULATION: self.accumulation, EVAL: self.micro_batch}
         return {key: (value, why) for key, value in {**sizes, NO_CHECKPOINTING: not self.checkpointing}.items()}
 
     @property
-    def _free(self) -> str:
-        free = decimal(self.hardware.free)
-        free = (_("{free} of GPU memory free") if self.hardware.gpu else _("{free} of RAM free")).format(free=free)
-        return _("{free} for each").format(free=free) if self.hardware.total > 1 else free
+    def _free(self) -> Text:
+        gpu, free = self.hardware.gpu, decimal(self.hardware.free)
+        said = kept("{free} of GPU memory free", free=free) if gpu else kept("{free} of RAM free", free=free)
+        return kept("{free} for each", free=said) if self.hardware.total > 1 else said
 
     @property
-    def _several(self) -> str:
+    def _several(self) -> Text:
         count, nodes = self.hardware.total, self.hardware.nodes
-        several = (_("{count} GPUs") if self.hardware.gpu else _("{count} processes")).format(count=count)
-        return _("{several} of {nodes} machines").format(several=several, nodes=nodes) if nodes > 1 else several
+        several = kept("{count} GPUs", count=count) if self.hardware.gpu else kept("{count} processes", count=count)
+        return kept("{several} of {nodes} machines", several=several, nodes=nodes) if nodes > 1 else several
 
     @property
     def summary(self) -> str:
@@ -79,7 +79,7 @@ class Fit:
         shared = ""
         if self.hardware.total > 1:
             division = _("{micro_batch} x {accumulation} on each of {several}").format(
-                micro_batch=self.micro_batch, accumulation=self.accumulation, several=self._several
+                micro_batch=self.micro_batch, accumulation=self.accumulation, several=told(self._several)
             )
             shared = _("The {rows} rows of a step: {division}, each with the whole model.").format(
                 rows=self.rows, division=division
@@ -90,11 +90,13 @@ class Fit:
                 )
             shared += "\n"
         if self.parts is None:
-            return shared + _("Memory: not estimated, the model's shape is not known; {free}.").format(free=self._free)
+            return shared + _("Memory: not estimated, the model's shape is not known; {free}.").format(
+                free=told(self._free)
+            )
         large = [f"{_(name)} {decimal(size)}" for name, size in self.parts.items() if size >= 1_000_000]
         memory = decimal(sum(self.parts.values()))
         return shared + _("Memory: {memory} estimated ({parts}); {free}.").format(
-            memory=memory, parts=_(", ").join(large), free=self._free
+            memory=memory, parts=_(", ").join(large), free=told(self._free)
         )
 
     @property
@@ -115,13 +117,13 @@ class Fit:
         source = _("estimated from {source}.").format(source=_(rate_of(self.hardware.device).source))
         if not several:
             return _("Time: about {seconds} of training, {source}").format(seconds=spell(self.seconds), source=source)
-        told = _("Time: about {seconds} of training, {alone} on one GPU, {source}").format(
+        said = _("Time: about {seconds} of training, {alone} on one GPU, {source}").format(
             seconds=spell(self.seconds), alone=spell(self.alone), source=source
         )
         if self.alone - self.seconds > _STARTING:
-            return told
+            return said
         nothing = _("{several} gain nothing here: to start them costs more. Better leave out --gpus.")
-        return f"{told}\n{nothing.format(several=self._several)}"
+        return f"{said}\n{nothing.format(several=told(self._several))}"
 
 
 # Seconds that more than one GPU cost before and after the steps: the workers' imports, and the tuned model, which is

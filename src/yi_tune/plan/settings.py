@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from gettext import gettext as _
 from importlib.metadata import version
 from typing import Any
 
@@ -13,7 +12,7 @@ from yi_tune.config import Config, find_config, left_open, read_config
 from yi_tune.data.identity import EVAL, Dataset, Identity
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import uses_ray
-from yi_tune.language import english
+from yi_tune.language import Text, english, kept
 from yi_tune.meeting import Nodes
 from yi_tune.models import LocalModel
 from yi_tune.plan.checks import is_trainable
@@ -22,7 +21,7 @@ from yi_tune.plan.memory import answering
 from yi_tune.runs import Run, Start
 
 # The value of a key of the config, its source (template, model, hardware, data, run or flag), and the reason.
-Setting = tuple[Any, str, str]
+Setting = tuple[Any, str, Text]
 _PACKAGES = ("llamafactory", "torch", "transformers", "peft", "bitsandbytes")
 # The keys that yi-tune itself decides.
 _OWNED = (
@@ -116,45 +115,50 @@ def merge(planned: TrainPlan, template: Config, reasons: dict[str, str], options
     model, hardware, datasets = planned.local.model, planned.fit.hardware, planned.datasets
     trained = planned.trained
     rows = sum(dataset.rows for dataset in trained)
-    origins = _(", ").join(_("{rows} rows of {name}").format(**vars(dataset)) for dataset in datasets)
-    own = _("{model}'s own").format(model=model.name)
+    origins: Text = ""
+    for dataset in datasets:
+        origin = kept("{rows} rows of {name}", rows=dataset.rows, name=dataset.name)
+        origins = kept("{origins}, {origin}", origins=origins, origin=origin) if origins else origin
+    own = kept("{model}'s own", model=model.name)
     fills: dict[str, Setting] = {
-        "model_name_or_path": (str(planned.local.path), "model", _("where {model} lies").format(model=model.name)),
+        "model_name_or_path": (str(planned.local.path), "model", kept("where {model} lies", model=model.name)),
         "dataset_dir": (str(run.data), english("data"), origins),
-        "output_dir": (str(run.folder), "run", _("the run folder")),
+        "output_dir": (str(run.folder), "run", kept("the run folder")),
         "preprocessing_num_workers": (
             max(1, min(os.cpu_count() or 1, rows // 1000)),
             "data",
-            _("{rows} rows").format(rows=rows),
+            kept("{rows} rows", rows=rows),
         ),
         "learning_rate": (model.learning_rate, "model", own),
         "num_train_epochs": (model.num_train_epochs, "model", own),
-        "use_cpu": (hardware.gpu is None, "hardware", _("training is on {device}").format(device=hardware.device)),
+        "use_cpu": (hardware.gpu is None, "hardware", kept("training is on {device}", device=hardware.named)),
     }
     machine = planned.fit.settings | hardware.settings
     fills |= {key: (value, english("hardware"), why) for key, (value, why) in machine.items()}
-    settings = {key: (value, english("template"), reasons.get(key, "")) for key, value in template.items()}
+    settings: dict[str, Setting] = {
+        key: (value, english("template"), reasons.get(key, "")) for key, value in template.items()
+    }
     settings |= {key: fills[key] for key in fills if left_open(template, key)}
     # A config written for LLaMA-Factory itself names its own paths; yi-tune's replace them.
     settings.pop("tokenized_path", None)
     settings |= {key: fills[key] for key in ("model_name_or_path", "dataset_dir", "output_dir")}
     names = ",".join([*(dataset.name for dataset in trained), *(["replay"] if planned.replay else [])])
     if template.get("dataset") != names and ("dataset" not in template or is_trainable(template["dataset"])):
-        settings["dataset"] = (names, "data", _("all the rows there are"))
+        settings["dataset"] = (names, "data", kept("all the rows there are"))
     settings |= {"ray_num_workers": (hardware.count, "run", "USE_RAY")} if uses_ray() else {}
     if planned.nodes:
-        settings["save_on_each_node"] = (True, "run", _("each machine goes on from its own checkpoints"))
+        settings["save_on_each_node"] = (True, "run", kept("each machine goes on from its own checkpoints"))
     if start:
         settings["adapter_name_or_path"] = (
             str(start.folder),
             "run",
-            _("the adapter of the run {run}").format(run=start.run),
+            kept("the adapter of the run {run}", run=start.run),
         )
-        why = _("the adapter of the run {run} has it").format(run=start.run)
+        why = kept("the adapter of the run {run} has it", run=start.run)
         settings |= {key: (value, "run", why) for key, value in shape.items() if value is not None}
     for option, values in options.items():
         settings |= {key: (value, english("flag"), option) for key, value in values.items()}
     if any(dataset.name == "own" for dataset in trained):
-        why = _("LLaMA-Factory keeps the rows in tokens there, for a resumed run")
+        why = kept("LLaMA-Factory keeps the rows in tokens there, for a resumed run")
         settings["tokenized_path"] = (str(run.data / "tokenized"), "data", why)
     return replace(planned, settings=settings)
