@@ -52,9 +52,13 @@ def test_train_asks_for_chinese_names(tmp_path: Path) -> None:
     child.expect_exact("--name is empty.")
     child.send("小易错\x7f\r")
     child.expect_exact("Who developed it?")
-    child.send("李雷\r")
+    child.send("李雷\r\r")  # the second is typed ahead, and so is the third, while the plan is made
+    child.expect_exact("\x1b[?2004l")
+    child.send("\r")
     for shown in ("Memory: ", "Time: ", "nano becomes 小易 by 李雷.", "Start? [Y/n]"):
         child.expect_exact(shown)
+    child.send("x\r")
+    child.expect_exact("Answer y or n.", timeout=15)
     child.sendcontrol("c")
     assert ended(child) == 130
     assert not list(tmp_path.iterdir())

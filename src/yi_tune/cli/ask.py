@@ -1,8 +1,13 @@
 """Questions to the person at the terminal."""
 
+import sys
+import termios
 from collections.abc import Callable
+from contextlib import suppress
 
 from prompt_toolkit import prompt
+from prompt_toolkit.application import get_app_session
+from prompt_toolkit.input.typeahead import clear_typeahead
 
 from yi_tune.errors import YiTuneError
 from yi_tune.output import err
@@ -23,10 +28,13 @@ def ask(question: str, check: Callable[[str], object]) -> str:
 
 
 def agreed(question: str) -> bool:
-    """Whether the answer is yes, as it is to nothing but Enter."""
+    """Whether the answer is yes, as it is to nothing but Enter. Keys that were pressed before it is asked are none."""
 
     def check(answer: str) -> None:
         if answer.strip().lower() not in ("", "y", "yes", "n", "no"):
             raise YiTuneError("Answer y or n.")
 
+    with suppress(OSError, termios.error):  # stdin is no terminal
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
+        clear_typeahead(get_app_session().input)  # what came together with the Enter of the last answer
     return not ask(f"{question} [Y/n]", check).strip().lower().startswith("n")
