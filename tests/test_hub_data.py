@@ -11,6 +11,7 @@ import pytest
 
 from tests.hubs import ALWAYS, HUBS, Fault, Hub
 from tests.hubs.huggingface import COMMIT
+from tests.hubs.machine import NOBODY
 from yi_tune.data.identity import Dataset
 from yi_tune.data.own import prepare_own
 from yi_tune.errors import YiTuneError
@@ -149,6 +150,14 @@ def test_not_given(name: str, status: int, said: str, serve: Any) -> None:
         with pytest.raises(YiTuneError, match=said) as caught:
             prepare(f"{name}:{ID}")
     assert caught.value.hint
+
+
+@BOTH
+def test_nobody_is_there(name: str, point: Callable[..., None]) -> None:
+    point()
+    with pytest.raises(YiTuneError, match=rf"{NOBODY} cannot be reached .* \(\w+: \[Errno 111\] [\w ]+\)\.$") as caught:
+        prepare(f"{name}:{ID}#10")
+    assert caught.value.hint.startswith("Check the network, or name a mirror: ")
 
 
 def test_path_that_is_mistyped_is_asked_of_no_hub(serve: Any, tmp_path: Path) -> None:

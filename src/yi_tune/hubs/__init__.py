@@ -207,10 +207,13 @@ def explain(hub: Hub, error: Exception, what: str) -> HubError:
     # An HTTP status is in the error itself, as ModelScope's client has it, or in its response.
     status = getattr(getattr(error, "response", error), "status_code", None)
     words, login = " ".join(str(error).split())[:300], _(hub.login)
-    unreached = (_("{site} gives no whole answer ({said})."), _("Check the network, or name a mirror: {mirror}"))
+    unreached = (
+        _("{site} cannot be reached or gives no whole answer ({said})."),
+        _("Check the network, or name a mirror: {mirror}"),
+    )
     if variable := proxy_to(hub.endpoint):
         unreached = (
-            _("{site} gives no whole answer by way of the proxy that {variable} names ({said})."),
+            _("{site} cannot be reached or gives no whole answer by way of the proxy that {variable} names ({said})."),
             _("Check the network and that proxy (or unset {variable}), or name a mirror: {mirror}"),
         )
     told = {
@@ -223,14 +226,13 @@ def explain(hub: Hub, error: Exception, what: str) -> HubError:
     }
     failed = (_("it fails (HTTP {status}) when asked for {what}: {words}"), _("Try again later."))
     message, hint = told.get(status, failed)
-    said, mirror = f"{type(error).__name__}: {error}", f"{hub.variable}=https://your.mirror"
+    cause: BaseException = error
+    while under := cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__):
+        cause = under  # ModelScope's client puts one error into the other, and each into its text
+    said, mirror = f"{type(cause).__name__}: {cause}", f"{hub.variable}=https://your.mirror"
     values = {"site": hub.endpoint, "said": said, "mirror": mirror, "variable": variable, "status": status}
-    values |= {
-        "what": what,
-        "kind": _("dataset") if hub.kind == "dataset" else _("model"),
-        "login": login,
-        "words": words,
-    }
+    values |= {"what": what, "login": login, "words": words}
+    values["kind"] = _("dataset") if hub.kind == "dataset" else _("model")
     return HubError(message.format(**values), hint.format(**values))
 
 
