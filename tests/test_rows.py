@@ -82,7 +82,11 @@ def test_missing_file_where_no_data_is_described(tmp_path: Path) -> None:
     ("data", "said"),
     [
         ("none.jsonl:5", "--data none.jsonl: no such file"),
-        ("a.jsonl:0", "a.jsonl:0: no such file"),
+        ("a.jsonl:0", "--data a.jsonl:0 does not end in a number of rows"),
+        ("plain:all", "plain:all does not end in a number"),
+        ("lilei/rows#x", "lilei/rows#x does not end in a number"),
+        ("huggingface:lilei/rows@v1#", "v1# does not end in a number"),
+        ("lilei/none.jsonl:x", "no such file"),
         (".", "--data . is a folder"),
         ("plian", "not in "),
         ("remote", "om_hub_url: yi-tune takes files"),

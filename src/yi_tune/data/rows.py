@@ -21,7 +21,7 @@ Row = tuple[str, Any]
 # Where an entry of dataset_info.json has its rows when it has one of these keys, whatever its file_name.
 _ELSEWHERE = ("om_hub_url", "script_url", "cloud_file_name")
 _HOSTED = re.compile(
-    r"(?:(huggingface|modelscope):)?([a-z\d][\w.-]*/[a-z\d][\w.-]*)(?:@(\S+))?", re.ASCII | re.IGNORECASE
+    r"(?:(huggingface|modelscope):)?([a-z\d][\w.-]*/[a-z\d][\w.-]*)(?:@([^\s:#]+))?", re.ASCII | re.IGNORECASE
 )
 
 
@@ -119,16 +119,15 @@ def find_sources(
         elif Path(name).is_file():
             sources.append(Source(Path(name), rows))
         elif Path(name).is_dir():
-            raise YiTuneError(
-                "{option} {name} is a folder.",
-                "Name each of its files, with its own {option}.",
-                option=option,
-                name=name,
-            )
-        elif (hosted := _HOSTED.fullmatch(name)) and (hosted[1] or not _is_path(name)):
+            hint = _("Name each of its files, with its own {option}.").format(option=option)
+            raise YiTuneError("{option} {name} is a folder.", hint, option=option, name=name)
+        elif hosted := _hosted(name):
             hub, repository, revision = hosted.groups()
             huggingface, modelscope = (None if hub == other else repository for other in ("modelscope", "huggingface"))
             sources.append(fetched(Hosted(huggingface, modelscope, revision=revision), rows))
+        elif (of := re.split("[:#][^:#]*$", name)[0]) != name and (of in info or Path(of).is_file() or _hosted(of)):
+            hint = _("Write a sample as FILE:ROWS or OWNER/NAME#ROWS, with ROWS from 1 on.")
+            raise YiTuneError("{option} {name} does not end in a number of rows.", hint, option=option, name=name)
         else:
             said = _("{option} {name}: no such file.").format(option=option, name=name)
             if data_dir:
@@ -140,9 +139,11 @@ def find_sources(
     return sources
 
 
-def _is_path(name: str) -> bool:
-    """Whether what is no file was meant to be one, and not a hub's dataset."""
-    return name.lower().endswith(ENDINGS) or Path(name).parent.is_dir()
+def _hosted(name: str) -> re.Match[str] | None:
+    """The hub, repository and revision of a hub's dataset; None for what was meant to be a file."""
+    file = name.lower().endswith(ENDINGS) or Path(name).parent.is_dir()
+    hosted = _HOSTED.fullmatch(name)
+    return hosted if hosted and (hosted[1] or not file) else None
 
 
 def _dataset_info(folder: Path) -> dict[str, Any]:
