@@ -6,8 +6,11 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import typer
+from click.shell_completion import ShellComplete
 
 from tests.test_cli import ENGINE, HEAVY, YI_TUNE, completing, imported_by
+from yi_tune import cli
 from yi_tune.models import Origin
 
 # By the shell: it prints the completions of each line, and a line that ends them.
@@ -33,7 +36,7 @@ SHELLS = {
 
 @pytest.fixture
 def workspace(tmp_path: Path) -> Path:
-    """A workspace with a run and a downloaded model, whose names no other has."""
+    """A workspace with a run that is not finished and a downloaded model, whose names no other has."""
     run, model = tmp_path / "my place" / "saves" / "nano" / "小易", tmp_path / "my place" / "models" / "mine"
     for folder in (run, model):
         folder.mkdir(parents=True)
@@ -80,10 +83,28 @@ def test_nothing_heavy_is_imported(typed: str, heavy: set[str]) -> None:
     assert not imported_by([str(YI_TUNE)], completing(typed)) & heavy
 
 
+def completed(typed: str) -> list[str]:
+    """What may come after those words."""
+    shell = ShellComplete(typer.main.get_command(cli.app), {}, "yi-tune", "")
+    return [item.value for item in shell.get_completions(typed.split(), "")]
+
+
+def test_what_each_command_takes(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YI_TUNE_WORKSPACE", str(workspace))
+    finished = workspace / "saves" / "nano" / "done"
+    finished.mkdir()
+    for file in ("run.json", "report.json"):
+        (finished / file).write_text("{}")
+    for command in ("chat --run", "check --run", "export --run", "train --from-run"):
+        assert completed(command) == ["done"], command
+    for command in ("train --run", "runs show", "runs rm"):
+        assert completed(command) == ["done", "小易"], command
+    assert "chat" in completed("config show")
+    assert completed("train --config") == ["lora", "qlora", "qlora-8bit", "tutorial"]
+
+
 def test_workspace_that_is_typed(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(workspace.parent))
     workspace.rename(workspace.parent / "place")
-    for typed in ("runs --workspace ~/place rm ", "runs rm --workspace ~/place ", "chat --workspace=~/place --run "):
-        environment = {**os.environ, **completing(typed)}
-        done = subprocess.run([YI_TUNE], env=environment, capture_output=True, encoding="utf-8", check=False)
-        assert (done.stdout.split(), done.stderr) == (["小易"], ""), typed
+    for typed in ("runs --workspace ~/place rm", "runs rm --workspace ~/place", "train --workspace=~/place --run"):
+        assert completed(typed) == ["小易"], typed

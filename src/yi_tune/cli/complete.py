@@ -24,11 +24,25 @@ def runs(context: typer.Context) -> list[str]:
     return list(dict.fromkeys(run.name for run in all_runs(_workspace(context))))
 
 
+def finished(context: typer.Context) -> list[str]:
+    """Those of them that have an adapter to talk to."""
+    from yi_tune.runs import all_runs
+
+    return list(dict.fromkeys(run.name for run in all_runs(_workspace(context)) if run.finished))
+
+
 def configs() -> list[str]:
-    """The shipped configs. For a file the shell takes over, when none of them begins with what is typed."""
+    """The shipped configs."""
     from yi_tune.config import shipped
 
     return list(shipped())
+
+
+def training() -> list[str]:
+    """Those of them to train by. For a file the shell takes over, when none of them begins with what is typed."""
+    from yi_tune.config import shipped
+
+    return [name for name, file in shipped().items() if file.parent.name == "train"]
 
 
 def config_keys() -> list[str]:

@@ -19,7 +19,7 @@ WorkspaceOption = Annotated[
 ]
 RunOption = Annotated[
     str | None,
-    typer.Option("--run", help="The run's name.", show_default="newest finished", autocompletion=complete.runs),
+    typer.Option("--run", help="The run's name.", show_default="newest finished", autocompletion=complete.finished),
 ]
 ModelOption = Annotated[
     str | None, typer.Option("--model", help="Only runs of this model.", autocompletion=complete.models)

@@ -47,7 +47,7 @@ def train(
         ),
     ] = None,
     config: Annotated[
-        str, typer.Option(help="A shipped config (yi-tune config ls) or a file.", autocompletion=complete.configs)
+        str, typer.Option(help="A shipped config (yi-tune config ls) or a file.", autocompletion=complete.training)
     ] = "qlora",
     overrides: Annotated[
         Many,
@@ -79,7 +79,7 @@ def train(
     run_name: Annotated[str, typer.Option("--run", help="The run's name.", autocompletion=complete.runs)] = "identity",
     from_run: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Start from a finished run's adapter.", autocompletion=complete.runs),
+        typer.Option(metavar="RUN", help="Start from a finished run's adapter.", autocompletion=complete.finished),
     ] = None,
     early_stop: Annotated[
         bool, typer.Option("--early-stop", help="Stop when the validation loss no longer falls; keep the best.")
