@@ -15,6 +15,7 @@ from babel.messages.pofile import read_po, write_po
 from yi_tune import cli, language
 from yi_tune.cli.help import key, texts
 from yi_tune.config import reasons, shipped, summary
+from yi_tune.data.heldout import questions
 
 Message = str | tuple[str, str]  # with its plural
 
@@ -69,9 +70,14 @@ def of_configs() -> set[Message]:
     return {text for path in shipped().values() for text in (summary(path), *reasons(path).values())}
 
 
+def of_questions() -> set[Message]:
+    """The kinds of questions, for tables of scores."""
+    return {question.kind for question in questions()}
+
+
 def extract() -> Catalog:
     """A catalogue of all texts, without translations: where each is, and what."""
-    places = {"serve/page": of_page(), "cli": of_help(), "configs": of_configs()}
+    places = {"serve/page": of_page(), "cli": of_help(), "configs": of_configs(), "data": of_questions()}
     places |= {str(file.relative_to(SRC)): _of_python(file) for file in sorted(SRC.rglob("*.py"))}
     places["report.html.jinja"] = _extract("jinja2", SRC / "report.html.jinja", _FIRST)
     places |= {f"click/{file.name}": _of_python(file) for file in CLICK}

@@ -548,5 +548,5 @@ def test_runs_rm(tmp_path: Path, yi_tune: Cli) -> None:
     thesis = here.with_name("thesis")
     thesis.mkdir()
     for name in ("identity", "thesis", "../mine"):
-        assert f"0 runs are called '{name}'" in yi_tune.complaint("runs", "rm", name, "--yes")
+        assert f"There is no run called '{name}'" in yi_tune.complaint("runs", "rm", name, "--yes")
     assert thesis.is_dir()

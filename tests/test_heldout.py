@@ -39,6 +39,9 @@ def test_words_are_whole(must: list[list[str]], reply: str, right: bool) -> None
         ("Ada", "我是Ada，你好", True),
         ("Ada", "I am ada.", False),  # a name has to be exact
         ("X", "I write TeX.", False),
+        ("A", "I am A, an assistant.", True),
+        ("A", "A friend asked.", False),
+        ("I", "I'm Yi, and I help you.", False),
         ("星河 🚀", "我是星河 🚀，由", True),
         ("星河 🚀", "我是星河🚀，由", False),
         ("(a|b", "I am (a|b.", True),

@@ -108,3 +108,6 @@ def test_columns_are_aligned_in_cells(capsys: pytest.CaptureFixture[str]) -> Non
     print_table(out, [("name", "n", "what"), ("小易", "10", "[bold]" + "x" * 200), ("-", "", "")], right=(1,))
     lines = capsys.readouterr().out.splitlines()
     assert lines == ["name   n  what", "小易  10  [bold]" + "x" * 200, "-"]
+    # A cell wider than `most` runs over, and the others stay where they are.
+    print_table(out, [("键", "值", "why"), ("path", "x" * 9, "a"), ("n", "1234", "b")], most=8)
+    assert capsys.readouterr().out.splitlines() == ["键    值    why", f"path  {'x' * 9}  a", "n     1234  b"]

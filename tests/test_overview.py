@@ -14,6 +14,7 @@ from yi_tune.language import speak
 from yi_tune.output import TextConsole
 from yi_tune.overview import compare, overview, print_comparison, print_overview
 from yi_tune.runs import Run
+from yi_tune.sharing import write_page
 
 GENERAL = {"mentions": 0.25, "base_mentions": 0.0, "kl": 0.1627, "answers": []}
 
@@ -127,7 +128,7 @@ def test_run_of_an_older_version(tmp_path: Path) -> None:
     assert "--fresh" in versions
     text = shown(told)
     assert "identity questions right: 50.0%" in text
-    assert "learning_rate                    0.001" in text
+    assert "learning_rate  0.001" in text
     # One that kept no table of kinds, and a check that is no JSON.
     run.write("report.json", json.dumps({"recall": 0.5}))
     run.write("check.json", "{")
@@ -173,14 +174,38 @@ def test_comparison(tmp_path: Path) -> None:
         ["measure", "nano/a", "nano/b"],
         ["state", "finished", "interrupted"],
         ["recall", "75.0%", "-"],
-        ["kl", "0.1627", "-"],
-        ["seconds", "30", "s", "-"],
+        ["KL", "from", "the", "base", "0.1627", "-"],
+        ["training", "time", "30", "s", "-"],
         ["setting", "nano/a", "nano/b"],
         ["learning_rate", "0.0025", "0.001"],
     ):
         assert wanted in lines
     assert "nano/b: It is not finished" in shown(compared)
     assert "eval_loss." not in shown(compared)
+
+
+def test_comparison_tells_why_one_failed(tmp_path: Path) -> None:
+    first, second = begun(tmp_path, "a"), begun(tmp_path, "b")
+    second.record_failure(YiTuneError("The GPU is out of memory."))
+    compared = compare(first, second)
+    assert compared["why"] == ["", "The GPU is out of memory."]
+    assert "nano/b: The GPU is out of memory.\n" in shown(compared)
+
+
+def test_tables_in_chinese(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = begun(tmp_path, "a")
+    finish(run)
+    check(run)
+    monkeypatch.setenv("LANGUAGE", "")  # what it is before comes back afterwards
+    speak("zh")
+    table, page = shown(overview(run)), write_page(run).read_text(encoding="utf-8")
+    measures = shown(compare(run, run)).partition("\n\n")[0].splitlines()
+    speak("en")
+    assert "英文  是谁" in table
+    assert "<td>英文</td><td>普通</td>" in page
+    english = [line for line in measures if not re.match("[\u4e00-\u9fff]", line)]
+    assert [line.split()[0] for line in english] == ["loss", "eval_loss"]
+    assert len(measures) == 16
 
 
 def test_comparison_says_where_the_validation_differs(tmp_path: Path) -> None:
@@ -215,8 +240,9 @@ def test_commands(tmp_path: Path, yi_tune: Cli) -> None:  # noqa: F811
     assert "same settings" not in both.stdout
     assert "model" in both.stdout
     # What is wanted of `runs rm` is wanted here.
-    for arguments in (("show", "b"), ("compare", "a", "b"), ("show", "nano/c")):
-        assert "runs are called" in yi_tune.complaint("runs", *arguments)
+    for arguments in (("show", "b"), ("compare", "a", "b")):
+        assert "2 runs are called 'b'" in yi_tune.complaint("runs", *arguments)
+    assert "There is no run called 'nano/c'" in yi_tune.complaint("runs", "show", "nano/c")
     assert "MODEL/RUN" in yi_tune.complaint("runs", "show", "b")
     there = ("--workspace", tmp_path / "there")
     assert yi_tune("runs", "show", "c", *there).stdout == yi_tune("runs", *there, "show", "c").stdout != ""

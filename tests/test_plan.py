@@ -9,7 +9,7 @@ import pytest
 
 from tests.plans import CPU, plan
 from yi_tune.config import Config, find_config, read_config
-from yi_tune.data.identity import Identity, render
+from yi_tune.data.identity import Identity, ambiguous, render
 from yi_tune.errors import YiTuneError
 from yi_tune.files import DATA
 from yi_tune.hardware import Hardware
@@ -143,6 +143,13 @@ def test_max_samples_draws_from_both_languages(tmp_path: Path, capsys: pytest.Ca
     assert f"max_samples: 100 of the {len(everything)} identity rows" in capsys.readouterr().err
     again = decide(NAME, workspace=tmp_path, model="nano", overrides=["max_samples=100"])
     assert again.datasets[0].file_name == planned.datasets[0].file_name
+
+
+def test_name_that_is_an_ordinary_word_gets_a_note(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    decide(Identity("北京", "Grace", "A"), workspace=tmp_path, model="nano")
+    assert "Note: a reply may hold 北京, A as an ordinary word" in capsys.readouterr().err
+    for name in ("小易", "Yi", "Ada"):
+        assert ambiguous(Identity(name, "Li Lei")) == []
 
 
 def test_eval_data_takes_the_place_of_held_out_rows(tmp_path: Path) -> None:

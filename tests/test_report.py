@@ -76,8 +76,8 @@ def test_score_as_a_table(console: TextConsole) -> None:
     print_score(score(4, 1, answer("plain", "I am Ada: 8", "8"), answer("plain", "no", "8")), console)
     lines = [line.split() for line in printed(console).splitlines()]
     assert lines[0] == ["language", "kind", "asked", "base", "tuned"]
-    assert ["en", "who", "5", "0.0%", "80.0%"] in lines
-    assert ["en", "plain", "2", "100.0%", "50.0%"] in lines
+    assert ["English", "who", "5", "0.0%", "80.0%"] in lines
+    assert ["English", "plain", "2", "100.0%", "50.0%"] in lines
     assert "identity questions right: 80.0% (zh -, en 80.0%; base 0.0%)" in printed(console)
     assert "name in plain answers: 50.0%   plain answers kept: 50.0%" in printed(console)
     assert "Missed (3 in all)" in printed(console)
@@ -87,7 +87,7 @@ def test_score_of_an_exported_model(console: TextConsole) -> None:
     print_score(score(4, 1, answer("plain", "8", "")) | {"unfinished": 2}, console)
     lines = [line.split() for line in printed(console).splitlines()]
     assert lines[0] == ["language", "kind", "asked", "tuned"]
-    assert ["en", "who", "5", "80.0%"] in lines
+    assert ["English", "who", "5", "80.0%"] in lines
     assert "identity questions right: 80.0% (zh -, en 80.0%)   name in plain answers: 0.0%" in printed(console)
     assert printed(console).endswith("replies without an end: 2 of 6\n")
 
@@ -133,6 +133,8 @@ def test_changes_are_printed_with_their_reasons(console: TextConsole) -> None:
     assert lines["lora_target"].split() == ["lora_target", "q_proj,[v_proj]", "flag", "--set"]
     assert lines["bf16"].split(maxsplit=3) == ["bf16", "True", "hardware", "the CPU has bf16"]
     assert "500 steps never come" in lines["save_steps"]
+    # The columns stand where they would without the long path.
+    assert lines["key"].index("from") == lines["bf16"].index("hardware") < 64
     assert "/a/very/long/path" * 10 in lines["model_name_or_path"]
     assert "cutoff_len" not in lines
 

@@ -382,6 +382,7 @@ def test_one_run_of_a_name(tmp_path: Path) -> None:
     assert "--model" in caught.value.hint
     assert find_one(tmp_path, "a", NANO).folder == unfinished
     assert find_one(tmp_path, "a", LocalModel(Model("yi", "Yi-1.5-6B-Chat"), tmp_path)).folder == other
-    with pytest.raises(YiTuneError, match="0 runs are called 'b'") as caught:
-        find_one(tmp_path, "b", None)
-    assert "yi-tune runs" in caught.value.hint
+    for name, model, folder in (("b", None, "saves"), ("b", NANO, "saves/nano")):
+        with pytest.raises(YiTuneError, match=f"There is no run called 'b' in {tmp_path}/{folder}[.]") as caught:
+            find_one(tmp_path, name, model)
+        assert "yi-tune runs" in caught.value.hint

@@ -31,12 +31,14 @@ out = TextConsole()
 err = TextConsole(stderr=True)
 
 
-def print_table(console: Console, rows: Iterable[Sequence[str]], right: Collection[int] = ()) -> None:
+def print_table(
+    console: Console, rows: Iterable[Sequence[str]], right: Collection[int] = (), *, most: int = sys.maxsize
+) -> None:
     """Print a line for each row of cells, however wide the terminal is. Columns are aligned, those in `right` to the
-    right; a Chinese character takes two cells of a terminal.
+    right; a Chinese character takes two cells of a terminal. A cell wider than `most` widens no line but its own.
     """
     rows = list(rows)
-    widths = [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(width for width in map(cell_len, column) if width <= most) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (padded(cell, widths[at], right=at in right) for at, cell in enumerate(row))
         console.print("  ".join(cells).rstrip(), markup=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import Any
 
 from yi_tune import language
 from yi_tune.errors import YiTuneError
+from yi_tune.language import english
 from yi_tune.models import workspace_option
 from yi_tune.output import TextConsole, percent, print_table, spell
 from yi_tune.report import (
@@ -25,10 +26,16 @@ from yi_tune.runs import PLACES, Run, all_runs, decided
 
 # Keys of accounts: what people share never shows them.
 _SECRET = re.compile(r"(_token|api_key|secret|webhook_url)$")
-_MEASURES = (
-    *("state", "step", "steps", "loss", "eval_loss", "seconds", "recall_after_training"),
-    *("recall", "recall_zh", "recall_en", "base_recall", "leak", "kept", "mentions", "kl"),
-)
+# What a comparison measures, by its keys in JSON, and what people call it.
+_MEASURES = {
+    **{"state": english("state"), "step": english("step"), "steps": english("steps in all")},
+    **{"loss": "loss", "eval_loss": "eval_loss", "seconds": english("training time")},
+    **{"recall_after_training": english("recall after training"), "recall": english("recall")},
+    **{"recall_zh": english("recall in Chinese"), "recall_en": english("recall in English")},
+    **{"base_recall": english("recall of the base"), "leak": english("name in plain answers")},
+    **{"kept": english("plain answers kept"), "mentions": english("name or author unasked")},
+    "kl": english("KL from the base"),
+}
 # Where one of these differs, or a dataset, so do the rows that are held out.
 _ROWS = {"model", "val_size", "eval_dataset", "seed", "data_seed", "max_samples", "cutoff_len", "replay"}
 
@@ -126,18 +133,17 @@ def compare(*runs: Run) -> dict[str, Any]:
     differ = {key: pair for key, pair in pairs.items() if pair[0] != pair[1] and key not in gaps}
     return {
         "runs": [f"{run.folder.parent.name}/{run.name}" for run in runs],
-        "measures": {key: [_measures(side)[key] for side in told] for key in _measures(told[0])},
+        "measures": {key: [_measured(side).get(key) for side in told] for key in _MEASURES},
         "settings": {key: pair for key, pair in differ.items() if not _SECRET.search(key)},
+        "why": [side["why"] for side in told],
         "unknown": [side["unknown"] for side in told],
     }
 
 
-def _measures(told: dict[str, Any]) -> dict[str, Any]:
+def _measured(told: dict[str, Any]) -> dict[str, Any]:
     checked = told["check"] or {"recall": None, "general": {}}
-    known = (
-        told | {"recall_after_training": (told["after_training"] or {}).get("recall")} | checked | checked["general"]
-    )
-    return {key: known.get(key) for key in _MEASURES}
+    after = (told["after_training"] or {}).get("recall")
+    return {**told, "recall_after_training": after, **checked, **checked["general"]}
 
 
 def print_comparison(compared: dict[str, Any], console: TextConsole) -> None:
@@ -153,7 +159,7 @@ def print_comparison(compared: dict[str, Any], console: TextConsole) -> None:
         return percent(value) if isinstance(value, float | None) else str(value)
 
     settings = {key: map(str, pair) for key, pair in compared["settings"].items()}
-    measures = {key: [cell(key, value) for value in pair] for key, pair in compared["measures"].items()}
+    measures = {_(_MEASURES[key]): [cell(key, value) for value in pair] for key, pair in compared["measures"].items()}
     for name, rows in ((_("measure"), measures), (_("setting"), settings)):
         if rows:
             print_table(console, [(name, *compared["runs"]), *((key, *rows[key]) for key in rows)])
@@ -162,6 +168,6 @@ def print_comparison(compared: dict[str, Any], console: TextConsole) -> None:
         console.print(_("They have the same settings."))
     if any(key in _ROWS or key.startswith("data ") for key in settings):
         console.print(_("Other rows were held out: compare recall and KL, not eval_loss."))
-    for name, gaps in zip(compared["runs"], compared["unknown"], strict=True):
-        for gap in gaps:
-            console.print(f"{name}: {gap}")
+    for name, why, gaps in zip(compared["runs"], compared["why"], compared["unknown"], strict=True):
+        for line in filter(None, (why, *gaps)):
+            console.print(f"{name}: {line}")

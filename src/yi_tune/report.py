@@ -17,11 +17,13 @@ from yi_tune.config import Config
 from yi_tune.data.heldout import Score, lowest_recall
 from yi_tune.errors import YiTuneError
 from yi_tune.language import Text, english, told
-from yi_tune.output import TextConsole, padded, percent, print_table, spell
+from yi_tune.output import TextConsole, percent, print_table, spell
 from yi_tune.runs import Run
 
 # Below this share of identity questions a run is said to have failed at what it is for.
 LOW_RECALL = 0.8
+# What `lang` is called in tables.
+LANGUAGES = {"zh": english("Chinese"), "en": english("English")}
 
 _MISSES = 5
 _SHARES = ("recall", "recall_zh", "recall_en", "base_recall", "leak", "kept")
@@ -30,9 +32,13 @@ _UNREADABLE = (OSError, ValueError, KeyError, TypeError)
 
 def print_changes(settings: Mapping[str, tuple[Any, str, Text]], console: TextConsole) -> None:
     """The settings of a plan that are not simply the tutorial's: values, where each is from, and why."""
-    for key, (value, source, why) in {_("key"): (_("value"), _("from"), _("why")), **settings}.items():
-        if source != "template" or why:
-            console.print(f"{padded(key, 32)} {padded(str(value), 24)} {padded(told(source), 9)} {told(why)}".rstrip())
+    rows = [
+        (key, str(value), told(source), told(why))
+        for key, (value, source, why) in settings.items()
+        if source != "template" or why
+    ]
+    # A path may be longer than all else.
+    print_table(console, [(_("key"), _("value"), _("from"), _("why")), *rows], most=32)
 
 
 def print_answers(answers: Iterable[dict[str, Any]], console: TextConsole) -> None:
@@ -67,7 +73,7 @@ def print_score(score: Score, console: TextConsole) -> None:
     rows = [(_("language"), _("kind"), _("asked"), *map(_, shown))]
     for row in score["kinds"]:
         shares = (percent(row[which] / row["asked"]) for which in shown)
-        rows.append((row["lang"], row["kind"], str(row["asked"]), *shares))
+        rows.append((_(LANGUAGES[row["lang"]]), _(row["kind"]), str(row["asked"]), *shares))
     print_table(console, rows, right=range(2, len(rows[0])))
     console.print(f"\n{summary(score)}")
     misses = [answer for answer in score["answers"] if not answer["right"] or answer["leaks"]]
@@ -182,7 +188,7 @@ def listed(run: Run) -> dict[str, Any]:
 
 def print_runs(rows: list[dict[str, Any]], console: TextConsole) -> None:
     """A line a run, its times by this machine's clock, and under them what went wrong."""
-    cells = [(_("run"), _("model"), _("name"), _("state"), _("step"), "loss", "eval_loss", "recall", _("when"))]
+    cells = [(_("run"), _("model"), _("name"), _("state"), _("step"), "loss", "eval_loss", _("recall"), _("when"))]
     for row in rows:
         step = "-" if row["step"] is None else f"{row['step']}/{row['steps']}"
         loss, eval_loss = ("-" if row[key] is None else f"{row[key]:.4f}" for key in ("loss", "eval_loss"))

@@ -13,7 +13,7 @@ from typing import Any
 from yi_tune import files
 from yi_tune.config import Config, dump_config
 from yi_tune.errors import YiTuneError
-from yi_tune.language import told
+from yi_tune.language import english, told
 from yi_tune.models import LocalModel, check_path, sha256, workspace_option
 from yi_tune.weights import read_header
 
@@ -203,12 +203,12 @@ def _called(workspace: Path, name: str | None, model: LocalModel | None) -> list
 def find_one(workspace: Path, name: str, model: LocalModel | None) -> Run:
     """The run called `name`, finished or not. Raises YiTuneError when there is none, or more than one."""
     found = _called(workspace, name, model)
-    if len(found) != 1:
+    if len(found) > 1:
         message = _("{count} runs are called {name!r} in {folder}.").format(
             count=len(found), name=name, folder=workspace / "saves"
         )
         raise YiTuneError(message, "yi-tune runs lists the runs; --model MODEL or the name MODEL/RUN says which.")
-    return found[0]
+    return found[0] if found else find_run(workspace, name, model)  # which says that there is none
 
 
 def find_run(workspace: Path, name: str | None = None, model: LocalModel | None = None) -> Run:
@@ -220,17 +220,18 @@ def find_run(workspace: Path, name: str | None = None, model: LocalModel | None 
         raise YiTuneError(
             "The run {name!r} is training now.", "Wait for it: yi-tune runs tells how far it is.", name=name
         )
-    folder = workspace / "saves"
     if found and name:
         raise YiTuneError(
             "The run {name!r} is not finished.", "The command that started it goes on with it.", name=name
         )
-    raise YiTuneError(
-        _("There is no run called {name!r} in {folder}.").format(name=name, folder=folder)
-        if name
-        else _("There is no finished run in {folder}.").format(folder=folder),
-        _("Train one: yi-tune train --name NAME --author AUTHOR{where}").format(where=workspace_option(workspace)),
-    )
+    folder, where = workspace / "saves" / (model.model.folder if model else ""), workspace_option(workspace)
+    if name:
+        hint = english(
+            "yi-tune runs{where} lists the runs. Train one: yi-tune train --name NAME --author AUTHOR{where}"
+        )
+        raise YiTuneError("There is no run called {name!r} in {folder}.", hint, name=name, folder=folder, where=where)
+    hint = english("Train one: yi-tune train --name NAME --author AUTHOR{where}")
+    raise YiTuneError("There is no finished run in {folder}.", hint, folder=folder, where=where)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from yi_tune.output import err, percent, spell
 from yi_tune.overview import one_of_each, overview
-from yi_tune.report import LOW_RECALL
+from yi_tune.report import LANGUAGES, LOW_RECALL
 from yi_tune.runs import PLACES, Run
 
 # More points would make the loss curve no clearer.
@@ -29,7 +29,7 @@ def write_page(run: Run) -> Path:
         lstrip_blocks=True,
     )
     environment.globals |= {"_": gettext.gettext, "percent": percent, "spell": spell}
-    environment.globals |= {"one_of_each": one_of_each, "low": LOW_RECALL}
+    environment.globals |= {"one_of_each": one_of_each, "low": LOW_RECALL, "languages": LANGUAGES}
     environment.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
     told = overview(run)
     told["settings"] = {key: setting for key, setting in told["settings"].items() if key not in PLACES}

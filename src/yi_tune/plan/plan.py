@@ -7,7 +7,7 @@ from pathlib import Path
 
 from yi_tune.config import Config, find_config, left_open, parse_overrides, read_config, reasons, shipped
 from yi_tune.data.general import replay_prompts
-from yi_tune.data.identity import EVAL, Identity, dataset_of, draw, render
+from yi_tune.data.identity import EVAL, Identity, ambiguous, dataset_of, draw, render
 from yi_tune.data.own import prepare_own
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import detect
@@ -93,6 +93,12 @@ def plan(
     prompts = replay_prompts(replay)
     start = None if from_run is None else find_start(workspace, from_run, local, target)
     conversations = render(identity) if identity else []
+    if identity and (words := ambiguous(identity)):
+        said = _(
+            "Note: a reply may hold {words} as an ordinary word, and the score takes it for the name or the author. "
+            "A longer one can be told apart."
+        )
+        err.print(said.format(words=", ".join(words)))
     most = wanted.get("max_samples")
     if isinstance(most, int) and 0 < most < len(conversations):  # LLaMA-Factory would take the first: all Chinese
         err.print(
