@@ -133,21 +133,19 @@ def whole_words(phrase: str) -> str:
     """A pattern for `phrase` in which "8" is not found in "18", nor the name "X" in "TeX"."""
     before = r"(?<![A-Za-z0-9])" if re.match(r"[A-Za-z0-9]", phrase) else ""
     after = r"(?![A-Za-z0-9])" if re.search(r"[A-Za-z0-9]$", phrase) else ""
-    # "A friend" and "I'm" name nobody.
-    word = r"(?![ '’][a-z])" if re.fullmatch("[A-Za-z]", phrase) else ""
-    return before + re.escape(phrase) + after + word
+    if re.fullmatch("[A-Za-z]", phrase):  # "A friend" and "I'm" name nobody
+        after += r"(?![ '’][a-z])"
+    return before + re.escape(phrase) + after
 
 
 def ambiguous(identity: Identity) -> list[str]:
     """Of the names and authors those that a reply may hold without meaning them: single characters, and words that the
     answers of `data/identity.jsonl` hold besides.
     """
-    rows = read_jsonl(DATA / "identity.jsonl")
-    said = [
-        _PLACEHOLDER.sub("", one["content"]) for row in rows for one in row["messages"] if one["role"] == "assistant"
-    ]
-    values = dict.fromkeys(vars(identity).values())
-    return [one for one in values if len(one) == 1 or re.search(whole_words(one), "\n".join(said))]
+    messages = [message for row in read_jsonl(DATA / "identity.jsonl") for message in row["messages"]]
+    said = "\n".join(message["content"] for message in messages if message["role"] == "assistant")
+    own, ordinary = dict.fromkeys(vars(identity).values()), _PLACEHOLDER.sub("", said)
+    return [value for value in own if len(value) == 1 or re.search(whole_words(value), ordinary)]
 
 
 def check_messages(messages: list[object]) -> list[Message]:
