@@ -128,12 +128,13 @@ def typed(keys: str, question: Callable[[], Any]) -> Any:
         return question()
 
 
-def test_questions() -> None:
+def test_questions(capsys: pytest.CaptureFixture[str]) -> None:
     def called() -> str:
         return ask("What?", lambda answer: Identity(answer, "-"))
 
     assert typed("小易\r", called) == "小易"
     assert typed("\r  \rAda\r", called).strip() == "Ada"
+    assert "--name is empty.\nSay who the assistant is: --name TEXT\n" in capsys.readouterr().err
     assert typed("{{name}}\r\x15小易x\x7f\r", called) == "小易"
     for keys, error in {"Ada\x03": KeyboardInterrupt, "\x04": EOFError}.items():
         with pytest.raises(error):

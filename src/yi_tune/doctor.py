@@ -82,7 +82,7 @@ def probe() -> None:
 def _gpu(local: LocalModel, hardware: Hardware | None) -> Check:
     """Whether torch sees a GPU, or the model needs none."""
     gpus = read_gpus()
-    seen = "; ".join(_("{name}, {free} of {total} free, driver {driver}").format(**gpu) for gpu in gpus)
+    seen = _("; ").join(_("{name}, {free} of {total} free, driver {driver}").format(**gpu) for gpu in gpus)
     if hardware and hardware.gpu:
         told = _("{gpus}; trains in bf16") if hardware.bf16 else _("{gpus}; trains in fp16")
         return _check("gpu", told.format(gpus=seen or hardware.gpu))
@@ -148,4 +148,4 @@ def _hub(local: LocalModel) -> Check:
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             faults.append(_("{address} cannot be reached: {error}").format(address=hub.endpoint, error=error))
     remedy = _("Check the network and HTTPS_PROXY, or name a mirror: HF_ENDPOINT or MODELSCOPE_ENDPOINT")
-    return _check("hub", "; ".join(faults), remedy)
+    return _check("hub", _("; ").join(faults), remedy)

@@ -22,7 +22,7 @@ def ask(question: str, check: Callable[[str], object]) -> str:
         try:
             check(answer)
         except YiTuneError as error:
-            err.print(f"{error.message} {error.hint}".rstrip(), style="red")
+            err.print(f"{error.message}\n{error.hint}".rstrip(), style="red")
         else:
             return answer
 

@@ -20,7 +20,8 @@ def start(workspace: Path) -> None:
     for run in runs[:-4:-1]:
         recall = _(", {recall} of the identity questions right").format(recall=percent(run["recall"]))
         recall = "" if run["recall"] is None else recall
-        shown.append(f"{run['run']} ({run['model']}, {run['name'] or _('no name')}): {_(run['state'])}{recall}")
+        told = {**run, "name": run["name"] or _("no name"), "state": _(run["state"])}
+        shown.append(_("{run} ({model}, {name}): {state}").format(**told) + recall)
     if len(runs) > len(shown):
         shown.append(_("and {more} more: yi-tune runs").format(more=len(runs) - len(shown)))
     parts = {"GPU": gpus or [_("none that nvidia-smi lists")], _("Models"): models, _("Runs"): shown or [_("none yet")]}
