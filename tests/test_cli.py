@@ -332,8 +332,8 @@ def test_train_refuses(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--gpus", "2", "--shard", "fsdp"), "--shard fsdp needs GPUs: on a CPU nothing would be divided."),
-        (("--shard", "fsdp"), "--shard divides a model among GPUs: add --gpus N"),
+        (("--shard", "fsdp"), "--shard fsdp needs GPUs. On a CPU, --shard zero2 --gpus 2"),
+        (("--shard", "zero2"), "--shard divides a model among GPUs: add --gpus 2 or more"),
     ],
 )
 def test_sharding_that_would_divide_nothing(arguments: tuple[str, ...], told: str, yi_tune: Cli) -> None:
@@ -342,7 +342,8 @@ def test_sharding_that_would_divide_nothing(arguments: tuple[str, ...], told: st
 
 
 @pytest.mark.parametrize(
-    ("gpus", "told"), [("0", "neither a number nor"), ("many", "neither a number nor"), ("all", "number of processes")]
+    ("gpus", "told"),
+    [("0", "of at least 1"), ("many", "a number of at least 1, or `all`"), ("all", "number of processes")],
 )
 def test_gpus_are_a_number_or_all(gpus: str, told: str, yi_tune: Cli) -> None:
     for command in (TRAIN, ("check",)):

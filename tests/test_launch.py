@@ -18,7 +18,7 @@ from rich.console import Console
 from tests.plans import plan
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
-from yi_tune.launch import WorkerLostError, ask, train
+from yi_tune.launch import WorkerLostError, ask, check_ray, train
 from yi_tune.meeting import Nodes
 from yi_tune.plan.fit import Fit
 from yi_tune.progress import Progress
@@ -84,7 +84,10 @@ def trained(
 
 def test_what_is_started(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     script = 'run.joinpath("told").write_text(json.dumps([sys.argv[1:], dict(os.environ)]))'
-    trained(run, monkeypatch, script, run.folder / "checkpoint-5")
+    checkpoint = run.folder / "checkpoint-5"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text("{}")
+    trained(run, monkeypatch, script, checkpoint)
     arguments, environment = json.loads((run.folder / "told").read_text())
     worker = ["-m", "yi_tune.engine.worker", str(run.folder), "checkpoint-5"]
     assert arguments == [
@@ -110,15 +113,19 @@ def test_what_is_started_on_one_of_several_machines(run: Run, monkeypatch: pytes
 def test_progress_is_the_logs_and_not_that_of_an_earlier_start(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     old = "".join(json.dumps({"current_steps": step, "total_steps": 9, "loss": 9, "lr": 1}) + "\n" for step in range(3))
     (run.folder / "trainer_log.jsonl").write_text(old)
-    said = trained(
-        run,
-        monkeypatch,
-        "log(current_steps=2, loss=2.0, lr=1e-4, throughput=50.0)\n"
-        "time.sleep(0.5); log(current_steps=3, eval_loss=0.5); log(current_steps=4, loss=1.0, lr=1e-4)",
+    script = (
+        "log(current_steps=2, loss=2.0, lr=1e-4, throughput=50.0, total_tokens=1000)\n"
+        "time.sleep(0.5); log(current_steps=3, eval_loss=0.5); log(current_steps=4, loss=1.0, lr=1e-4)"
     )
+    said = trained(run, monkeypatch, script)
     assert "step 2/4  loss 2.0000  lr 1.0e-04  50 tok/s" in said
     assert "step 4/4  loss 1.5000  lr 1.0e-04  50 tok/s  eval 0.5000" in said
     assert "/9" not in said
+    # In 20 s it has seen but what came after the checkpoint.
+    checkpoint = run.folder / "checkpoint-1"
+    checkpoint.mkdir()
+    (checkpoint / "trainer_state.json").write_text('{"num_input_tokens_seen": 400}')
+    assert "step 2/4  loss 2.0000  lr 1.0e-04  30 tok/s" in trained(run, monkeypatch, script, checkpoint)
 
 
 def test_a_workers_error_is_one_of_this_process(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,15 +209,11 @@ def test_ray_has_what_llamafactory_reserves_or_is_refused(
     monkeypatch.setattr(sys, "executable", str(python))
     planned = plan(run=run.folder, fit=Fit(4, 1, False, TWO))
     assert planned.config["ray_num_workers"] == 2
-    with Progress(Console(quiet=True)) as progress:
-        if told:
-            with pytest.raises(YiTuneError, match=re.escape(told)):
-                train(planned, None, progress)
-        else:
-            train(planned, None, progress)
+    if told:
+        with pytest.raises(YiTuneError, match=re.escape(told)):
+            check_ray(planned)
+    else:
+        check_ray(planned)
+        train(planned, None, Progress(Console(quiet=True)))
     worker = ["-m", "yi_tune.engine.worker", str(run.folder)]
     assert [json.loads(file.read_text()) for file in run.folder.glob("told")] == ([] if told else [worker])
-    for alone in ({"fit": Fit(4, 1, False, replace(TWO, gpu=None))}, {"nodes": Nodes(2, 0, "host", 1)}):
-        refused = plan(run=run.folder, **({"fit": Fit(4, 1, False, TWO)} | alone))  # type: ignore[arg-type]
-        with pytest.raises(YiTuneError, match="USE_RAY goes with GPUs only"), Progress(Console(quiet=True)) as progress:
-            train(refused, None, progress)

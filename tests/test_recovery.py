@@ -12,11 +12,13 @@ import pytest
 from rich.console import Console
 
 from tests.plans import plan
+from tests.test_checkpoints import checkpoint
 from yi_tune import launch
 from yi_tune import train as training
 from yi_tune.config import read_config
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
+from yi_tune.meeting import Nodes
 from yi_tune.plan.fit import Fit
 from yi_tune.plan.settings import TrainPlan
 from yi_tune.progress import Progress
@@ -113,6 +115,56 @@ def test_a_worker_that_is_lost_again_and_again(planned: TrainPlan, monkeypatch: 
         YiTuneError, match="One of 2 workers was lost twice, each time when it had gone on from the start"
     ):
         train_within_memory(planned, None, Progress(Console()))
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_machines_that_do_not_meet_change_nothing_of_the_run(
+    fresh: bool, planned: TrainPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = planned.run.folder
+    for name in ("checkpoint-5", "data"):
+        (folder / name).mkdir()
+        (folder / name / "cut short").touch()
+    for name in ("failure.json", "report.html", "train.log", "run.json.part", ".lock"):
+        (folder / name).write_text('"It was the disk."')
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    alone = replace(
+        planned,
+        nodes=Nodes(2, 1, "no-such-machine.invalid", 1),
+        settings=planned.settings
+        | {"per_device_train_batch_size": (4, "", ""), "gradient_accumulation_steps": (2, "", "")},
+    )
+    with pytest.raises(YiTuneError, match="The machines do not meet"):
+        training.run(alone, fresh=fresh)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_machines_that_meet_go_on_from_what_all_have_whole(planned: TrainPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    met: list[set[str]] = []
+
+    def meet(nodes: Nodes, record: dict[str, Any], checkpoints: set[str]) -> tuple[str, dict[str, Any]]:
+        met.append(checkpoints)
+        return "checkpoint-5", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+
+    started: list[Any] = []
+
+    def train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> None:
+        started.append((checkpoint, read_config(planned.run.folder / "train.yaml")["per_device_train_batch_size"]))
+        raise YiTuneError("enough")
+
+    for step in (5, 10, 15):
+        checkpoint(planned.run.folder, step)
+    (planned.run.folder / "checkpoint-15" / "optimizer.pt").unlink()
+    planned = replace(planned, nodes=Nodes(2, 1, "host", 1), fit=Fit(8, 1, False, replace(TWO, count=1, nodes=2)))
+    several(planned, monkeypatch, [])
+    monkeypatch.setattr(launch, "train", train)
+    monkeypatch.setattr(training, "meet", meet)
+    for fresh, whole in ((False, {"checkpoint-5", "checkpoint-10"}), (True, set())):
+        planned.run.write("run.json", json.dumps(planned.record))
+        with pytest.raises(YiTuneError, match="enough"):
+            training.run(planned, fresh=fresh)
+        assert met.pop() == whole
+        assert started.pop() == (planned.run.folder / "checkpoint-5", 4)
 
 
 def test_below_one_row_is_an_error(planned: TrainPlan, monkeypatch: pytest.MonkeyPatch) -> None:

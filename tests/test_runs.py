@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from tests.plans import record
+from yi_tune import runs
 from yi_tune.config import read_config
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, Model
-from yi_tune.runs import Run, differences, find_one, find_run, prepare, remove, train_run, write_configs
+from yi_tune.runs import Run, differences, find_one, find_run, outdated, remove, train_run, write_configs
 
 NANO = LocalModel(Model("nano", "nano"), Path("/models/nano"))
 IDENTITY = {"name": "小易", "author": "李雷", "name_en": "小易", "author_en": "李雷"}
@@ -24,6 +25,10 @@ CONFIG = {"model_name_or_path": "/models/nano", "learning_rate": 1e-3, "output_d
 def content(data: str = "identity-0.jsonl", **config: Any) -> dict[str, Any]:
     """A run.json."""
     return record(CONFIG | config, NANO, IDENTITY, {"identity": data})
+
+
+def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
+    runs.prepare(run, new, outdated(run, new, fresh=fresh))
 
 
 def files(folder: Path) -> dict[str, bytes | None]:

@@ -86,7 +86,7 @@ def test_zero_is_told_the_division_by_the_config(kind: Sharding) -> None:
         ("zero2", QLORA, replace(CPUS, count=1), "--shard divides a model among GPUs"),
         ("zero2", QLORA, replace(CPUS, nodes=2), "--shard goes with one machine"),
         ("zero3", QLORA, GPUS, "--shard zero3 is for 16 bits"),
-        ("fsdp", QLORA, CPUS, "--shard fsdp needs GPUs"),
+        ("fsdp", QLORA | {"bf16": False}, replace(CPUS, count=1), "--shard fsdp needs GPUs"),
         ("fsdp", QLORA | {"quantization_bit": 8}, GPUS, "quantization_bit: FSDP divides"),
         ("fsdp", QLORA | {"optim": "paged_adamw_8bit"}, GPUS, "optim: FSDP cannot divide the states of paged_adamw"),
         ("fsdp", QLORA | {"bf16": False, "fp16": True}, GPUS, "bf16: FSDP wants all weights of a layer in one type"),
@@ -100,6 +100,15 @@ def test_what_it_cannot_be_had_with(
     monkeypatch.setattr(sharding, "find_spec", lambda name: name)
     (said,) = unfit(kind, config, hardware)
     assert said.startswith(why)
+
+
+def test_ray_goes_with_gpus_of_a_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USE_RAY", "1")
+    kinds: list[tuple[Sharding | None, Hardware]] = [(None, CPUS), (None, replace(GPUS, nodes=2)), ("fsdp", GPUS)]
+    for kind, hardware in kinds:
+        (said,) = unfit(kind, QLORA, hardware)
+        assert said.startswith("USE_RAY goes with GPUs only")
+    assert list(unfit(None, QLORA, GPUS)) == []
 
 
 def test_what_it_can_be_had_with(monkeypatch: pytest.MonkeyPatch) -> None:

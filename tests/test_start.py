@@ -205,5 +205,5 @@ def test_train_asks_nobody(name: str, train: Callable[..., list[str]], monkeypat
 
 
 def test_no_terminal_no_questions_before_a_usage_error(train: Callable[..., list[str]]) -> None:
-    with pytest.raises(typer.BadParameter, match="neither a number"):
+    with pytest.raises(typer.BadParameter, match="a number of at least 1"):
         train("--gpus", "many")

@@ -41,11 +41,11 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> Path | None:
     steps = {folder.name.removeprefix("checkpoint-"): folder for folder in run.glob("checkpoint-*")}
     for step in sorted(filter(str.isdecimal, steps), key=int):
         folder = steps[step]
-        if broken := _broken(folder):
+        if lacking := broken(folder):
             shutil.rmtree(folder)
             say(
                 _("{name} is broken ({file} is missing or cut short), and removed.").format(
-                    name=folder.name, file=broken.replace("*", "")
+                    name=folder.name, file=lacking.replace("*", "")
                 )
             )
         else:
@@ -53,7 +53,7 @@ def newest_whole(run: Path, say: Callable[[str], None]) -> Path | None:
     return newest
 
 
-def _broken(checkpoint: Path) -> str:
+def broken(checkpoint: Path) -> str:
     """The first kind of file that a checkpoint lacks, or has cut short; "" of one that is whole."""
     found: dict[str, list[Any]] = {}
     written = (kinds for kinds in _OPTIMISERS if any(any(checkpoint.glob(kind)) for kind in kinds))

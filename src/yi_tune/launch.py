@@ -48,20 +48,16 @@ def train(planned: TrainPlan, checkpoint: Path | None, progress: Progress) -> No
         together += [f"--master-addr={nodes.host}", f"--master-port={nodes.port}"]
     start = [str(folder), *([checkpoint.name] if checkpoint else [])]
     told = environment(planned.fit.sharding, planned.fit.hardware)
-    if uses_ray():
-        together = []
-        _check_ray(planned)
-    ended = _work(planned.fit.hardware, together, start, _Log(log, progress).show, told)
+    together = [] if uses_ray() else together
+    ended = _work(planned.fit.hardware, together, start, _Log(log, progress, _tokens(checkpoint)).show, told)
     if ended["kind"] == "memory":
         raise OutOfMemoryError(ended["message"])
 
 
-def _check_ray(planned: TrainPlan) -> None:
+def check_ray(planned: TrainPlan) -> None:
     """Raise YiTuneError if the cluster lacks what LLaMA-Factory reserves in it: it would wait for that for ever."""
     wanted = planned.fit.hardware.count
     remedy = kept("Unset USE_RAY: without Ray, --gpus and --nodes take GPUs and machines as they are.")
-    if planned.nodes or planned.fit.sharding or planned.fit.hardware.gpu is None:
-        raise YiTuneError("USE_RAY goes with GPUs only, and without --nodes and --shard.", remedy)
     code = "import json, ray, sys; ray.init(**json.loads(sys.argv[1])); print('\\n' + json.dumps(ray.nodes()))"
     command = [sys.executable, "-c", code, json.dumps(planned.config.get("ray_init_kwargs") or {})]
     environment = _seen(planned.fit.hardware)
@@ -159,11 +155,17 @@ def _asked() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-class _Log:
-    """LLaMA-Factory's log, whose new lines `show` shows as progress."""
+def _tokens(checkpoint: Path | None) -> int:
+    """The tokens that training has seen until then."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8")) if checkpoint else {}
+    return int(state.get("num_input_tokens_seen", 0))
 
-    def __init__(self, file: Path, progress: Progress) -> None:
-        self._file, self._progress, self._shown = file, progress, 0
+
+class _Log:
+    """LLaMA-Factory's log, whose new lines `show` shows as progress. Its throughput counts the tokens `before` too."""
+
+    def __init__(self, file: Path, progress: Progress, before: int) -> None:
+        self._file, self._progress, self._before, self._shown = file, progress, before, 0
 
     def show(self) -> None:
         lines = self._file.read_text(encoding="utf-8").split("\n")[:-1] if self._file.exists() else []
@@ -172,5 +174,6 @@ class _Log:
                 self._progress.begin(log["total_steps"], log["current_steps"])
             self._shown += 1
             self._progress.step(log["current_steps"])
-            names = {"lr": "learning_rate", "throughput": "train_tokens_per_second"}
-            self._progress.figures({names.get(key, key): value for key, value in log.items()})
+            if tokens := log.get("total_tokens"):
+                log["train_tokens_per_second"] = log["throughput"] * (tokens - self._before) / tokens
+            self._progress.figures({"learning_rate" if key == "lr" else key: value for key, value in log.items()})

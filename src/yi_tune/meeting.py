@@ -1,5 +1,6 @@
 """Several machines that train one run: before anything is loaded they meet, and compare what they are to do."""
 
+import errno
 import json
 import socket
 import time
@@ -71,37 +72,62 @@ def _exchange(nodes: Nodes, mine: dict[str, Any]) -> list[dict[str, Any]]:
             stores.put(error)
 
     stores: SimpleQueue[Any] = SimpleQueue()
-    where, first = f"{nodes.host}:{nodes.port}", nodes.rank == 0
+    where, first, store = f"{nodes.host}:{nodes.port}", nodes.rank == 0, None
+    if first:
+        _check_port(nodes)
     try:
-        socket.getaddrinfo(
-            nodes.host, nodes.port
-        )  # in a moment: torch tries a name that nobody knows until its time is up
+        # In a moment: torch tries a name that nobody knows until its time is up.
+        socket.getaddrinfo(nodes.host, nodes.port)
         Thread(target=reach, daemon=True).start()
-        if isinstance(store := stores.get(timeout=3 * _REACHED), Exception):
-            raise store
+        reached = stores.get(timeout=3 * _REACHED)
+        if isinstance(reached, Exception):
+            raise reached
+        store = reached
         store.set(f"told {nodes.rank}", json.dumps(mine))
-        _wait(store, [f"told {rank}" for rank in range(nodes.count)], where)
+        _wait(store, "told", nodes.count, where)
         told = [json.loads(store.get(f"told {rank}")) for rank in range(nodes.count)]
         store.set(f"read {nodes.rank}", "")
         if first:  # the others read from here
-            _wait(store, [f"read {rank}" for rank in range(nodes.count)], where)
+            _wait(store, "read", nodes.count, where)
         return told
     except (OSError, DistError, Empty) as error:
+        why = kept("the machine there has gone") if store else kept("nothing answers there")
+        if isinstance(error, socket.gaierror):
+            why = kept("no machine of that name is known here")
+        elif isinstance(error, Empty):
+            why = kept("another program seems to listen there")
         raise YiTuneError(
-            "The machines do not meet at {where}: {error}",
+            "The machines do not meet at {where}: {error}.",
             "--master is the address of the machine with --node-rank 0, and a port that is free there. Can the others "
             "reach it (firewall)? Was the command typed there?",
             where=where,
-            error=str(error) or kept("another program seems to listen there"),
+            error=why,
         ) from None
 
 
-def _wait(store: Any, keys: list[str], where: str) -> None:
+def _check_port(nodes: Nodes) -> None:
+    """Raise YiTuneError when this machine cannot listen on the port. None listens here: another machine would come."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", nodes.port))
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            raise YiTuneError(
+                "Port {port} of this machine cannot be had: {why}.",
+                "Name another port, on all machines: --master {host}:PORT",
+                port=nodes.port,
+                why=kept("another program has it") if taken else error.strerror,
+                host=nodes.host,
+            ) from None
+
+
+def _wait(store: Any, what: str, count: int, where: str) -> None:
     deadline = time.monotonic() + _TYPED
-    while missing := [key for key in keys if not store.check([key])]:
+    while missing := [str(rank) for rank in range(count) if not store.check([f"{what} {rank}"])]:
         if time.monotonic() > deadline:
             raise YiTuneError(
-                "At {where} this is missing: {missing}.",
+                "At {where} nothing was heard of --node-rank {missing}.",
                 "Type the command on all machines.",
                 where=where,
                 missing=", ".join(missing),

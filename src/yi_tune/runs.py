@@ -142,9 +142,9 @@ def decided(content: dict[str, Any], but: Collection[str] = _FREE) -> dict[str, 
     }
 
 
-def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
-    """Make the (locked) folder ready to train the run that `new` records. Files of the same run stay; those of another
-    go if it has trained nothing yet, or with `fresh`. Raises YiTuneError, and changes nothing, for any others.
+def outdated(run: Run, new: dict[str, Any], *, fresh: bool) -> list[Path]:
+    """What has to go from the (locked) folder before the run that `new` records is trained. Files of the same run stay;
+    those of another go if it has trained nothing yet, or with `fresh`. Raises YiTuneError for any others.
     """
     # A process that was killed at its start leaves no more than run.json.part.
     content = [path for path in run.folder.iterdir() if path.name not in (".lock", "run.json.part")]
@@ -169,11 +169,16 @@ def prepare(run: Run, new: dict[str, Any], *, fresh: bool) -> None:
             )
         if not changed:
             # The error that the run goes on from, and what a process that was killed left half written.
-            for path in (run.folder / "failure.json", run.page, *run.folder.glob("*.part")):
-                path.unlink(missing_ok=True)
-            return
-    _delete(content)
-    run.write("run.json", json.dumps(new, ensure_ascii=False, indent=2))
+            ended = ("failure.json", run.page.name)
+            return [path for path in run.folder.iterdir() if path.name in ended or path.suffix == ".part"]
+    return content
+
+
+def prepare(run: Run, new: dict[str, Any], old: list[Path]) -> None:
+    """Make the folder ready to train the run that `new` records, without the `old` files."""
+    _delete(old)
+    if not (run.folder / "run.json").is_file():
+        run.write("run.json", json.dumps(new, ensure_ascii=False, indent=2))
 
 
 def _delete(content: Iterable[Path]) -> None:

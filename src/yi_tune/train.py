@@ -3,14 +3,16 @@
 import json
 import signal
 import traceback
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from gettext import gettext as _
+from gettext import ngettext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from yi_tune import launch
-from yi_tune.checkpoints import newest_whole
+from yi_tune.checkpoints import broken, newest_whole
 from yi_tune.config import Config
 from yi_tune.data.general import REPLAY, replay_dataset, replay_prompts
 from yi_tune.data.heldout import Score, one_of_each, questions, score
@@ -19,14 +21,14 @@ from yi_tune.errors import YiTuneError, is_out_of_memory
 from yi_tune.files import disk_full, write_whole
 from yi_tune.hardware import uses_ray
 from yi_tune.language import Text, kept, told
-from yi_tune.meeting import meet
-from yi_tune.output import engine_output_to, err, out
+from yi_tune.meeting import Nodes, meet
+from yi_tune.output import engine_output_to, err, log_folder, out
 from yi_tune.plan.fit import smaller
 from yi_tune.plan.settings import TrainPlan
 from yi_tune.plan.sharding import environment
 from yi_tune.progress import Progress
 from yi_tune.report import print_advice, print_answers, read_history, summary, took
-from yi_tune.runs import prepare, write_configs
+from yi_tune.runs import outdated, prepare, write_configs
 from yi_tune.sharing import write_page
 
 if TYPE_CHECKING:
@@ -37,8 +39,8 @@ def run(planned: TrainPlan, *, fresh: bool, command: str = "") -> "Assistant":
     """Train, ask a few held-out questions, write the report and print it; returns the tuned model. The run folder keeps
     the `command` that goes on with it.
 
-    Raises YiTuneError when the run folder is taken or training fails, KeyboardInterrupt when it is
-    stopped; in both cases the same command can go on with the folder.
+    Raises YiTuneError when the run folder is taken, other machines do not come (both leave the folder as it was), or
+    training fails, KeyboardInterrupt when it is stopped; in all cases the same command can go on with the folder.
     """
     if planned.local.model.huggingface is None:  # a folder of the user's own, which no download has corrected
         from yi_tune.engine.tokenizer import warn_of_tokenizer
@@ -49,10 +51,14 @@ def run(planned: TrainPlan, *, fresh: bool, command: str = "") -> "Assistant":
     folder = planned.run
     try:
         with folder.lock():
-            prepare(folder, planned.record | {"command": command}, fresh=fresh)
+            old, common = outdated(folder, planned.record, fresh=fresh), None
+            if planned.nodes:
+                with engine_output_to(log_folder() / "meet.log") as console, Progress(console) as progress:
+                    planned, common = _meet(planned, planned.nodes, progress, old)
+            prepare(folder, planned.record | {"command": command}, old)
             try:
                 with engine_output_to(folder.log) as console, Progress(console) as progress:
-                    assistant, scored = _train(planned, progress)
+                    assistant, scored = _train(planned, common, progress)
                 history = read_history(folder.folder)
                 estimated = planned.fit.seconds and planned.fit.seconds * progress.share
                 times = {"seconds": progress.seconds, "estimated_seconds": estimated}
@@ -81,11 +87,14 @@ def run(planned: TrainPlan, *, fresh: bool, command: str = "") -> "Assistant":
     return assistant
 
 
-def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", Score]:
-    """The part whose output goes to train.log, tracebacks included. With replay the score tells the `target_tokens`."""
+def _train(planned: TrainPlan, common: Path | None, progress: Progress) -> tuple["Assistant", Score]:
+    """The part whose output goes to train.log, tracebacks included. With replay the score tells the `target_tokens`.
+    Several machines go on from the checkpoint that they have in `common`.
+    """
     folder = planned.run
     try:
-        if checkpoint := newest_whole(folder.folder, progress.say):
+        newest = newest_whole(folder.folder, progress.say)
+        if checkpoint := common if planned.nodes else newest:
             progress.say(
                 _("Going on with the run {name!r} from {checkpoint}.").format(
                     name=folder.name, checkpoint=checkpoint.name
@@ -97,7 +106,6 @@ def _train(planned: TrainPlan, progress: Progress) -> tuple["Assistant", Score]:
             replayed, targets = _replay(planned, progress)
             datasets = (*datasets, replayed)
         write_datasets(datasets, folder.data, resumed=checkpoint is not None)
-        _write_configs(planned)
         assistant = train_within_memory(planned, checkpoint, progress)
         progress.stage(_("Asking who it is"))
         asked = one_of_each(questions())
@@ -144,16 +152,10 @@ def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: P
     """
     hardware, folder, lost = planned.fit.hardware, planned.run.folder, None
     while True:
-        if planned.nodes:
-            progress.stage(
-                _("Meeting {count} more machines at {host}").format(
-                    count=planned.nodes.count - 1, host=planned.nodes.host
-                )
-            )
-            name, division = meet(planned.nodes, planned.record, {path.name for path in folder.glob("checkpoint-*")})
-            checkpoint = folder / name if name else None
-            if not division.items() <= planned.config.items():
-                planned, lost = _divided(planned, division, kept("fits the machine with the least memory")), None
+        variables = environment(planned.fit.sharding, hardware)
+        write_configs(planned.run, planned.record, planned.chat_config, variables)
+        if uses_ray():
+            launch.check_ray(planned)
         progress.stage(_("Loading LLaMA-Factory and the model"))
         from yi_tune.engine.trainer import OutOfMemoryError, train
 
@@ -178,15 +180,34 @@ def train_within_memory(planned: TrainPlan, checkpoint: Path | None, progress: P
                 ) from None
             lost = start
             progress.say(_("A worker was lost. Going on {start}.").format(start=told(start)))
-            continue
         except OutOfMemoryError:
             if not (changes := smaller(planned.config)):
                 raise
-        planned = _divided(planned, changes, kept("memory ran out with more"))
-        checkpoint = newest_whole(folder, progress.say)
-        changed = ", ".join(f"{key} {value}" for key, value in changes.items())
-        start = told(_from(checkpoint))
-        progress.say(_("Out of memory. Going on {start} with {told}.").format(start=start, told=changed))
+            planned = _divided(planned, changes, kept("memory ran out with more"))
+            checkpoint = newest_whole(folder, progress.say)
+            changed = ", ".join(f"{key} {value}" for key, value in changes.items())
+            start = told(_from(checkpoint))
+            progress.say(_("Out of memory. Going on {start} with {told}.").format(start=start, told=changed))
+        if planned.nodes:
+            before = planned
+            planned, checkpoint = _meet(planned, planned.nodes, progress)
+            lost = lost if planned is before else None
+
+
+def _meet(
+    planned: TrainPlan, nodes: Nodes, progress: Progress, old: Sequence[Path] = ()
+) -> tuple[TrainPlan, Path | None]:
+    """Meet the other machines: the plan whose steps fit all, and the newest whole checkpoint that all have, of those
+    that are not `old`. Raises as meeting.meet does. The run folder stays as it is.
+    """
+    folder = planned.run.folder
+    said = ngettext("Meeting {n} more machine at {host}", "Meeting {n} more machines at {host}", nodes.count - 1)
+    progress.stage(said.format(n=nodes.count - 1, host=nodes.host))
+    whole = {path.name for path in folder.glob("checkpoint-*") if path not in old and not broken(path)}
+    name, division = meet(nodes, planned.record, whole)
+    if not division.items() <= planned.config.items():
+        planned = _divided(planned, division, kept("fits the machine with the least memory"))
+    return planned, folder / name if name else None
 
 
 def _from(checkpoint: Path | None) -> Text:
@@ -194,16 +215,8 @@ def _from(checkpoint: Path | None) -> Text:
 
 
 def _divided(planned: TrainPlan, changes: Config, why: Text) -> TrainPlan:
-    """The plan with these keys changed. The run folder is told."""
     settings = {key: (value, "hardware", why) for key, value in changes.items()}
-    planned = replace(planned, settings={**planned.settings, **settings})
-    _write_configs(planned)
-    return planned
-
-
-def _write_configs(planned: TrainPlan) -> None:
-    variables = environment(planned.fit.sharding, planned.fit.hardware)
-    write_configs(planned.run, planned.record, planned.chat_config, variables)
+    return replace(planned, settings={**planned.settings, **settings})
 
 
 def _explain(error: Exception, planned: TrainPlan) -> YiTuneError:

@@ -161,7 +161,7 @@ def runs_rm(
 def count_gpus(gpus: str, device: str) -> int | None:
     """What --gpus says, None for all. Raises typer.BadParameter for what it cannot be."""
     if gpus != "all" and not (gpus.isdecimal() and int(gpus)):
-        raise typer.BadParameter(_("--gpus {gpus!r} is neither a number nor `all`.").format(gpus=gpus))
+        raise typer.BadParameter(_("--gpus {gpus!r}: give a number of at least 1, or `all`.").format(gpus=gpus))
     if gpus == "all" and device == "cpu":
         raise typer.BadParameter(_("With --device cpu, --gpus is a number of processes."))
     return None if gpus == "all" else int(gpus)

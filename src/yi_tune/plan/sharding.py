@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from typing import Any, Literal
 
 from yi_tune.config import Config
-from yi_tune.hardware import Hardware
+from yi_tune.hardware import Hardware, uses_ray
 from yi_tune.language import english
 from yi_tune.models import Shape
 
@@ -55,10 +55,17 @@ def environment(sharding: Sharding | None, hardware: Hardware) -> dict[str, str]
 def unfit(sharding: Sharding | None, config: Config, hardware: Hardware) -> Iterator[str]:
     """What in a config, or of the machine, it cannot be had with."""
     quantised, optimiser = config.get("quantization_bit"), str(config.get("optim", ""))
+    if uses_ray() and (sharding or hardware.nodes > 1 or not hardware.gpu):
+        yield _(
+            "USE_RAY goes with GPUs only, and without --nodes and --shard. Unset it: --gpus and --nodes need no Ray."
+        )
     if not sharding:
         return
+    if sharding == "fsdp" and not hardware.gpu:
+        yield _("--shard fsdp needs GPUs. On a CPU, --shard zero2 --gpus 2 can be tried, in two processes.")
+        return
     if hardware.count == 1:
-        yield _("--shard divides a model among GPUs: add --gpus N or --gpus all, for more than one, or leave it out.")
+        yield _("--shard divides a model among GPUs: add --gpus 2 or more, or leave it out.")
     if hardware.nodes > 1:
         yield _("--shard goes with one machine: the others would lack a part of each checkpoint. Leave out --nodes.")
     if sharding != "fsdp":
@@ -69,8 +76,6 @@ def unfit(sharding: Sharding | None, config: Config, hardware: Hardware) -> Iter
         if sharding == "zero3" and quantised:
             yield _("--shard zero3 is for 16 bits: --config lora. Divide quantised weights by --shard fsdp.")
         return
-    if not hardware.gpu:
-        yield _("--shard fsdp needs GPUs: on a CPU nothing would be divided. --shard zero2 works there.")
     if quantised not in (None, 4):
         yield _("quantization_bit: FSDP divides weights of 4 or 16 bits.")
     if "8bit" in optimiser or "paged" in optimiser:
