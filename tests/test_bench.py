@@ -13,7 +13,7 @@ import pytest
 
 from bench import gpu, train
 from bench.pages import DOCS, ROOT
-from bench.train import CommandError, Measured, OutOfTimeError, measure
+from bench.train import CommandError, Measured, measure
 
 
 def python(code: str) -> list[str]:
@@ -44,17 +44,6 @@ def test_failed_command_has_the_end_of_what_it_said_and_of_its_log(tmp_path: Pat
     assert (lines[14], lines[-1]) == (f"The whole story is in {log}", "no kernel image")
 
 
-def test_command_that_takes_too_long_is_killed_with_its_children(tmp_path: Path) -> None:
-    pid_file = tmp_path / "pid"
-    with pytest.raises(OutOfTimeError):
-        measure(["sh", "-c", f"sleep 300 & echo $! > '{pid_file}'; wait"], limit=1)
-    state = Path(f"/proc/{int(pid_file.read_text())}/stat")
-    deadline = time.monotonic() + 30
-    while state.exists() and " Z " not in state.read_text() and time.monotonic() < deadline:
-        os.sched_yield()
-    assert not state.exists() or " Z " in state.read_text()
-
-
 def run_bench(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """bench/gpu.py on a machine without a GPU; returns its exit status."""
     monkeypatch.setattr(gpu, "gpu", lambda figure: "")
@@ -66,11 +55,21 @@ def run_bench(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     return int(ended.value.code or 0)
 
 
+def has_ended(process: int) -> bool:
+    """Whether a process goes within half a minute, or waits to be reaped."""
+    state, deadline = Path(f"/proc/{process}/stat"), time.monotonic() + 30
+    while state.exists() and " Z " not in state.read_text() and time.monotonic() < deadline:
+        os.sched_yield()
+    return not state.exists() or " Z " in state.read_text()
+
+
 def test_failing_steps_are_reported_and_the_rest_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    child = tmp_path / "pid"
+
     def hang(left: float) -> Measured:
-        return measure(python("import time; print('at work', flush=True); time.sleep(300)"), limit=left)
+        return measure(["sh", "-c", f"echo at work; sleep 300 & echo $! > '{child}'; wait"], limit=left)
 
     def not_done_before() -> float:
         return float(Path("train.yaml").read_text())
@@ -94,7 +93,8 @@ def test_failing_steps_are_reported_and_the_rest_goes_on(
     assert "| last | done | 1.5 | 1.0 | 1234 | 2.25 | 2.50 | 0.2500 |" in page
     table = [line for line in page.splitlines() if line.startswith("| ")]
     assert {line.count("|") for line in table} == {9}
-    assert all(line in capsys.readouterr().out for line in table[-1:])
+    assert table[-1] in capsys.readouterr().out
+    assert has_ended(int(child.read_text()))
 
 
 def test_time_that_is_over(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,14 +133,6 @@ def test_killed_run_has_written_what_it_measured(tmp_path: Path) -> None:
     assert not Path(f"/proc/{int(pid.read_text())}").exists()
 
 
-def test_time_to_the_report_of_both_sides() -> None:
-    seconds = {gpu.OURS: 50.0, gpu.THEIRS: 40.0}
-    assert gpu.time_to_report(seconds) == []
-    told = "\n".join(gpu.time_to_report(seconds | {gpu.THEIR_CHAT: 20.5}))
-    assert "**50.0 s**" in told
-    assert "**60.5 s**, 40.0 s for its train and 20.5 s" in told
-
-
 def test_steps_have_names_of_their_own_and_what_decides_most_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,10 +141,7 @@ def test_steps_have_names_of_their_own_and_what_decides_most_comes_first(
     names = [step.name for step in gpu.steps("yi-1.5-6b", 2, 10, tmp_path)]
     assert len(set(names)) == len(names)
     rest = iter(names)
-    for wanted in (
-        *("nano: yi-tune train", "nano: yi-tune check", "nano: yi-tune chat", "build", train.OURS, "yi-tune check"),
-        *("16 bits", "4 bits", train.THEIRS, gpu.THEIR_CHAT, "512 tokens, checkpointing", "--replay 64", "round 2"),
-    ):
+    for wanted in ("nano: yi-tune train", "build", train.OURS, train.THEIRS, gpu.THEIR_CHAT, "round 2"):
         assert any(wanted in name for name in rest), wanted
 
 

@@ -39,12 +39,19 @@ def newest(run: Path) -> tuple[Path | None, str]:
     return newest_whole(run, said.append), "".join(f"{line}\n" for line in said)
 
 
-def test_newest_by_number(tmp_path: Path) -> None:
+def test_newest_whole_one_by_number(tmp_path: Path) -> None:
+    foreign = {"checkpoint-", "checkpoint-best", "checkpoint-9-old", "checkpoint"}
+    for name in foreign:
+        (tmp_path / name).mkdir()
     assert newest(tmp_path) == (None, "")
-    for step in (5, 100, 20):
-        checkpoint(tmp_path, step)
-    assert newest(tmp_path) == (tmp_path / "checkpoint-100", "")
-    assert len(list(tmp_path.iterdir())) == 3
+    older, newer, _ = (checkpoint(tmp_path, step) for step in (5, 100, 20))
+    assert newest(tmp_path) == (newer, "")
+    # Older ones are looked at too: the best one may be older than the newest.
+    (older / "optimizer.pt").write_bytes(b"half")
+    found, said = newest(tmp_path)
+    assert (found, older.exists()) == (newer, False)
+    assert "checkpoint-5 is broken" in said
+    assert {folder.name for folder in tmp_path.iterdir()} == foreign | {"checkpoint-20", "checkpoint-100"}
 
 
 def test_killed_at_any_moment_of_a_save(tmp_path: Path) -> None:
@@ -129,29 +136,6 @@ def test_what_sharding_writes(files: list[str], tmp_path: Path) -> None:
             (half / name).write_bytes((half / name).read_bytes()[:-1])
             assert newest(tmp_path)[0] == whole, name
     assert newest(tmp_path) == (whole, "")
-
-
-def test_older_ones_are_looked_at_too(tmp_path: Path) -> None:
-    # The best one may be older than the newest.
-    older, newer = checkpoint(tmp_path, 5), checkpoint(tmp_path, 10)
-    (older / "optimizer.pt").write_bytes(b"half")
-    found, said = newest(tmp_path)
-    assert found == newer
-    assert "checkpoint-5 is broken" in said
-    assert not older.exists()
-    (newer / "optimizer.pt").write_bytes(b"half")
-    assert newest(tmp_path)[0] is None
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_is_no_checkpoint_is_left_alone(tmp_path: Path) -> None:
-    names = {"checkpoint-", "checkpoint-best", "checkpoint-9-old", "checkpoint"}
-    for name in names:
-        (tmp_path / name).mkdir()
-    assert newest(tmp_path) == (None, "")
-    whole = checkpoint(tmp_path, 5)
-    assert newest(tmp_path) == (whole, "")
-    assert {folder.name for folder in tmp_path.iterdir()} == names | {"checkpoint-5"}
 
 
 @pytest.mark.parametrize("name", ["trainer_state.json", "optimizer.pt"])

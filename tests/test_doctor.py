@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.hubs.machine import NOBODY
+from tests.plans import CPU
 from tests.test_hardware import TWO, nvidia_smi
 from yi_tune import doctor
 from yi_tune.cli import app
@@ -17,7 +18,6 @@ from yi_tune.doctor import diagnose
 from yi_tune.errors import YiTuneError
 from yi_tune.hardware import Hardware
 
-CPU = Hardware(None, bf16=True, free=20_000_000_000)
 H200 = Hardware("NVIDIA H200", bf16=True, free=140_000_000_000)
 YI = "yi-1.5-6b-chat"
 PACKAGES = doctor._packages
@@ -61,27 +61,25 @@ def test_yi_on_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for said in ("NVIDIA H200", "driver 570.86.10", "Tesla T4", "trains in bf16"):
         assert said in found["gpu"]
     assert "140.0 GB of GPU memory free" in found["memory"]
+    used(monkeypatch, replace(H200, free=4_000_000_000))
+    _, said, remedy = wrong(tmp_path)["memory"]
+    assert ("does not fit" in said, "--model nano" in remedy) == (True, True)
 
 
-def test_gpu_that_is_too_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse() -> None:
-        raise YiTuneError("A P100 is too old.", "Take another build.")
-
-    monkeypatch.setattr(doctor, "detect", refuse)
-    assert wrong(tmp_path)["gpu"] == ("error", "A P100 is too old.", "Take another build.")
-
-
-def test_gpu_is_chosen_before_llamafactory_starts_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_that_is_too_old_is_told_of_before_llamafactory_starts_cuda(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
 
     def detect() -> Hardware:
         asked.append("which GPU")
-        raise YiTuneError("A P100 is too old.")
+        raise YiTuneError("A P100 is too old.", "Take another build.")
 
     monkeypatch.setattr(doctor, "detect", detect)
+    assert wrong(tmp_path)["gpu"] == ("error", "A P100 is too old.", "Take another build.")
     monkeypatch.setattr(doctor.importlib, "import_module", asked.append)
     doctor.probe()
-    assert asked == ["which GPU", "torchvision", "torchaudio", "llamafactory.train.tuner"]
+    assert asked == ["which GPU"] * 2 + ["torchvision", "torchaudio", "llamafactory.train.tuner"]
 
 
 @pytest.mark.parametrize(("hidden", "remedy"), [(None, "Update the driver"), ("", "unset CUDA_VISIBLE_DEVICES")])
@@ -94,12 +92,6 @@ def test_gpu_that_torch_does_not_see(
     verdict, found, mends = wrong(tmp_path)["gpu"]
     assert (verdict, "driver 470.82.01, but torch sees none" in found, remedy in mends) == ("error", True, True)
     assert wrong(tmp_path, "nano")["gpu"][0] == "warning"
-
-
-def test_gpu_with_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    used(monkeypatch, replace(H200, free=4_000_000_000))
-    _, said, remedy = wrong(tmp_path)["memory"]
-    assert ("does not fit" in said, "--model nano" in remedy) == (True, True)
 
 
 def test_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,28 +39,12 @@ def test_by_hand() -> None:
     rank = 8 * 2 * ((64 + 64) * 2 + (64 + 16) * 2 + 3 * (64 + 128))
     layer = tokens * (12 * 64 + 8 * 64 + 8 * 128 + 2 * 32)
     assert parts["weights"] == int(linear * (4 + 8 / 64 + 32 / (64 * 256)) / 8)
+    assert estimate(SMALL, FOUR_BIT | {"quantization_bit": 8}, 30, "cuda")["weights"] == linear
     assert parts["embeddings and head"] == 2 * (2 * 1000 * 64 + 5 * 64)
     assert (parts["adapter"], parts["gradients"], parts["optimiser"]) == (4 * rank, 4 * rank, 8 * rank)
     assert parts["logits"] == tokens * 1000 * 14
     assert parts["activations"] == 2 * layer + tokens * 4 * 64  # a layer going backward takes less than the logits
     assert parts["model file"] == 0
-
-
-@pytest.mark.parametrize(
-    ("change", "part", "factor"),
-    [
-        ({"lora_rank": 16}, "adapter", 2),
-        ({MICRO: 4}, "logits", 0.5),
-        ({"quantization_bit": 8}, "weights", 8 / 4.126953125),
-        ({"quantization_bit": None}, "weights", 16 / 4.126953125),
-        ({"quantization_bit": 4, "double_quantization": False}, "weights", 4.5 / 4.126953125),
-        ({"optim": "paged_adamw_8bit"}, "optimiser", 0.25),
-        ({"lora_target": "gate_proj, up_proj, down_proj"}, "gradients", 3 * 192 / (128 * 2 + 80 * 2 + 3 * 192)),
-    ],
-)
-def test_of_the_config(change: dict[str, Any], part: str, factor: float) -> None:
-    base, changed = (estimate(SMALL, config, 30, "cuda") for config in (FOUR_BIT, FOUR_BIT | change))
-    assert changed[part] == pytest.approx(base[part] * factor, rel=1e-4)
 
 
 # Bytes of a token in a layer of SMALL: norms, attention, SiLU with up; and SDPA's mask.
@@ -71,10 +55,8 @@ KEPT, MASK = 8 * 64 + 8 * 64 + 6 * 128, 2 * 32
     ("device", "config", "token"),
     [
         ("cuda", {}, KEPT + MASK + 4 * 64 + 2 * 128),
-        ("cuda", {"flash_attn": "fa2"}, KEPT + 4 * 64 + 2 * 128),
         ("cuda", {"lora_target": "q_proj,v_proj"}, KEPT + MASK + 2 * 64),
         ("cuda", {"lora_target": "o_proj"}, KEPT + MASK),
-        ("cuda", {"lora_target": "q_proj,v_proj", "lora_dropout": 0.05}, KEPT + MASK + 2 * 3 * 64),
         ("cuda", {"quantization_bit": None}, KEPT + MASK + 2 * (6 * 64 + 128)),
         ("cpu", {"pure_bf16": True}, KEPT + MASK + 2 * (6 * 64 + 128)),
         ("cpu", {"pure_bf16": True, "flash_attn": "disabled"}, KEPT + 2 * (6 * 64 + 128) + 6 * 4 * 32),
@@ -101,18 +83,8 @@ def test_gpus_share_the_rows_of_a_step(count: int, micro: int) -> None:
     assert (small.micro_batch * small.accumulation * count, small.checkpointing) == (8, True)
 
 
-def test_autocast_keeps_the_adapter_in_16_bits() -> None:
-    parts = estimate(SMALL, FOUR_BIT | {"bf16": True}, 30, "cuda")
-    more = parts["activations"] - estimate(SMALL, FOUR_BIT, 30, "cuda")["activations"]
-    assert more == parts["adapter"] / 2
-
-
-def test_of_yi() -> None:
-    kept, again = (estimate(SIX, FOUR_BIT | {NO_CHECKPOINTING: off}, 72, "cuda") for off in (True, False))
-    assert again["activations"] < kept["activations"] / 10
-    assert SIX.weight_bytes / 4 < sum(kept.values()) < SIX.weight_bytes
-    # Answers count where a step takes less.
-    assert kept["answers"] == 0
+def test_answers_count_where_a_step_takes_less() -> None:
+    assert estimate(SIX, FOUR_BIT, 72, "cuda")["answers"] == 0
     small_steps = FOUR_BIT | {MICRO: 1, NO_CHECKPOINTING: False}
     assert estimate(LARGE, small_steps, 72, "cuda")["answers"] > 500_000_000
 

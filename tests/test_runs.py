@@ -70,35 +70,18 @@ def test_new_run_is_recorded(run: Run) -> None:
     prepare(run, new, fresh=False)
     assert json.loads((run.folder / "run.json").read_text(encoding="utf-8")) == new
     assert run.record == new | {"command": ""}
-    assert (new["model"], new["model_path"], new["data"]) == ("nano", "/models/nano", {"identity": "identity-0.jsonl"})
-    assert (new["identity"], new["config"]) == (IDENTITY, CONFIG)
     assert new["versions"].keys() >= {"yi-tune", "llamafactory", "torch", "transformers", "peft", "bitsandbytes"}
     assert new["versions"]["llamafactory"].startswith("0.9.5")
     assert not run.finished
 
 
-def test_unfinished_run_is_left_as_it_is_even_where_it_was_moved(unfinished: Run) -> None:
+def test_run_is_left_as_it_is_by_its_own_command_and_by_others(unfinished: Run) -> None:
     before = files(unfinished.folder)
-    moved = content(output_dir="/elsewhere", model_name_or_path="/also/elsewhere", dataset_dir="/there")
-    prepare(unfinished, moved, fresh=False)
-    assert files(unfinished.folder) == before
-
-
-def test_finished_run_is_refused(finished: Run) -> None:
-    before = files(finished.folder)
-    with pytest.raises(YiTuneError, match="is finished already") as caught:
-        prepare(finished, content(), fresh=False)
-    assert "yi-tune chat --run identity" in caught.value.hint
-    assert "--fresh" in caught.value.hint
-    assert files(finished.folder) == before
-
-
-def test_run_with_other_settings_is_refused(unfinished: Run) -> None:
-    run = unfinished
-    before = files(run.folder)
+    prepare(unfinished, content(output_dir="/moved", model_name_or_path="/too", dataset_dir="/there"), fresh=False)
     other = content("identity-1.jsonl", learning_rate=2e-3, lora_rank=16) | {"identity": IDENTITY | {"author": "X"}}
     with pytest.raises(YiTuneError, match="exists with other settings") as caught:
-        prepare(run, other, fresh=False)
+        prepare(unfinished, other, fresh=False)
+    assert files(unfinished.folder) == before
     for change in (
         "learning_rate: 0.001 -> 0.002",
         "lora_rank: None -> 16",
@@ -107,9 +90,12 @@ def test_run_with_other_settings_is_refused(unfinished: Run) -> None:
     ):
         assert change in caught.value.message
     assert "output_dir" not in caught.value.message
-    assert "--run" in caught.value.hint
-    assert "--fresh" in caught.value.hint
-    assert files(run.folder) == before
+    assert ("--run" in caught.value.hint, "--fresh" in caught.value.hint) == (True, True)
+    unfinished.write("report.json", "{}")
+    with pytest.raises(YiTuneError, match="is finished already") as caught:
+        prepare(unfinished, content(), fresh=False)
+    assert ("chat --run identity" in caught.value.hint, "--fresh" in caught.value.hint) == (True, True)
+    assert files(unfinished.folder) == before | {"report.json": b"{}"}
 
 
 def test_run_that_has_trained_nothing_is_replaced(run: Run) -> None:
@@ -126,8 +112,7 @@ def test_run_that_has_trained_nothing_is_replaced(run: Run) -> None:
 
 
 def test_fresh_leaves_nothing_old(finished: Run, tmp_path: Path) -> None:
-    run = finished
-    elsewhere = tmp_path / "elsewhere"
+    run, elsewhere = finished, tmp_path / "elsewhere"
     elsewhere.mkdir()
     (elsewhere / "mine").write_text("keep")
     (run.folder / "link").symlink_to(elsewhere)
@@ -197,6 +182,15 @@ def test_differences_of_json_and_python() -> None:
     assert differences(content(warmup_ratio=0), content()) == ["warmup_ratio: 0 -> None"]
 
 
+def test_other_hardware_and_another_division_of_a_step_make_no_other_run() -> None:
+    assert differences(content(fp16=True), content(bf16=True, use_cpu=True)) == []
+    micro, accumulation = "per_device_train_batch_size", "gradient_accumulation_steps"
+    others = {"per_device_eval_batch_size": 2, "disable_gradient_checkpointing": False, "flash_attn": "fa2"}
+    old = content(**{micro: 8, accumulation: 1})
+    assert differences(old, content(**{micro: 2, accumulation: 4, **others})) == []
+    assert differences(old, content(**{micro: 4, accumulation: 1})) == ["effective batch: 8 -> 4"]
+
+
 # Files
 
 
@@ -235,18 +229,6 @@ def test_what_a_killed_process_left_half_written_goes_when_the_run_goes_on(unfin
     assert len(list(unfinished.folder.glob("*.part"))) == 3
     prepare(unfinished, content(), fresh=False)
     assert {path.name for path in unfinished.folder.iterdir()} == {"run.json", "checkpoint-5", "data", "train.log"}
-
-
-def test_other_hardware_makes_no_other_run() -> None:
-    assert differences(content(fp16=True), content(bf16=True, use_cpu=True)) == []
-
-
-def test_how_a_step_is_divided_makes_no_other_run() -> None:
-    micro, accumulation = "per_device_train_batch_size", "gradient_accumulation_steps"
-    others = {"per_device_eval_batch_size": 2, "disable_gradient_checkpointing": False, "flash_attn": "fa2"}
-    old = content(**{micro: 8, accumulation: 1})
-    assert differences(old, content(**{micro: 2, accumulation: 4, **others})) == []
-    assert differences(old, content(**{micro: 4, accumulation: 1})) == ["effective batch: 8 -> 4"]
 
 
 def test_configs_name_the_command_that_takes_them(run: Run) -> None:
@@ -311,20 +293,10 @@ def test_place_that_cannot_be_written(tmp_path: Path) -> None:
     assert "--workspace" in caught.value.hint
 
 
-# Removing
-
-
-def test_remove(finished: Run, tmp_path: Path) -> None:
-    beside = finish(tmp_path, "beside", 100)
-    remove(finished)
-    assert not finished.folder.exists()
-    assert beside.is_dir()
-
-
 # Names and places
 
 
-def test_run_name(tmp_path: Path) -> None:
+def test_names_and_places_of_runs(tmp_path: Path) -> None:
     for name in ("a", "a.b-c_2", "2026", "小易", "_x"):
         assert train_run(tmp_path, NANO, name) == Run(tmp_path / "saves" / "nano" / name)
     for name in (".", "..", ".hidden", "-x", "../nano/a", "/x", "a b", "a,b", "a\n", "a*", "a\\b", "[a]"):
@@ -332,9 +304,6 @@ def test_run_name(tmp_path: Path) -> None:
             train_run(tmp_path, NANO, name)
         assert repr(name) in caught.value.message
         assert "letters" in caught.value.hint
-
-
-def test_comma_in_a_path(tmp_path: Path) -> None:
     for workspace, path in ((tmp_path / "a,b", "/models/m"), (tmp_path, "/models,mine/m")):
         with pytest.raises(YiTuneError, match="has a comma"):
             train_run(workspace, LocalModel(Model("m", "m"), Path(path)), "identity")
