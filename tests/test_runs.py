@@ -135,13 +135,17 @@ def test_foreign_folder_is_not_touched(run: Run) -> None:
 
 
 def test_fresh_that_fails_halfway_can_be_repeated(finished: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    rmtree = shutil.rmtree
+
     def full(folder: Path) -> None:
-        raise OSError(f"{folder} stays")
+        if folder.name == "runs":
+            raise OSError(f"{folder} stays")
+        rmtree(folder)
 
     for name in (".hidden", "a", "train.yaml", "zzz"):
         (finished.folder / name).touch()
     for again in (lambda: prepare(finished, content(), fresh=True), lambda: remove(finished)):
-        (finished.folder / "data").mkdir(exist_ok=True)
+        (finished.folder / "runs").mkdir()
         with monkeypatch.context() as patch:
             patch.setattr(shutil, "rmtree", full)
             with pytest.raises(OSError, match="stays"):

@@ -125,6 +125,7 @@ def test_memory_of_each_for_34b() -> None:
     whole = estimate(LARGE, QLORA, 512, "cuda")
     base = whole["weights"] + whole["embeddings and head"]
     fsdp = divided(whole, "fsdp", LARGE, QLORA, 4)  # see docs/scale.md
+    assert fsdp["gathered"] == whole["embeddings and head"] + 2 * whole["weights"] // 60
     assert sum(fsdp.values()) >= whole["CUDA"] + base  # it is loaded whole
     half = estimate(LARGE, LORA, 512, "cuda")
     assert "loading" not in divided(half, "fsdp", LARGE, LORA, 4)
