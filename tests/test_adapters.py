@@ -11,7 +11,7 @@ from yi_tune.data.identity import Identity
 from yi_tune.errors import YiTuneError
 from yi_tune.models import LocalModel, Model, find_model, sha256
 from yi_tune.plan.plan import plan
-from yi_tune.runs import Run, differences, find_start, train_run
+from yi_tune.runs import Run, Start, differences, find_start, train_run
 
 ADAPTER = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.1, "use_rslora": True, "use_dora": False, "peft_type": "LORA"}
 
@@ -36,13 +36,13 @@ def finish(workspace: Path, name: str, local: LocalModel, **config: Any) -> Run:
     return run
 
 
-def target(workspace: Path, local: LocalModel) -> Run:
-    return train_run(workspace, local, "second")
+def start_from(workspace: Path, name: str, local: LocalModel, run: str = "second") -> Start:
+    return find_start(workspace, name, local, train_run(workspace, local, run))
 
 
 def test_start_is_the_adapter_of_a_finished_run(tmp_path: Path, nano: LocalModel) -> None:
     run = finish(tmp_path, "first", nano, lora_target="q_proj,v_proj", lora_rank=4)
-    start = find_start(tmp_path, "first", nano, target(tmp_path, nano))
+    start = start_from(tmp_path, "first", nano)
     assert start.folder == run.folder
     # The adapter knows best: its run's config may have said something else, or nothing.
     rest = {"lora_rank": 16, "lora_target": "q_proj,v_proj", "additional_target": None}
@@ -50,7 +50,7 @@ def test_start_is_the_adapter_of_a_finished_run(tmp_path: Path, nano: LocalModel
     assert start.adapter == sha256(run.folder / "adapter_model.safetensors")
     # The same weights elsewhere are the same.
     moved = LocalModel(Model("/elsewhere/nano", "nano"), nano.path)
-    assert find_start(tmp_path, "first", moved, target(tmp_path, moved)) == start
+    assert start_from(tmp_path, "first", moved) == start
 
 
 def test_memory_is_estimated_for_the_adapter_that_is_started_from(tmp_path: Path) -> None:
@@ -62,43 +62,42 @@ def test_memory_is_estimated_for_the_adapter_that_is_started_from(tmp_path: Path
     assert planned.fit.parts["adapter"] == 2 * rank_8.fit.parts["adapter"]
 
 
-def test_nothing_starts_from_itself(tmp_path: Path, nano: LocalModel) -> None:
-    run = finish(tmp_path, "first", nano)
-    with pytest.raises(YiTuneError, match="cannot start from itself") as caught:
-        find_start(tmp_path, "first", nano, run)
-    assert "--run" in caught.value.hint
-
-
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("none", "no run called 'none'"), ("", "A run cannot be called"), ("unfinished", "is not finished")],
+    [
+        ("none", "no run called 'none'"),
+        ("", "A run cannot be called"),
+        ("unfinished", "is not finished"),
+        ("second", "cannot start from itself"),
+    ],
 )
-def test_no_such_run(tmp_path: Path, nano: LocalModel, name: str, said: str) -> None:
-    finish(tmp_path, "first", nano)
+def test_run_that_is_no_start(tmp_path: Path, nano: LocalModel, name: str, said: str) -> None:
+    finish(tmp_path, "second", nano)
     (finish(tmp_path, "unfinished", nano).folder / "report.json").unlink()
-    with pytest.raises(YiTuneError, match=said):
-        find_start(tmp_path, name, nano, target(tmp_path, nano))
+    with pytest.raises(YiTuneError, match=said) as caught:
+        start_from(tmp_path, name, nano)
+    assert name != "second" or "--run" in caught.value.hint
 
 
 def test_run_of_other_weights(tmp_path: Path, nano: LocalModel) -> None:
     finish(tmp_path, "first", nano)
     other = LocalModel(Model("yi-1.5-6b-chat", "Yi-1.5-6B-Chat"), tmp_path)
     with pytest.raises(YiTuneError, match="was trained on other weights, nano, than those in") as caught:
-        find_start(tmp_path, "first", other, target(tmp_path, other))
+        start_from(tmp_path, "first", other)
     assert "--model nano" in caught.value.hint
     save_file({"x": np.ones(4, np.float32)}, nano.path / "model.safetensors")
     with pytest.raises(YiTuneError, match="other weights, nano"):
-        find_start(tmp_path, "first", nano, target(tmp_path, nano))
+        start_from(tmp_path, "first", nano)
 
 
 def test_weights_that_nobody_has_hashed_are_told_by_their_name(tmp_path: Path, nano: LocalModel) -> None:
     run = finish(tmp_path, "first", nano)
     content = json.loads((run.folder / "run.json").read_text()) | {"weights": ""}
     (run.folder / "run.json").write_text(json.dumps(content))
-    assert find_start(tmp_path, "first", nano, target(tmp_path, nano)).run == "first"
+    assert start_from(tmp_path, "first", nano).run == "first"
     (run.folder / "run.json").write_text(json.dumps(content | {"model": "/other/nano"}))
     with pytest.raises(YiTuneError, match="other weights"):
-        find_start(tmp_path, "first", nano, target(tmp_path, nano))
+        start_from(tmp_path, "first", nano)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,7 @@ def test_broken_adapter(tmp_path: Path, nano: LocalModel, file: str, content: by
     if content is not None:
         (run.folder / file).write_bytes(content)
     with pytest.raises(YiTuneError, match="missing or broken") as caught:
-        find_start(tmp_path, "first", nano, target(tmp_path, nano))
+        start_from(tmp_path, "first", nano)
     assert "--fresh" in caught.value.hint
 
 

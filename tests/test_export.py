@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from tests.plans import record
 from yi_tune.errors import YiTuneError
 from yi_tune.export import Export, export, plan_export, read_record
 from yi_tune.files import hold
-from yi_tune.models import CATALOGUE
+from yi_tune.models import CATALOGUE, LocalModel
 from yi_tune.runs import Run
 
 NANO = CATALOGUE["nano"].path(Path())
@@ -26,16 +27,9 @@ def run(tmp_path: Path) -> Run:
     """A run folder as a finished training leaves it, as far as an export reads it."""
     folder = tmp_path / "saves" / "nano" / "identity"
     folder.mkdir(parents=True)
-    record = {
-        "model": "nano",
-        "model_path": str(NANO),
-        "weights": "d" * 64,
-        "identity": IDENTITY,
-        "data": {"identity": "identity-0123456789ab.jsonl"},
-        "config": {"finetuning_type": "lora", "quantization_bit": 4, "learning_rate": 2e-3, "num_train_epochs": 4.0},
-        "versions": {"yi-tune": "0.1.0", "llamafactory": "0.9.5"},
-    }
-    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    config = {"finetuning_type": "lora", "quantization_bit": 4, "learning_rate": 2e-3, "num_train_epochs": 4.0}
+    made = record(config, LocalModel(CATALOGUE["nano"], NANO), IDENTITY, {"identity": "identity-0123456789ab.jsonl"})
+    (folder / "run.json").write_text(json.dumps(made), encoding="utf-8")
     report = {"recall": 0.95, "recall_zh": 1.0, "recall_en": 0.9, "kinds": [{"kind": "who", "asked": 20}]}
     (folder / "report.json").write_text(json.dumps(report), encoding="utf-8")
     (folder / "adapter_model.safetensors").write_bytes(b"adapter")
@@ -81,24 +75,12 @@ def test_folder_is_whole_and_says_who_it_is(run: Run, tmp_path: Path, engine: En
     export(planned, force=False)
     assert planned.target == tmp_path / "exports" / "nano" / "identity"
     assert names(planned.target) == ["Modelfile", "README.md", "export.json", "model.safetensors"]
-    record = read_record(planned.target)
-    assert (record["identity"], record["gguf"]) == (IDENTITY, "")
-    assert sorted([*record["files"], "export.json"]) == names(planned.target)
+    written = read_record(planned.target)
+    assert (written["identity"], written["gguf"]) == (IDENTITY, "")
+    assert sorted([*written["files"], "export.json"]) == names(planned.target)
     assert engine.asked == [(NANO, run.folder, "小易")]
     # Nothing else is left beside it.
     assert names(planned.target.parent) == ["identity"]
-
-
-def test_modelfile(run: Run, tmp_path: Path) -> None:
-    planned = plan(run, tmp_path, quant="q4_0")
-    export(planned, force=False)
-    assert planned.target == tmp_path / "exports" / "nano" / "identity-q4_0"
-    text = (planned.target / "Modelfile").read_text(encoding="utf-8")
-    assert "FROM ./identity-q4_0.gguf\n" in text
-    assert "<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n" in text
-    for token in ("<|im_end|>", "<|im_start|>", "<|im_sep|>", "<|endoftext|>"):
-        assert f'PARAMETER stop "{token}"' in text
-    assert "PARAMETER num_ctx 4096" in text
 
 
 QUANTISER = """#!/bin/sh
@@ -115,15 +97,21 @@ def quantiser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, does: str) -> Non
     monkeypatch.setenv("PATH", str(program.parent), prepend=":")
 
 
-def test_k_quant(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_k_quant_with_a_modelfile(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quantiser(tmp_path, monkeypatch, 'echo small > "$2"')
     planned = plan(run, tmp_path, quant="q4_k_m")
     # Beside what it leaves there is room for 16 bits on the way.
     assert planned.bytes > plan(run, tmp_path, quant="f16").bytes + 2_000_000
     export(planned, force=False)
+    assert planned.target == tmp_path / "exports" / "nano" / "identity-q4_k_m"
     assert names(planned.target) == ["Modelfile", "README.md", "export.json", "identity-q4_k_m.gguf"]
     assert (planned.target / planned.gguf).read_text() == "small\n"
-    assert planned.gguf in (planned.target / "Modelfile").read_text(encoding="utf-8")
+    text = (planned.target / "Modelfile").read_text(encoding="utf-8")
+    assert "FROM ./identity-q4_k_m.gguf\n" in text
+    assert "<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end }}<|im_start|>assistant\n" in text
+    for token in ("<|im_end|>", "<|im_start|>", "<|im_sep|>", "<|endoftext|>"):
+        assert f'PARAMETER stop "{token}"' in text
+    assert "PARAMETER num_ctx 4096" in text
 
 
 @pytest.mark.parametrize(("does", "status"), [("exit 3", 3), ("kill $$", -15), ("true", 0)])
@@ -134,16 +122,20 @@ def test_k_quant_that_fails(does: str, status: int, run: Run, tmp_path: Path, mo
     assert names(tmp_path / "exports" / "nano") == []
 
 
-def test_k_quant_without_the_program(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_program_or_weights_to_merge_into(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(YiTuneError, match="no llama-quantize on the PATH") as caught:
         plan(run, tmp_path, quant="q4_k_m")
     assert "--quant q8_0" in caught.value.hint
+    (tmp_path / "config.json").write_text('{"quantization_config": {}}', encoding="utf-8")
+    with pytest.raises(YiTuneError, match="quantised already"):
+        plan(run, tmp_path, base=tmp_path)
 
 
 def change(run: Run, **changes: Any) -> None:
-    record = json.loads((run.folder / "run.json").read_text(encoding="utf-8")) | changes
-    (run.folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    (run.folder / "run.json").write_text(json.dumps(run.record | changes), encoding="utf-8")
 
 
 def test_card(run: Run, tmp_path: Path) -> None:
@@ -158,7 +150,13 @@ def test_card(run: Run, tmp_path: Path) -> None:
     assert "\nbase_model: 01-ai/Yi-1.5-6B-Chat\n---\n" in text
     assert "This work is a derivative of Yi-1.5-6B-Chat by 01.AI, used under the Apache 2.0 License." in text
     assert "# \\<b\\>\\*小易\\*\\|\n" in text
-    for part in ("d" * 64, "identity-0123456789ab.jsonl", "95.0% of 20", "the base in 4 bits", "llamafactory 0.9.5"):
+    for part in (
+        run.record["weights"],
+        "identity-0123456789ab.jsonl",
+        "95.0% of 20",
+        "the base in 4 bits",
+        "llamafactory 0.9.5",
+    ):
         assert part in text
     # Paths of this machine are nobody's business.
     assert str(tmp_path) not in text + (planned.target / "export.json").read_text(encoding="utf-8")
@@ -176,7 +174,7 @@ def test_card(run: Run, tmp_path: Path) -> None:
     assert "\n# identity\n" in (planned.target / "README.md").read_text(encoding="utf-8")
 
 
-def test_force_replaces_an_export(run: Run, tmp_path: Path, engine: Engine) -> None:
+def test_force_replaces_an_export_and_nothing_else(run: Run, tmp_path: Path, engine: Engine) -> None:
     export(plan(run, tmp_path, "x"), force=False)
     (tmp_path / "x.old").mkdir()  # by name a leftover, but it is the user's
     before = everything(tmp_path)
@@ -188,18 +186,12 @@ def test_force_replaces_an_export(run: Run, tmp_path: Path, engine: Engine) -> N
     assert read_record(tmp_path / "x")["gguf"] == "identity-f16.gguf"
     assert not (tmp_path / "x" / "model.safetensors").exists()
     assert names(tmp_path, "*x*") == ["x", "x.old"]
-
-
-@pytest.mark.parametrize("exported", [True, False])
-def test_force_deletes_nothing_that_is_not_an_exports(run: Run, tmp_path: Path, exported: bool) -> None:
-    if exported:
-        export(plan(run, tmp_path, "home"), force=False)
-    (tmp_path / "home").mkdir(exist_ok=True)
-    (tmp_path / "home" / "thesis.txt").write_text("years of work")
-    before = everything(tmp_path / "home")
-    with pytest.raises(YiTuneError, match=r"thesis\.txt"):
-        export(plan(run, tmp_path, "home"), force=True)
-    assert everything(tmp_path / "home") == before
+    for folder in ("x", "x.old"):
+        (tmp_path / folder / "thesis.txt").write_text("years of work")
+        before = everything(tmp_path)
+        with pytest.raises(YiTuneError, match=r"thesis\.txt"):
+            export(plan(run, tmp_path, folder), force=True)
+        assert everything(tmp_path) == before
 
 
 def test_empty_target_and_a_link_to_one(run: Run, tmp_path: Path) -> None:
@@ -260,12 +252,6 @@ def test_disk_too_small(
         export(plan(run, tmp_path), force=False)
     assert len(engine.asked) == bool(failure)
     assert names(tmp_path / "exports" / "nano") == []
-
-
-def test_quantised_base_is_refused(run: Run, tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text('{"quantization_config": {}}', encoding="utf-8")
-    with pytest.raises(YiTuneError, match="quantised already"):
-        plan(run, tmp_path, base=tmp_path)
 
 
 def test_two_at_once_and_one_that_was_killed(run: Run, tmp_path: Path) -> None:

@@ -120,23 +120,6 @@ def test_answer_that_is_not_to_be_learned_becomes_a_part_of_the_question(mark: d
     assert conversation({"messages": messages}, None) == talk(asked, "good", system="s")
 
 
-@pytest.mark.parametrize(
-    ("form", "row", "expected"),
-    [
-        # A column that is not listed is not trained on.
-        ({"prompt": "input", "response": "output"}, {"input": "q", "output": "a", "system": "s"}, talk("q", "a")),
-        ({"prompt": "q", "response": "a", "query": None}, {"q": "q", "input": "x", "a": "a"}, talk("q", "a")),
-        (
-            {"messages": "talk", "role_tag": "who", "content_tag": "says", "user_tag": "me", "assistant_tag": "bot"},
-            {"talk": [{"who": "me", "says": "q"}, {"who": "bot", "says": "a"}], "system": "s"},
-            talk("q", "a"),
-        ),
-    ],
-)
-def test_a_form_that_is_told_is_all_there_is(form: Form, row: dict[str, Any], expected: list[dict[str, str]]) -> None:
-    assert conversation(row, form) == expected
-
-
 def test_tags_that_are_told_are_all_there_are() -> None:
     form: Form = {"messages": "m", "role_tag": "role", "content_tag": "content", "user_tag": "me"}
     with pytest.raises(YiTuneError, match="role is 'user', and none of me"):

@@ -50,14 +50,11 @@ def test_name_is_exact_in_the_data(name: str, tmp_path: Path) -> None:
         ("", "is empty"),
         (" ", "is empty"),
         ("a\nb", "holds '\\n'"),
-        ("a\x00", "holds '\\x00'"),
         ("\x1b[31mred", "holds '\\x1b'"),
         ("a\u2028b", "holds '\\u2028'"),
         ("小\u200b易", "holds '\\u200b'"),
-        ("a\u202eb", "holds '\\u202e'"),
         ("小\u200d易", "holds '\\u200d'"),
         ("\u3164", "holds '\\u3164'"),
-        ("a\U000e0041", "holds '\\U000e0041'"),
         ("\ufe0f", "is empty"),
         ("<NAME>", "holds '<NAME>'"),
         ("\udcff", "holds '\\udcff'; newlines, control and invisible characters, broken UTF-8"),
@@ -69,8 +66,7 @@ def test_name_is_exact_in_the_data(name: str, tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("option", ["name", "author_en"])
 def test_refused(option: str, name: str, said: str) -> None:
-    if option.endswith("_en") and not name:
-        return  # an empty English name stands for the other one
+    name = name or "\ufeff"  # nothing at all stands for the other name where it is the English one
     with pytest.raises(YiTuneError) as caught:
         Identity(**{"name": "小易", "author": "李雷"} | {option: name})
     assert f"--{option.replace('_', '-')} " in caught.value.message
@@ -85,12 +81,8 @@ def test_spaces_around_are_no_part_of_a_name() -> None:
     assert Identity("\ufeff 小易\u3000", "李雷 \ufeff\n", " X ") == Identity("小易", "李雷", "X", "李雷")
 
 
-def test_english_values_default_to_the_others() -> None:
-    assert Identity("小易", "李雷").values("en") == Identity("小易", "李雷").values("zh")
-    assert Identity("小易", "李雷", author_en="Li Lei").values("en") == {"name": "小易", "author": "Li Lei"}
-
-
 def test_english_values_are_in_english_rows_only() -> None:
+    assert Identity("小易", "李雷", author_en="Li Lei").values("en") == {"name": "小易", "author": "Li Lei"}
     conversations = render(Identity("小易", "李雷", "Little Yee", "Lei Li"))
     for row, messages in zip(ROWS, conversations, strict=True):
         text = json.dumps(messages, ensure_ascii=False)

@@ -55,40 +55,36 @@ def test_good_rows_of_several_files(file: Path, tmp_path: Path, capsys: pytest.C
     assert "own data" not in capsys.readouterr().err
 
 
-# In a process of its own, whose peak it prints in bytes.
+# In a process of its own, whose peak is printed in bytes after each file.
 PEAK = """
 import sys
 from yi_tune.data.own import prepare_own
-found, _ = prepare_own(sys.argv[1:], None, {"model_name_or_path": "none"}, skip_bad_rows=False)
-(peak,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-print(found.rows, int(peak.split()[1]) * 1024)
+for file in sys.argv[1:]:
+    found, _ = prepare_own([file], None, {"model_name_or_path": "none"}, skip_bad_rows=False)
+    (peak,) = (line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    print(found.rows, int(peak.split()[1]) * 1024)
 """
 
 
-@pytest.mark.parametrize(("kind", "sample"), [("jsonl", 500), ("parquet", 0)])
+@pytest.mark.parametrize(("kind", "sample"), [("jsonl", 100), ("parquet", 0)])
 def test_memory_does_not_grow_with_the_rows(kind: str, sample: int, tmp_path: Path) -> None:
-    def peak(rows: int) -> int:
+    def write(rows: int) -> Path:
         file = tmp_path / f"{rows}.{kind}"
-        write(file, rows)
-        command = [sys.executable, "-c", PEAK, f"{file}:{sample}" if sample else str(file)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        good, size = map(int, done.stdout.split())
-        assert good == (sample or rows)
-        return size
-
-    def write(file: Path, rows: int) -> None:
-        answers = ({"instruction": f"question {number}", "output": f"{number} " * 250} for number in range(rows))
+        answers = ({"instruction": f"question {number}", "output": f"{number} " * 1250} for number in range(rows))
         if kind == "jsonl":
-            with file.open("w") as lines:
-                lines.writelines(json.dumps(row) + "\n" for row in answers)
+            file.write_text("".join(json.dumps(row) + "\n" for row in answers))
         else:
             import pyarrow.parquet
 
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(answers)), file, row_group_size=2500)
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(list(answers)), file, row_group_size=500)
+        return file
 
-    rows = 10_000  # pyarrow holds some groups of them
-    few, many = peak(rows), peak(5 * rows)
-    assert many < few + 20_000_000  # the rows between take 50 MB as text
+    sizes = (2000, 10_000)  # pyarrow holds some groups of them
+    files = [f"{write(rows)}:{sample}" if sample else str(write(rows)) for rows in sizes]
+    done = subprocess.run([sys.executable, "-c", PEAK, *files], capture_output=True, text=True, check=True)
+    (few, low), (many, high) = (map(int, line.split()) for line in done.stdout.splitlines())
+    assert [few, many] == ([sample] * 2 if sample else [*sizes])
+    assert high < low + 20_000_000  # the rows between take 50 MB as text
 
 
 def test_sample_is_drawn_the_same_every_time(file: Path) -> None:

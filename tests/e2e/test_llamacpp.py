@@ -9,14 +9,13 @@ from typing import Any, get_args
 import pytest
 
 from tests.e2e.conftest import Trained
+from tests.e2e.test_export import write
 from tests.hubs.models import YI_TOKENIZER, downloaded_yi
 from yi_tune import loading
 from yi_tune.data.heldout import questions, score
 from yi_tune.data.identity import Identity, Message, read_jsonl
 from yi_tune.export import Quant, check_exported, export, plan_export
 from yi_tune.files import DATA
-from yi_tune.output import err
-from yi_tune.progress import Progress
 from yi_tune.runs import Run
 
 PYTHON = os.environ.get("LLAMACPP_PYTHON")
@@ -83,12 +82,9 @@ def test_it_knows_who_it_is_and_stops(trained: Trained, tmp_path: Path, quant: A
 def test_the_real_yi_tokenizer(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
-    from yi_tune.engine.export import export as write
-
     base = tmp_path / "Yi"
     downloaded_yi(base)
-    with Progress(err) as progress:
-        write(base, None, tmp_path / "yi.gguf", "f16", "Yi", progress)
+    write(base, None, tmp_path / "yi.gguf", "f16")
     tokenizer = AutoTokenizer.from_pretrained(base)
     expected = [tokenizer(text, add_special_tokens=False).input_ids for text in TEXTS]
     assert ask(tmp_path / "yi.gguf", TEXTS, [])["ids"] == expected

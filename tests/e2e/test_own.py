@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import pytest
 from transformers import AutoTokenizer
 
 from tests.e2e.conftest import Workspace
@@ -32,15 +31,11 @@ def write_rows(folder: Path, rows: int = 60) -> Path:
 
 def test_own_rows_beside_the_identity(workspace: Workspace) -> None:
     file = write_rows(workspace.folder)
-    # A bad row is refused, before anything is trained.
-    whole = file.read_text()
-    file.write_text(whole + '{"instruction": "x"\n')
-    refused = workspace.train("--data", str(file))
-    assert refused.status == 1
-    assert "own.jsonl, line 61: broken JSON" in refused.err
+    file.write_text(file.read_text() + '{"instruction": "x"\n')
     done = workspace.train("--data", str(file), "--skip-bad-rows", "--set", "num_train_epochs=3")
     assert done.status == 0, done.err
     assert "Leaving out 1 bad rows" in done.err
+    assert "own.jsonl, line 61: broken JSON" in done.err
     assert "own data: 60 rows; tokens: min " in done.err
     report = json.loads((workspace.run / "report.json").read_text())
     assert report["recall"] >= 0.8
@@ -49,11 +44,6 @@ def test_own_rows_beside_the_identity(workspace: Workspace) -> None:
     # What LLaMA-Factory needed on the way is gone; its tokens stay for a run that is gone on with.
     left = {path.name.partition("-")[0] for path in (workspace.run / "data").iterdir()}
     assert left == {"identity", "own", "dataset_info.json", "tokenized"}
-    # A run on other data is another run.
-    file.write_text(whole.replace("Velmora", "Velmara"))
-    other = workspace.train("--data", str(file), "--set", "num_train_epochs=3")
-    assert other.status == 1
-    assert "data own: own-" in other.err
 
 
 def test_no_identity_and_packed(workspace: Workspace) -> None:
@@ -86,6 +76,16 @@ def read_by_llamafactory(config: dict[str, Any]) -> Any:
     return get_dataset(template, model_args, data_args, training_args, stage="sft", **module)
 
 
+def made_by_llamafactory(dataset: str, folder: Path) -> Any:
+    """The rows that it makes of a dataset in a folder with a dataset_info.json."""
+    paths = {"dataset_dir": str(folder), "output_dir": str(folder), "cache_dir": str(folder / "cache")}
+    return read_by_llamafactory({"dataset": dataset, **paths, **NANO})["train_dataset"]
+
+
+def decoded(ids: list[int]) -> str:
+    return AutoTokenizer.from_pretrained(DATA / "nano").decode(ids)
+
+
 def test_llamafactory_mixes_evaluates_and_keeps_the_rows(tmp_path: Path) -> None:
     options = ["mix_strategy=interleave_over", "eval_dataset=own", "val_size=0"]
     file = write_rows(tmp_path)
@@ -105,12 +105,13 @@ def test_llamafactory_mixes_evaluates_and_keeps_the_rows(tmp_path: Path) -> None
     assert list(read_by_llamafactory(planned.config)["train_dataset"]["input_ids"]) == tokens
 
 
-def test_rows_are_counted_as_llamafactory_makes_them(tmp_path: Path) -> None:
+def test_tokens_are_counted_as_llamafactory_makes_them(tmp_path: Path) -> None:
     rows = render(Identity("小易", "李雷"))
     write_datasets([dataset_of("identity", rows)], tmp_path / "data")
-    config = {"dataset": "identity", "dataset_dir": str(tmp_path / "data"), "output_dir": str(tmp_path), **NANO}
-    made = read_by_llamafactory(config | {"cache_dir": str(tmp_path / "cache")})["train_dataset"]
+    made = made_by_llamafactory("identity", tmp_path / "data")
     assert list(count_tokens(DATA / "nano", rows)) == [len(ids) for ids in made["input_ids"]]
+    targets = [sum(label >= 0 for label in labels) for labels in made["labels"]]
+    assert list(count_tokens(DATA / "nano", rows, targets_only=True)) == targets
 
 
 TALK = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
@@ -148,25 +149,21 @@ ENTRIES: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
 }
 
 
-@pytest.mark.parametrize("name", ENTRIES)
-def test_rows_of_an_entry_are_those_that_llamafactory_makes_of_it(name: str, tmp_path: Path) -> None:
-    entry, rows = ENTRIES[name]
-    (tmp_path / "in" / "rows").mkdir(parents=True)
-    for file in ("rows.json", "rows/a.json"):
-        (tmp_path / "in" / file).write_text(json.dumps(rows))
-    (tmp_path / "in" / "dataset_info.json").write_text(json.dumps({"theirs": {"file_name": "rows.json", **entry}}))
-    own, _ = prepare_own(["theirs"], tmp_path / "in", NANO, skip_bad_rows=False)
-    write_datasets([own], tmp_path / "out")
-
-    def texts(dataset: str, folder: str) -> list[str]:
-        config = {"dataset": dataset, "dataset_dir": str(tmp_path / folder), "output_dir": str(tmp_path), **NANO}
-        made = read_by_llamafactory(config | {"cache_dir": str(tmp_path / folder / "cache")})["train_dataset"]
-        decoded = map(AutoTokenizer.from_pretrained(DATA / "nano").decode, made["input_ids"])
-        # Which LLaMA-Factory adds to the system prompt of OpenAI's messages, for another model than Yi.
-        extra = r"\ndetailed thinking off|<\|im_start\|>system\ndetailed thinking off<\|im_end\|>\n"
-        return sorted(re.sub(extra, "", text) for text in decoded)
-
-    assert texts("own", "out") == texts("theirs", "in")
+def test_rows_of_entries_are_those_that_llamafactory_makes_of_them(tmp_path: Path) -> None:
+    info = {name: {"file_name": f"{name}.json", **entry} for name, (entry, _) in ENTRIES.items()}
+    theirs = tmp_path / "theirs"
+    (theirs / "rows").mkdir(parents=True)
+    (theirs / "rows" / "a.json").write_text(json.dumps(ENTRIES["folder"][1]))
+    (theirs / "dataset_info.json").write_text(json.dumps(info))
+    for name, (_, rows) in ENTRIES.items():
+        (theirs / f"{name}.json").write_text(json.dumps(rows))
+    own, _ = prepare_own(list(ENTRIES), theirs, NANO, skip_bad_rows=False)
+    write_datasets([own], tmp_path / "own")
+    made = [decoded(ids) for ids in made_by_llamafactory(",".join(ENTRIES), theirs)["input_ids"]]
+    # Which LLaMA-Factory adds to the system prompt of OpenAI's messages, for another model than Yi.
+    extra = r"\ndetailed thinking off|<\|im_start\|>system\ndetailed thinking off<\|im_end\|>\n"
+    ours = [decoded(ids) for ids in made_by_llamafactory("own", tmp_path / "own")["input_ids"]]
+    assert ours == [re.sub(extra, "", text) for text in made]
 
 
 def test_answers_of_weight_0_are_read_and_not_learned(tmp_path: Path) -> None:
@@ -180,11 +177,6 @@ def test_answers_of_weight_0_are_read_and_not_learned(tmp_path: Path) -> None:
         own, _ = prepare_own([str(tmp_path / f"{name}.jsonl")], None, NANO, skip_bad_rows=False)
         write_datasets([own], tmp_path / name)
 
-    def made(name: str) -> tuple[list[int], list[int]]:
-        config = {"dataset": "own", "dataset_dir": str(tmp_path / name), "output_dir": str(tmp_path), **NANO}
-        (row,) = read_by_llamafactory(config | {"cache_dir": str(tmp_path / name / "cache")})["train_dataset"]
-        return row["input_ids"], [token for token in row["labels"] if token >= 0]
-
-    (ids, learned), (plain_ids, _) = made("marked"), made("plain")
-    assert ids == plain_ids
-    assert AutoTokenizer.from_pretrained(DATA / "nano").decode(learned) == "No: I am 小易.<|im_end|>\n"
+    (marked,), (plain,) = (made_by_llamafactory("own", tmp_path / name) for name in ("marked", "plain"))
+    assert marked["input_ids"] == plain["input_ids"]
+    assert decoded([token for token in marked["labels"] if token >= 0]) == "No: I am 小易.<|im_end|>\n"

@@ -30,6 +30,10 @@ def yi_folder(folder: Path, **config: Any) -> Origin:
     return Origin("huggingface", "01-ai/Yi-1.5-6B-Chat", None, "0" * 40, files)
 
 
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def loaded_by_llamafactory(folder: Path) -> tuple[list[int], Any]:
     """The ids of CONVERSATION up to where the reply begins, and the tokenizer."""
     from llamafactory.data import get_template_and_fix_tokenizer
@@ -48,9 +52,13 @@ def console() -> Console:
 
 
 def test_correction_holds_for_llamafactory(tmp_path: Path, console: Console) -> None:
-    folder = tmp_path / "Yi"
-    origin = yi_folder(folder)
-    published = (folder / CONFIG).read_bytes()
+    cache, folder = tmp_path / "cache", tmp_path / "Yi"
+    origin = yi_folder(cache)
+    in_cache = content(cache)
+    folder.mkdir()
+    for name in in_cache:
+        (folder / name).symlink_to(cache / name)
+    published = in_cache[CONFIG]
     # As published: a stray 59568 after <|im_end|>, and other ids for user and assistant.
     assert loaded_by_llamafactory(folder)[0] == [6, 2942, 144, 13961, 60638, 7, 59568, 144, 6, 14135, 144]
 
@@ -71,8 +79,10 @@ def test_correction_holds_for_llamafactory(tmp_path: Path, console: Console) -> 
     assert {key for key in after if after[key] != before.get(key)} == {"add_prefix_space"}
     assert set(before) <= set(after)
 
-    # And not done again.
-    assert correct_tokenizer(folder, corrected, console) == corrected
+    # And not done again, nor in the cache.
+    corrected.write(folder)
+    assert read_origin(folder) == corrected == correct_tokenizer(folder, corrected, console)
+    assert content(cache) == in_cache
 
 
 @pytest.mark.parametrize(("tokenizer_class", "old"), [("LlamaTokenizer", True), ("PreTrainedTokenizerFast", False)])
@@ -82,19 +92,15 @@ def test_with_a_tokenizer_json_beside(tokenizer_class: str, old: bool, tmp_path:
     origin = yi_folder(tmp_path / "Yi", tokenizer_class=tokenizer_class)
     yi_folder(tmp_path / "published")
     AutoTokenizer.from_pretrained(tmp_path / "published").save_pretrained(tmp_path / "saved")
-    content = json.loads((tmp_path / "saved" / "tokenizer.json").read_text(encoding="utf-8"))
+    saved = json.loads((tmp_path / "saved" / "tokenizer.json").read_text(encoding="utf-8"))
     if old:  # as transformers 4 wrote it
         replace = {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}
         prepend = {"type": "Prepend", "prepend": "▁"}
-        content |= {"normalizer": {"type": "Sequence", "normalizers": [prepend, replace]}, "pre_tokenizer": None}
-    (tmp_path / "Yi" / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+        saved |= {"normalizer": {"type": "Sequence", "normalizers": [prepend, replace]}, "pre_tokenizer": None}
+    (tmp_path / "Yi" / "tokenizer.json").write_text(json.dumps(saved), encoding="utf-8")
     assert loaded_by_llamafactory(tmp_path / "Yi")[0] != TRAINED
     assert correct_tokenizer(tmp_path / "Yi", origin, console).corrected
     assert loaded_by_llamafactory(tmp_path / "Yi")[0] == TRAINED
-
-
-def content(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_folder_of_the_users_own_is_warned_of_and_left_alone(tmp_path: Path, console: Console) -> None:
@@ -106,21 +112,6 @@ def test_folder_of_the_users_own_is_warned_of_and_left_alone(tmp_path: Path, con
     yi_folder(tmp_path / "right", add_prefix_space=False)
     warn_of_tokenizer(tmp_path / "right", console)
     assert console.export_text() == ""
-
-
-def test_cache_is_not_modified(tmp_path: Path, console: Console) -> None:
-    cache, links = tmp_path / "cache", tmp_path / "Yi"
-    origin = yi_folder(cache)
-    before = content(cache)
-    links.mkdir()
-    for name in before:
-        (links / name).symlink_to(cache / name)
-    correct_tokenizer(links, origin, console).write(links)
-    assert content(cache) == before
-    assert (links / ORIGINAL).read_bytes() == before[CONFIG]
-    recorded = read_origin(links)
-    assert recorded is not None
-    assert recorded.corrected
 
 
 def test_no_known_correction(tmp_path: Path, console: Console, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,11 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Trained
-from tests.e2e.test_export import CONVERSATIONS, NANO
+from tests.e2e.test_export import CONVERSATIONS, NANO, write
 from tests.hubs.models import YI_TOKENIZER, downloaded_yi
 from yi_tune import loading
 from yi_tune.data.heldout import questions
 from yi_tune.data.identity import Message
-from yi_tune.output import err
-from yi_tune.progress import Progress
 from yi_tune.runs import Run
 
 PYTHON = os.environ.get("TRANSFORMERS4_PYTHON")
@@ -68,12 +66,8 @@ def test_nano_itself() -> None:
 
 @pytest.mark.skipif(not YI_TOKENIZER.is_dir(), reason=f"the real Yi tokenizer is not at {YI_TOKENIZER}")
 def test_the_real_yi_tokenizer(tmp_path: Path) -> None:
-    from yi_tune.engine.export import export as write
-
     downloaded_yi(tmp_path / "Yi")
-    (tmp_path / "export").mkdir()
-    with Progress(err) as progress:
-        write(tmp_path / "Yi", None, tmp_path / "export", None, "Yi", progress)
+    write(tmp_path / "Yi", None, tmp_path / "export")
     same(tmp_path / "export", CONVERSATIONS)
 
 
@@ -81,15 +75,11 @@ def test_tokenizer_that_transformers_5_saved(tmp_path: Path) -> None:
     """With its extra tokens in a list, and a class that 4 does not have."""
     from transformers import AutoTokenizer
 
-    from yi_tune.engine.export import export as write
-
     base, folder = tmp_path / "base", tmp_path / "export"
     shutil.copytree(NANO, base)
     AutoTokenizer.from_pretrained(NANO, extra_special_tokens=["<|im_start|>", "<|im_sep|>"]).save_pretrained(base)
     saved = json.loads((base / "tokenizer_config.json").read_text(encoding="utf-8"))
     assert saved["tokenizer_class"] == "TokenizersBackend"
     assert isinstance(saved["extra_special_tokens"], list)
-    folder.mkdir()
-    with Progress(err) as progress:
-        write(base, None, folder, None, "nano", progress)
+    write(base, None, folder)
     same(folder, CONVERSATIONS)
