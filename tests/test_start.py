@@ -18,6 +18,7 @@ from yi_tune import cli
 from yi_tune.cli.ask import agreed, ask
 from yi_tune.cli.start import start
 from yi_tune.data.identity import Identity
+from yi_tune.errors import YiTuneError
 from yi_tune.models import FileOrigin, Origin
 
 GPU = {"uuid": "GPU-1", "name": "NVIDIA T4", "total": "15360 MiB", "free": "15000 MiB", "driver": "570"}
@@ -194,6 +195,17 @@ def test_train_asks_for_what_is_missing(train: Callable[..., list[str]], tmp_pat
     # What it would do is only shown: there is nothing to agree to.
     assert train("--dry-run", answers=("小易", "李雷")) == [NAME, AUTHOR]
     assert not (tmp_path / "saves").exists()
+
+
+def test_train_asks_nothing_where_it_cannot_train(train: Callable[..., list[str]]) -> None:
+    refused = {
+        "needs a CUDA GPU to train": ("--model", "yi-1.5-6b-chat"),
+        "is not downloaded": ("--model", "yi-1.5-6b-chat", "--device", "cpu"),
+        "is called 'qlorra'": ("--config", "qlorra"),
+    }
+    for told, arguments in refused.items():  # a question would find no answer
+        with pytest.raises(YiTuneError, match=told):
+            train(*arguments)
 
 
 @pytest.mark.parametrize("name", ["stdin", "stdout", "stderr"])

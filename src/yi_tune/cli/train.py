@@ -115,20 +115,25 @@ def train(
     if (nodes > 1) != reachable or node_rank >= nodes:
         raise typer.BadParameter(_("--nodes N goes with --master HOST:PORT and --node-rank from 0 to N-1."))
     asked: list[str] = []
-    if not no_identity and None in (name, author) and all(std.isatty() for std in (sys.stdin, sys.stdout, sys.stderr)):
-        from yi_tune.cli.ask import agreed, ask
 
-        if name is None:
-            name = ask(_("What is the assistant called?"), lambda answer: Identity(answer, "-"))
-            asked += ["--name", name]
-        if author is None:
-            author = ask(_("Who developed it?"), lambda answer: Identity("-", answer))
-            asked += ["--author", author]
+    def ask_for_missing() -> Identity:
+        from yi_tune.cli.ask import ask
+
+        who, by = name, author
+        if who is None:
+            who = ask(_("What is the assistant called?"), lambda answer: Identity(answer, "-"))
+            asked.extend(["--name", who])
+        if by is None:
+            by = ask(_("Who developed it?"), lambda answer: Identity("-", answer))
+            asked.extend(["--author", by])
+        return Identity(who, by, name_en, author_en)
+
     identity = None if name is None or author is None else Identity(name, author, name_en, author_en)
-    if no_identity == any((name, author, name_en, author_en)) or no_identity == bool(identity):
+    asks = not no_identity and not identity and all(std.isatty() for std in (sys.stdin, sys.stdout, sys.stderr))
+    if not asks and (no_identity == any((name, author, name_en, author_en)) or no_identity == bool(identity)):
         raise typer.BadParameter(_("Give --name and --author, or --no-identity alone to train on --data only."))
     planned = plan(
-        identity,
+        ask_for_missing if asks else identity,
         workspace=workspace.absolute(),
         model=model,
         config=config,
@@ -153,9 +158,11 @@ def train(
         print_changes(planned.settings, err)
         print(dump_config(planned.config), end="")
         return
-    if asked:
+    if asked and (who := planned.identity):
+        from yi_tune.cli.ask import agreed
+
         told, epochs = _("Plan: {model} becomes {name} by {author}."), planned.config.get("num_train_epochs", 3)
-        err.print(told.format(model=planned.local.model.name, name=name, author=author))
+        err.print(told.format(model=planned.local.model.name, name=who.name, author=who.author))
         rows = _(" and ").join(_("{rows} rows of {name}").format(**vars(dataset)) for dataset in planned.trained)
         told = _("It sees {rows}, {epochs:g} times. Run: {folder}")
         err.print(told.format(rows=rows, epochs=epochs, folder=planned.run.folder))

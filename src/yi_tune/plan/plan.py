@@ -1,5 +1,6 @@
 """A training run, decided before anything heavy starts; every value of its config knows where it came from."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from gettext import gettext as _
@@ -40,7 +41,7 @@ _PATHS = ("output_dir", "dataset_dir", "tokenized_path")
 
 
 def plan(
-    identity: Identity | None,
+    identity: Identity | Callable[[], Identity] | None,
     *,
     workspace: Path,
     model: str | None = None,
@@ -62,7 +63,8 @@ def plan(
     shard: Sharding | None = None,
     dry_run: bool = False,
 ) -> TrainPlan:
-    """Decide all of a run by the options of `yi-tune train`, render its dataset and check the user's own.
+    """Decide all of a run by the options of `yi-tune train`, render its dataset and check the user's own. An `identity`
+    to be asked for is called once the model and the machine are known to do.
 
     Raises YiTuneError for whatever would make the run fail later; with `dry_run` the model and the GPU may be missing.
     """
@@ -92,6 +94,19 @@ def plan(
         )
     prompts = replay_prompts(replay)
     start = None if from_run is None else find_start(workspace, from_run, local, target)
+    hardware = replace(detect(cpu_only=on_cpu, gpus=gpus), nodes=nodes.count if nodes else 1)
+    use_cached(local, err)
+    try:
+        if local.needs_gpu and hardware.gpu is None and not on_cpu:
+            raise YiTuneError(
+                "{model} needs a CUDA GPU to train, and torch sees none.",
+                "yi-tune doctor looks for the reason. Without one: --device cpu, which takes hours, or --model nano.",
+                model=local.model.name,
+            )
+        check_model(local)
+    except YiTuneError as error:
+        _refuse(error, dry_run)
+    identity = identity() if callable(identity) else identity
     conversations = render(identity) if identity else []
     if identity and (words := ambiguous(identity)):
         said = _(
@@ -108,18 +123,6 @@ def plan(
         )
         conversations = draw(most, conversations)
     datasets = [dataset_of("identity", conversations)] if conversations else []
-    hardware = replace(detect(cpu_only=on_cpu, gpus=gpus), nodes=nodes.count if nodes else 1)
-    use_cached(local, err)
-    try:
-        if local.needs_gpu and hardware.gpu is None and not on_cpu:
-            raise YiTuneError(
-                "{model} needs a CUDA GPU to train, and torch sees none.",
-                "yi-tune doctor looks for the reason. Without one: --device cpu, which takes hours, or --model nano.",
-                model=local.model.name,
-            )
-        check_model(local)
-    except YiTuneError as error:
-        _refuse(error, dry_run)
     own_lengths: list[int] = []
     # A run that goes on takes the hubs' datasets at the commits that it began with.
     begun = not fresh and (target.folder / "run.json").is_file()
