@@ -92,10 +92,9 @@ def test_from_run_keeps_what_it_knew(lora: Workspace) -> None:
     assert history[0]["loss"] < 0.5
 
 
-@pytest.mark.parametrize("config", ["lora", "qlora"])
-def test_layers_that_are_trained_whole_answer_as_they_are_loaded_again(lora: Workspace, config: str) -> None:
+def test_layers_that_are_trained_whole_answer_as_they_are_loaded_again(workspace: Workspace) -> None:
     whole = ("additional_target=embed_tokens,lm_head,norm", "max_steps=8", "learning_rate=5e-4")
-    scored = train(lora, f"whole-{config}", "--config", config, *(f"--set={one}" for one in whole))
-    again = load_run(Run(run_folder(lora, f"whole-{config}")))
+    scored = train(workspace, "whole", *(f"--set={one}" for one in whole))
+    again = load_run(Run(run_folder(workspace, "whole")))
     replies = again.reply_all([answer["messages"] for answer in scored["answers"]])
     assert replies == [answer["tuned"] for answer in scored["answers"]]
