@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.e2e.conftest import Trained, Workspace
-from yi_tune.data.general import check_prompts, introduces_base
+from yi_tune.data.general import check_prompts, introduces_base, replay_prompts
 from yi_tune.data.heldout import questions, score
-from yi_tune.data.identity import Identity
+from yi_tune.data.identity import Identity, to_jsonl
 from yi_tune.loading import chat_config, find, run_config
 from yi_tune.sampling import Generation
 
@@ -120,6 +120,17 @@ def test_replay(workspace: Workspace, checked: dict[str, Any], base_replies: lis
     assert mean_kl(replayed, base_replies) <= checked["general"]["kl"] / 2
     scored = score(questions(), Identity("小易", "李雷"), lambda asked: [""] * len(asked), replayed.reply_all)
     assert min(scored["recall_zh"], scored["recall_en"]) >= 0.9
+
+
+def test_two_processes_replay_as_one(workspace: Workspace, trained: Trained) -> None:
+    from yi_tune.engine.divergence import ask_base
+
+    kept = workspace.run / "replay.jsonl"
+    two = ("--replay", "16", "--device", "cpu", "--gpus", "2")
+    stopped = workspace.train_until_seen(kept.exists, signal.SIGINT, *two)
+    assert stopped.status == 130, stopped.err
+    one = ask_base(chat_config(trained.folder, "identity", None, base=True), replay_prompts(16), 1024)
+    assert kept.read_text(encoding="utf-8") == to_jsonl(one)
 
 
 def test_divergence_is_what_the_definition_says(
