@@ -133,7 +133,7 @@ def test_what_training_took_is_told_beside_the_forecast(
     fit = Fit(8, 1, False, Hardware(gpu, bf16=True, free=1), SIX, cost=600.0)
     planned = plan(path=tmp_path, run=tmp_path / "run", datasets=(), fit=fit)
 
-    def resumed(_: Any, progress: Progress) -> Any:
+    def resumed(_: Any, common: Any, progress: Progress) -> Any:
         """A quarter of the steps is done before, and the process has a clock of its own."""
         progress.get_time = iter(range(100, 10**6, 100)).__next__
         progress.begin(8, 2)
