@@ -169,8 +169,9 @@ def outdated(run: Run, new: dict[str, Any], *, fresh: bool) -> list[Path]:
             )
         if not changed:
             # The error that the run goes on from, and what a process that was killed left half written.
-            ended = ("failure.json", run.page.name)
-            return [path for path in run.folder.iterdir() if path.name in ended or path.suffix == ".part"]
+            return [
+                old for old in run.folder.iterdir() if {old.name, old.suffix} & {"failure.json", run.page.name, ".part"}
+            ]
     return content
 
 
