@@ -52,6 +52,10 @@ def test_newest_whole_one_by_number(tmp_path: Path) -> None:
     assert (found, older.exists()) == (newer, False)
     assert "checkpoint-5 is broken" in said
     assert {folder.name for folder in tmp_path.iterdir()} == foreign | {"checkpoint-20", "checkpoint-100"}
+    for step in (20, 100):
+        (tmp_path / f"checkpoint-{step}" / "optimizer.pt").write_bytes(b"half")
+    assert newest(tmp_path)[0] is None
+    assert {folder.name for folder in tmp_path.iterdir()} == foreign
 
 
 def test_killed_at_any_moment_of_a_save(tmp_path: Path) -> None:
