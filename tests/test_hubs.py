@@ -105,10 +105,11 @@ def test_one_hub_down(dead: str, silent: bool, point: Point, model: Path, capfd:
         nobody = f"http://127.0.0.1:{listener.getsockname()[1]}" if silent else NOBODY
         point(**{dead: nobody, alive: hub.address})
         began = time.monotonic()
-        with pytest.raises(YiTuneError, match=f"{nobody} cannot be reached"):
-            fetch(model, dead)
+        if dead == "modelscope":  # which is asked second: only if it is named
+            with pytest.raises(YiTuneError, match=f"{nobody} cannot be reached"):
+                fetch(model, dead)
         fetch(model)
-        assert time.monotonic() - began < 20
+        assert time.monotonic() - began < (20 if dead == "modelscope" else 10)
         assert content(model) == MODEL
         # Said of the hub that was down, if it was asked at all.
         assert alive == "huggingface" or f"Hugging Face did not give it: {nobody} cannot" in capfd.readouterr().err
@@ -148,9 +149,7 @@ def test_order_of_the_hubs(variables: dict[str, str], first: str, monkeypatch: p
 
 
 @BOTH
-@pytest.mark.parametrize("login", [False, True])
 def test_token_is_used_and_never_shown(
-    login: bool,
     name: str,
     point: Point,
     model: Path,
@@ -169,12 +168,13 @@ def test_token_is_used_and_never_shown(
                 fetch(model, name)
             assert hub.token_variable in caught.value.hint
             assert "hf_Wrong5ecret" not in caught.value.message + caught.value.hint
-        if login:
-            monkeypatch.delenv(hub.token_variable)
-            (tmp_path / "token").write_text(SECRET)
-            HubConfig().save_token(SECRET)
-        else:
-            monkeypatch.setenv(hub.token_variable, SECRET)
+        monkeypatch.setenv(hub.token_variable, SECRET)
+        point(**{name: hub.address})
+        fetch(model, name)
+        shutil.rmtree(model)
+        monkeypatch.delenv(hub.token_variable)
+        (tmp_path / "token").write_text(SECRET)
+        HubConfig().save_token(SECRET)
         point(**{name: hub.address})
         fetch(model, name)
         # The CDN is another host: it gets none.

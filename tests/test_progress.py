@@ -47,7 +47,7 @@ def test_not_too_many_lines(steps: int) -> None:
     assert 1 <= len(written(steps, evaluate=evaluate)) <= 11 + steps // evaluate
 
 
-@pytest.mark.parametrize("width", [40, 80, 120])
+@pytest.mark.parametrize("width", [40, 80])
 def test_terminal_has_one_live_line(width: int) -> None:
     file = io.StringIO()
     console = TextConsole(file=file, width=width, force_terminal=True, color_system=None)

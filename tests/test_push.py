@@ -9,7 +9,7 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import HfHubHTTPError
 
-from tests.hubs import ALWAYS, Fault, ModelScope
+from tests.hubs import ALWAYS, HUBS, Fault, ModelScope
 from yi_tune.errors import YiTuneError
 from yi_tune.hubs import HuggingFace, make, push, to_push
 from yi_tune.output import err
@@ -77,10 +77,14 @@ def test_modelscope(
     public: bool, point: Point, folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "right")
     monkeypatch.setattr("modelscope_hub._upload.UPLOAD_RECOVERY_ENABLED", False)
     monkeypatch.setattr("modelscope_hub._upload.time.sleep", lambda _: None)
     with ModelScope({"other.txt": b"stays"}, token="right") as server:  # noqa: S106
+        monkeypatch.setenv("MODELSCOPE_API_TOKEN", "wrong")
+        point(modelscope=server.address)
+        with pytest.raises(YiTuneError, match="does not know this token"):
+            make(to_push("modelscope", REPOSITORY), public=public)
+        monkeypatch.setenv("MODELSCOPE_API_TOKEN", "right")
         point(modelscope=server.address)
         hub = to_push("modelscope", REPOSITORY)
         assert make(hub, public=public) == f"{server.address}/models/{REPOSITORY}"
@@ -98,28 +102,22 @@ def test_modelscope(
     assert not capfd.readouterr().out  # --json prints there
 
 
-def test_wrong_token(point: Point, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MODELSCOPE_API_TOKEN", "wrong")
-    with ModelScope({}, token="right") as server:  # noqa: S106
-        point(modelscope=server.address)
-        with pytest.raises(YiTuneError, match="does not know this token"):
-            make(to_push("modelscope", REPOSITORY), public=False)
-
-
-@pytest.mark.parametrize("hub", ["huggingface", "modelscope"])
-@pytest.mark.parametrize("repository", ["xiaoyi", "a/b/c", "", "../x", "小/易"])
-def test_no_repository(hub: str, repository: str) -> None:
-    with pytest.raises(YiTuneError, match="no repository"):
+@pytest.mark.parametrize(
+    ("hub", "repository", "said"),
+    [
+        *((hub, name, "no repository") for hub in HUBS for name in ("xiaoyi", "a/b/c", "", "../x", "小/易")),
+        *(
+            ("huggingface", f"lilei/{name}", "no name for Hugging Face")
+            for name in ("xiao--yi", "xiaoyi.git", "x" * 97)
+        ),
+    ],
+)
+def test_no_name_of_a_repository(hub: str, repository: str, said: str) -> None:
+    with pytest.raises(YiTuneError, match=said):
         to_push(hub, repository)
 
 
-@pytest.mark.parametrize("repository", ["lilei/xiao--yi", "lilei/xiaoyi.git", f"lilei/{'x' * 97}"])
-def test_name_that_huggingface_refuses(repository: str) -> None:
-    with pytest.raises(YiTuneError, match="no name for Hugging Face"):
-        to_push("huggingface", repository)
-
-
-@pytest.mark.parametrize("hub", ["huggingface", "modelscope"])
+@pytest.mark.parametrize("hub", HUBS)
 def test_no_token(hub: str, point: Point) -> None:
     point(huggingface="http://127.0.0.1:9")
     with pytest.raises(YiTuneError, match="there is none"):
