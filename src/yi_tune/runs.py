@@ -222,19 +222,15 @@ def find_run(workspace: Path, name: str | None = None, model: LocalModel | None 
     found = _called(workspace, name, model)
     if finished := [run for run in found if run.finished]:
         return max(finished, key=lambda run: run.report.stat().st_mtime)
-    if any(run.running for run in found) and name:
-        raise YiTuneError(
-            "The run {name!r} is training now.", "Wait for it: yi-tune runs tells how far it is.", name=name
-        )
-    if found and name:
-        raise YiTuneError(
-            "The run {name!r} is not finished.", "The command that started it goes on with it.", name=name
-        )
+    if name and any(run.running for run in found):
+        hint = english("Wait for it: yi-tune runs tells how far it is.")
+        raise YiTuneError("The run {name!r} is training now.", hint, name=name)
+    if name and found:
+        hint = english("The command that started it goes on with it.")
+        raise YiTuneError("The run {name!r} is not finished.", hint, name=name)
     folder, where = workspace / "saves" / (model.model.folder if model else ""), workspace_option(workspace)
     if name:
-        hint = english(
-            "yi-tune runs{where} lists the runs. Train one: yi-tune train --name NAME --author AUTHOR{where}"
-        )
+        hint = english("yi-tune runs{where} lists them. Train one: yi-tune train --name NAME --author AUTHOR{where}")
         raise YiTuneError("There is no run called {name!r} in {folder}.", hint, name=name, folder=folder, where=where)
     hint = english("Train one: yi-tune train --name NAME --author AUTHOR{where}")
     raise YiTuneError("There is no finished run in {folder}.", hint, folder=folder, where=where)

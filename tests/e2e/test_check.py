@@ -126,10 +126,10 @@ def test_two_processes_replay_as_one(workspace: Workspace, trained: Trained) -> 
     from yi_tune.engine.divergence import ask_base
 
     kept = workspace.run / "replay.jsonl"
-    two = ("--replay", "16", "--device", "cpu", "--gpus", "2")
+    two = ("--replay", "80", "--device", "cpu", "--gpus", "2")
     stopped = workspace.train_until_seen(kept.exists, signal.SIGINT, *two)
     assert stopped.status == 130, stopped.err
-    one = ask_base(chat_config(trained.folder, "identity", None, base=True), replay_prompts(16), 1024)
+    one = ask_base(chat_config(trained.folder, "identity", None, base=True), replay_prompts(80), 1024)
     assert kept.read_text(encoding="utf-8") == to_jsonl(one)
 
 
