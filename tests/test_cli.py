@@ -544,10 +544,10 @@ def test_runs_rm(tmp_path: Path, yi_tune: Cli) -> None:
     assert done.returncode == 0, done.stderr
     assert here.is_dir()
     assert not there.exists()
-    assert yi_tune("runs", "rm", "identity", "--workspace", tmp_path, stdin="y\n").returncode == 0
-    assert not here.exists()
     thesis = here.with_name("thesis")
     thesis.mkdir()
+    assert yi_tune("runs", "rm", "identity", "--workspace", tmp_path, stdin="y\n").returncode == 0
+    assert not here.exists()
     for name in ("identity", "thesis", "../mine"):
         assert f"There is no run called '{name}'" in yi_tune.complaint("runs", "rm", name, "--yes")
     assert thesis.is_dir()

@@ -25,10 +25,13 @@ assert SIX
 
 def test_rate_of_a_gpu() -> None:
     for name, words in (
+        ("Tesla T4", "T4"),
         ("NVIDIA L4", "RTX 3090|A10|A10G|L4"),
         ("NVIDIA L40S", "L40S|A6000"),
         ("NVIDIA RTX A6000", "L40S|A6000"),
         (A100, "A100"),
+        ("NVIDIA H200", "H100|H200|GH200"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
         ("NVIDIA GeForce RTX 4060 Ti", "RTX 4060"),
     ):
         assert rate_of(name) is RATES[words]
