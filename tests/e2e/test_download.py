@@ -78,9 +78,13 @@ def content(folder: Path, files: dict[str, bytes]) -> dict[str, bytes]:
     return {file: (folder / file).read_bytes() for file in files if (folder / file).is_file()}
 
 
-def test_train_finds_the_model(workspace: Workspace) -> None:
-    with HuggingFace(SMALL, rate=size_of(SMALL) / 3) as hub:
-        said = finish(workspace, hub, SMALL)
+def test_interrupted_finished_and_found_by_train(workspace: Workspace) -> None:
+    with ModelScope(LARGER, rate=size_of(LARGER) / 6) as hub:  # slow: a busy machine may be late with the signal
+        done = send_signal(workspace, signal.SIGINT, hub, size_of(LARGER) / 3)
+        assert done.status == 130, done.err
+        assert "Traceback" not in done.err
+        assert not is_taken_for_a_model(workspace)
+        said = finish(workspace, hub, LARGER)
         env = point(workspace, hub)
     # About ten plain lines, as stderr is no terminal.
     assert " is here: " in said
@@ -173,16 +177,6 @@ def test_killed_once_all_is_there(workspace: Workspace) -> None:
             process.kill()
             process.communicate()
         finish(workspace, hub, {name: text for name, text in files.items() if name != "tokenizer_config.json"})
-
-
-def test_interrupted(workspace: Workspace) -> None:
-    with ModelScope(LARGER, rate=size_of(LARGER) / 6) as hub:  # slow: a busy machine may be late with the signal
-        done = send_signal(workspace, signal.SIGINT, hub, size_of(LARGER) / 3)
-        assert done.status == 130, done.err
-        assert "Traceback" not in done.err
-        assert not is_taken_for_a_model(workspace)
-        hub.rate = None
-        finish(workspace, hub, LARGER)
 
 
 def test_disk_fills_up_on_the_way(small_disk: SmallDisk) -> None:
