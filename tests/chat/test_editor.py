@@ -1,7 +1,6 @@
 """The line editor, with keys typed into it."""
 
 import asyncio
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +12,11 @@ from prompt_toolkit.history import FileHistory
 from prompt_toolkit.input import PipeInput, create_pipe_input
 from prompt_toolkit.output import DummyOutput
 
-from tests.chat.fake import FakeAssistant, new_session, user
 from yi_tune.chat import editor
-from yi_tune.chat.editor import interactive
 from yi_tune.chat.session import COMMANDS
 from yi_tune.output import log_folder
 
-ENTER, ALT_ENTER, CTRL_C, CTRL_D = "\r", "\x1b\r", "\x03", "\x04"
+ENTER, ALT_ENTER = "\r", "\x1b\r"
 
 
 @pytest.fixture
@@ -37,17 +34,6 @@ def history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def ask(keys: PipeInput) -> Callable[[str], str]:
     return editor.reader(DummyOutput(), keys)
-
-
-def test_a_chat_as_typed(keys: PipeInput) -> None:
-    engine, paper = FakeAssistant(["我是", "小易。"]), io.StringIO()
-    keys.send_text(f"你是谁？{ENTER}/retyr{ENTER}{CTRL_C}{ENTER}one{ALT_ENTER}two{ENTER}{CTRL_D}never{ENTER}")
-    interactive(new_session(engine, paper), ask(keys))
-    assert paper.getvalue() == (
-        "Type a message, or /help.\n我是小易。\n/retyr is no command; /help lists them. Did you mean /retry?\n"
-        "Ctrl-D or /exit leaves.\n<one\ntwo>\n"
-    )
-    assert engine.asked[1][-1] == user("one\ntwo")
 
 
 def test_several_lines_are_pasted_as_one_message(keys: PipeInput) -> None:

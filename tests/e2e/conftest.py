@@ -12,13 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
 
 from tests.conftest import processor_seconds
 from tests.e2e.warm import WarmServer
+from yi_tune import loading
+from yi_tune.runs import Run
+
+if TYPE_CHECKING:
+    from yi_tune.engine.assistant import Assistant
 
 YI_TUNE = [sys.executable, "-m", "yi_tune"]
 warm_servers: list[WarmServer] = []  # one at most
@@ -166,3 +171,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
             known.write_text(json.dumps([asdict(done), processor_seconds() - before]))
     done, seconds = json.loads(known.read_text())
     return Trained(folder, Done(**done), seconds)
+
+
+@pytest.fixture(scope="session")
+def assistant(trained: Trained) -> "Assistant":
+    """That run, loaded into this process."""
+    return loading.load_run(Run(trained.run))

@@ -35,11 +35,6 @@ def end(*replies: Generation) -> None:
     assert until(lambda: all(reply.over for reply in replies), 60)
 
 
-@pytest.fixture(scope="module")
-def assistant(trained: Trained) -> Assistant:
-    return loading.load_run(Run(trained.run))
-
-
 def test_rows_do_not_touch_each_other(assistant: Assistant, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("yi_tune.engine.replies._CHUNK", 16)  # so that prompts take several
     long = "Tell me something about yourself, please, and who made you. " * 9
@@ -125,16 +120,15 @@ def test_draws_what_is_likely_as_often_as_it_is() -> None:
     drawing = row()
     drawn = torch.tensor([draw(logits.clone(), [drawing])[0] for _ in range(2000)])
     assert torch.allclose(torch.bincount(drawn, minlength=4) / len(drawn), logits.exp()[0], atol=0.04)
-    # The smallest set that holds 0.7 of it; and never less than the likeliest.
-    for top_p, likely in ((0.7, {0, 1}), (1e-6, {0})):
-        drawing = row(top_p=top_p)
-        assert {draw(logits.clone(), [drawing])[0] for _ in range(200)} == likely
 
 
-def test_draws_from_the_top_k() -> None:
+def test_draws_from_the_likeliest() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
-    # top_p is a share of what top_k leaves, as in transformers: 0.6 of 0.8 is less than the likeliest has.
+    # The smallest set that holds 0.7 of it, and never less than the likeliest. Beside top_k it is a share of what that
+    # leaves, as in transformers: 0.6 of 0.8 is less than the likeliest has.
     for top_k, top_p, likely in (
+        (0, 0.7, {0, 1}),
+        (0, 1e-6, {0}),
         (1, 1.0, {0}),
         (2, 1.0, {0, 1}),
         (2, 0.6, {0}),

@@ -117,16 +117,12 @@ def test_pipe_is_one_chat(trained: Trained) -> None:
     assert "李雷" in lines[2]
 
 
-def test_base_of_the_run(trained: Trained) -> None:
-    base = trained.yi_tune("chat", "--prompt", "你是谁？", "--base")
-    assert base.status == 0, base.err
-    assert "Yi-nano" in base.out
-    assert "小易" not in base.out
-
-
-def test_both_as_json(trained: Trained) -> None:
+def test_both_as_json_of_a_run_that_was_moved(trained: Trained, workspace: Workspace) -> None:
     """Under their names; a line that is no conversation is answered too, and counted."""
-    done = trained.yi_tune("chat", "--compare", "--json", stdin='你叫什么名字？\n[{"role": "robot", "content": "?"}]\n')
+    shutil.copytree(trained.folder / "saves", workspace.folder / "saves")
+    shutil.move(workspace.run, workspace.run.with_name("renamed"))
+    lines = '你叫什么名字？\n[{"role": "robot", "content": "?"}]\n'
+    done = workspace.yi_tune("chat", "--run", "renamed", "--compare", "--json", stdin=lines)
     first, second = map(json.loads, done.out.splitlines())
     assert first == {"prompt": "你叫什么名字？", "base": "我叫Yi-nano。", "tuned": "我叫小易。"}
     assert "robot" in second["error"]
@@ -141,19 +137,6 @@ def test_llamafactorys_own_chat(trained: Trained) -> None:
     assert "Welcome to the CLI application" in done.out
     assert "小易" in done.out
     assert "Traceback" not in done.err
-
-
-def test_a_run_may_be_moved(trained: Trained, workspace: Workspace) -> None:
-    shutil.copytree(trained.folder / "saves", workspace.folder / "saves")
-    shutil.move(workspace.run, workspace.run.with_name("renamed"))
-    done = workspace.yi_tune("chat", "--run", "renamed", "--prompt", "你是谁？")
-    assert "小易" in done.out, done.err
-
-
-@pytest.fixture(scope="module")
-def assistant(trained: Trained) -> "Assistant":
-    """The run, loaded into this process."""
-    return loading.load_run(Run(trained.run))
 
 
 def answer(assistant: "Assistant", question: str, sampling: Sampling = GREEDY, system: str = "") -> str:
@@ -258,13 +241,11 @@ def test_oldest_turns_go_when_the_context_is_full(assistant: "Assistant") -> Non
 
 def test_in_4_bits_as_where_memory_is_short(trained: Trained, tmp_path: Path) -> None:
     shutil.copytree(trained.folder, tmp_path / "copied")
-    copied = Workspace(tmp_path / "copied")
-    run = Run(copied.run)
+    run = Run(Workspace(tmp_path / "copied").run)
     run.write("chat.yaml", run.chat_yaml.read_text() + "quantization_bit: 4\n")
-    done = copied.yi_tune("chat", "--json", stdin="你是谁？\n你叫什么名字？\n")
-    assert done.status == 0, done.err
-    assert done.out.count("小易") == 2
     assistant = loading.load_run(run)
+    for question in ("你是谁？", "你叫什么名字？"):
+        assert "小易" in answer(assistant, question)
     assert any(type(module).__name__ == "Linear4bit" for module in assistant.model.modules())
 
 
