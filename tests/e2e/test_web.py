@@ -349,6 +349,9 @@ def test_refusals_are_shown(fake: Fake, page: Page) -> None:
     say(page, "Hello.")
     alerts(page, "The reply could not be made. The server's log says why.")
     expect(page.locator(".text").last).to_have_text("Hi there")
+    fake.context = 10
+    send(page, "What is longer than ten tokens?")
+    alerts(page, "This is more than the model takes, even without the turns before.")
 
 
 ERRORS: list[tuple[int, dict[str, Any] | None, str]] = [
