@@ -61,6 +61,10 @@ def test_every_form_is_recognised_by_its_columns(row: dict[str, Any], expected: 
         ({"instruction": "q", "output": "a", "history": "p"}, "history is not a list"),
         ({"instruction": "q", "output": "a", "history": [["p"]]}, "history is not a list of pairs"),
         ({"messages": []}, "The roles (none) are no conversation"),
+        (
+            {"messages": [{"role": {"name": "user"}, "content": "q"}]},
+            "a message's role is {'name': 'user'}, and none of",
+        ),
         ({"messages": {"role": "user"}}, "messages is not a list"),
         ({"messages": ["q", "a"]}, "something else than a message"),
         ({"messages": talk("q", "a", "r")}, "the last message is the user's"),

@@ -55,5 +55,7 @@ def told(text: Text, translate: Callable[[str], str] = gettext.gettext) -> str:
     values = {} if isinstance(text, str) else dict(text)
     message = values.pop("english", text)
     message = message and translate(message)  # of "" gettext makes something else
-    said = {name: told(part, translate) if isinstance(part, dict) else part for name, part in values.items()}
+    # A user's own row may hold an object too: it is a value like any other.
+    texts = {name: part for name, part in values.items() if isinstance(part, dict) and "english" in part}
+    said = values | {name: told(part, translate) for name, part in texts.items()}
     return message.format(**said) if said else message

@@ -4,6 +4,7 @@ import errno
 import json
 import socket
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from queue import Empty, SimpleQueue
@@ -94,7 +95,7 @@ def _exchange(nodes: Nodes, mine: dict[str, Any]) -> list[dict[str, Any]]:
         why = kept("the machine there has gone") if store else kept("nothing answers there")
         if isinstance(error, socket.gaierror):
             why = kept("no machine of that name is known here")
-        elif isinstance(error, Empty):
+        elif not store and _answers(nodes):
             why = kept("another program seems to listen there")
         raise YiTuneError(
             "The machines do not meet at {where}: {error}.",
@@ -103,6 +104,13 @@ def _exchange(nodes: Nodes, mine: dict[str, Any]) -> list[dict[str, Any]]:
             where=where,
             error=why,
         ) from None
+
+
+def _answers(nodes: Nodes) -> bool:
+    """Whether anything listens where the machines meet: how torch fails there does not tell."""
+    with suppress(OSError), socket.create_connection((nodes.host, nodes.port), timeout=5):
+        return True
+    return False
 
 
 def _check_port(nodes: Nodes) -> None:
