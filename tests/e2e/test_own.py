@@ -32,7 +32,7 @@ def write_rows(folder: Path, rows: int = 60) -> Path:
 def test_own_rows_beside_the_identity(workspace: Workspace) -> None:
     file = write_rows(workspace.folder)
     file.write_text(file.read_text() + '{"instruction": "x"\n')
-    done = workspace.train("--data", str(file), "--skip-bad-rows", "--set", "num_train_epochs=3")
+    done = workspace.train("--data", str(file), "--skip-bad-rows", "--set", "num_train_epochs=2")
     assert done.status == 0, done.err
     assert "Leaving out 1 bad rows" in done.err
     assert "own.jsonl, line 61: broken JSON" in done.err
@@ -48,7 +48,7 @@ def test_own_rows_beside_the_identity(workspace: Workspace) -> None:
 
 def test_no_identity_and_packed(workspace: Workspace) -> None:
     file = write_rows(workspace.folder)
-    steps = ("per_device_train_batch_size=1", "gradient_accumulation_steps=1", "num_train_epochs=8")
+    steps = ("per_device_train_batch_size=1", "gradient_accumulation_steps=1", "num_train_epochs=6")
     packed = ("neat_packing=true", "cutoff_len=128", *steps)
     done = workspace.yi_tune(
         "train", "--model", "nano", "--no-identity", "--data", str(file), *(f"--set={one}" for one in packed)
@@ -57,7 +57,7 @@ def test_no_identity_and_packed(workspace: Workspace) -> None:
     assert "no identity was trained" in done.out
     # 54 rows of some 40 tokens, three in a pack.
     taken = json.loads((workspace.run / "trainer_state.json").read_text())["max_steps"]
-    assert taken <= 8 * 54 / 3
+    assert taken <= 6 * 54 / 3
     assert workspace.yi_tune("chat", "--prompt", ASKED[1]).out.strip() == CAPITAL
     checked = workspace.yi_tune("check", "--min-recall", "0.5")
     assert checked.status == 1
