@@ -42,7 +42,8 @@ demo: $(ready) ## the main job on the embedded model; NAME= and AUTHOR= say who 
 	@echo '  yi-tune download                 the real thing, Yi-1.5-6B-Chat, for a CUDA GPU'
 
 test: $(ready) ## all tests, offline
-	$(bin)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@# Three at a time on two cores: while one waits, for a server or a signal, another works.
+	$(bin)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 test-unit: $(ready) ## only the tests that start no engine
 	$(bin)/python -m pytest --ignore tests/e2e

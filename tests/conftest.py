@@ -16,7 +16,10 @@ if "PYTEST_XDIST_WORKER" in os.environ or os.getloadavg()[0] > (os.cpu_count() o
 # A shell has its background jobs ignore Ctrl-C, and what they start would ignore it too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # The files that take longest begin, so that pytest-xdist's workers end together; the first waits for no `trained`.
-LONGEST = ("test_several", "test_train", "test_fit", "test_check", "test_profiles", "test_make", "test_scripts")
+LONGEST = (
+    *("test_several", "test_train", "test_fit", "test_check", "test_make", "test_own", "test_profiles", "test_readme"),
+    *("test_serve", "test_chat", "test_scripts"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
