@@ -666,7 +666,7 @@ def test_key(open_page: OpenPage) -> None:
 def test_chinese_phone(fake: Fake, open_page: OpenPage) -> None:
     fake.pieces, fake.finish = ["我是小易，由李雷开发的AI助手。" * 6, "x" * 200], "length"
     page = open_page(fake.url, locale="zh-CN", viewport=PHONE, color_scheme="dark", has_touch=True)
-    assert page.locator("html").get_attribute("lang") == "zh-CN"
+    expect(page.locator("html")).to_have_attribute("lang", "zh-CN")
     press(page, "设置")
     page.get_by_label("最多 token 数").fill("3")
     press(page, "设置")
