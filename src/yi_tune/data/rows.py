@@ -293,6 +293,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     with ParquetFile(path) as file:
         number = 0
         for group in range(file.num_row_groups):  # all at once they take more memory the more there are
+            # Its threads read ahead, as far as chance has it.
             for batch in file.iter_batches(batch_size=256, row_groups=[group], use_threads=False):
                 for number, row in enumerate(batch.to_pylist(), number + 1):  # noqa: B020
                     yield _("row {number}").format(number=number), row
